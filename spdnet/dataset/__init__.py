@@ -1,0 +1,20 @@
+"""The raw data set: what cases there are, what their labels mean, reading and writing images.
+
+Knows nnU-Net's raw folder format; knows nothing of prompts' content, plans or networks.
+"""
+
+from spdnet.dataset.image_io import read_image, read_label, write_segmentation
+from spdnet.dataset.labels import Labels
+from spdnet.dataset.raw_dataset import CaseFiles, RawDataset
+from spdnet.dataset.splits import Split, load_or_create_splits
+
+__all__ = [
+    "CaseFiles",
+    "Labels",
+    "RawDataset",
+    "Split",
+    "load_or_create_splits",
+    "read_image",
+    "read_label",
+    "write_segmentation",
+]

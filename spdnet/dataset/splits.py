@@ -1,0 +1,81 @@
+"""Cross-validation splits, shared with nnU-Net through `splits_final.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spdnet.errors import ConfigurationError, DatasetError
+
+N_FOLDS = 5
+SPLIT_SEED = 12345  # nnU-Net's
+
+
+@dataclass(frozen=True)
+class Split:
+    """Case identifiers for training and validation."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+
+
+def create_splits(case_ids: list[str]) -> list[dict[str, list[str]]]:
+    """Five folds by nnU-Net's rule: scikit-learn's KFold, shuffled with seed 12345, over the sorted cases.
+
+    Raises:
+        DatasetError: fewer than five cases.
+    """
+    names = np.array(sorted(case_ids))
+    if len(names) < N_FOLDS:
+        raise DatasetError(
+            f"{len(names)} training cases are too few for {N_FOLDS} folds. Train on all of them: spd_train ID all"
+        )
+    shuffled = np.arange(len(names))
+    np.random.RandomState(SPLIT_SEED).shuffle(shuffled)
+    splits = []
+    for held_out in np.array_split(shuffled, N_FOLDS):
+        is_val = np.zeros(len(names), dtype=bool)
+        is_val[held_out] = True
+        splits.append({"train": names[~is_val].tolist(), "val": names[is_val].tolist()})
+    return splits
+
+
+def load_or_create_splits(file: Path, case_ids: list[str], fold: int | str) -> Split:
+    """The split of one fold; `splits_final.json` is used if there, else made.
+
+    Fold "all" trains on every case and holds none out. A fold beyond the stored ones is nnU-Net's seeded
+    80:20 split.
+
+    Raises:
+        DatasetError: the file names cases that do not exist, or there are too few cases.
+        ConfigurationError: `fold` is neither "all" nor a number from 0.
+    """
+    if fold == "all":
+        return Split(tuple(sorted(case_ids)), ())
+    if not isinstance(fold, int) or fold < 0:
+        raise ConfigurationError(f"fold {fold!r} is neither a number from 0 nor 'all'")
+    if not file.exists():
+        partial = file.with_name(".partial_" + file.name)
+        partial.write_text(json.dumps(create_splits(case_ids), indent=4))
+        partial.replace(file)
+    splits = json.loads(file.read_text())
+    if fold >= len(splits):
+        return _random_split(sorted(case_ids), fold)
+    split = Split(tuple(splits[fold]["train"]), tuple(splits[fold]["val"]))
+    unknown = sorted(set(split.train + split.val) - set(case_ids))
+    if unknown:
+        raise DatasetError(
+            f"{file}: fold {fold} names cases that were not preprocessed: {', '.join(unknown[:5])}"
+            f"{' ...' if len(unknown) > 5 else ''}. Run spd_preprocess again, or mend the file."
+        )
+    return split
+
+
+def _random_split(case_ids: list[str], fold: int) -> Split:
+    rng = np.random.RandomState(SPLIT_SEED + fold)
+    chosen = set(rng.choice(len(case_ids), int(len(case_ids) * 0.8), replace=False).tolist())
+    train = tuple(c for i, c in enumerate(case_ids) if i in chosen)
+    return Split(train, tuple(c for i, c in enumerate(case_ids) if i not in chosen))
