@@ -18,6 +18,8 @@ from spdnet.geometry import ImageGeometry
 def read_image(files: Sequence[Path], case: str = "") -> tuple[np.ndarray, ImageGeometry]:
     """Read the channels of one case.
 
+    NaN and infinity in a NIfTI file are 0 here and in nnU-Net: the NIfTI library of ITK replaces them.
+
     Args:
         files: one file per channel, in the order of `channel_names`.
         case: name for error messages, default the first file's name.
@@ -54,8 +56,9 @@ def read_label(file: Path, case: str = "") -> tuple[np.ndarray, ImageGeometry]:
     """
     case = case or file.name
     array, geometry = _read(file, case)
-    if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
-        bad = array[array != np.rint(array)][0]
+    is_integer = np.isfinite(array) & (array == np.rint(array)) if array.dtype.kind == "f" else np.ones(1, dtype=bool)
+    if not is_integer.all():
+        bad = array[~is_integer][0]
         raise DatasetError(f"case {case}: label {file} holds {bad}, which is not an integer")
     return array.astype(np.int32), geometry
 

@@ -6,7 +6,15 @@ last two. No other package computes coordinates.
 """
 
 from spdnet.geometry.case_mapping import CaseMapping, plan_case_mapping, rescale_points
-from spdnet.geometry.image_geometry import ImageGeometry, nearest_index
+from spdnet.geometry.image_geometry import ImageGeometry, default_slicing_axis, nearest_index
 from spdnet.geometry.slice_transform import SliceTransform
 
-__all__ = ["CaseMapping", "ImageGeometry", "SliceTransform", "nearest_index", "plan_case_mapping", "rescale_points"]
+__all__ = [
+    "CaseMapping",
+    "ImageGeometry",
+    "SliceTransform",
+    "default_slicing_axis",
+    "nearest_index",
+    "plan_case_mapping",
+    "rescale_points",
+]

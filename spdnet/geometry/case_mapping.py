@@ -66,11 +66,11 @@ class CaseMapping:
     def orient(self, array: np.ndarray) -> np.ndarray:
         """Raw (..., z, y, x) to oriented (..., slice, row, column), uncropped; a view."""
         oriented = np.moveaxis(array, [a - 3 for a in self.permutation], [-3, -2, -1])
-        return np.flip(oriented, [i - 3 for i in range(3) if self.flips[i]])
+        return np.flip(oriented, tuple(i - 3 for i in range(3) if self.flips[i]))
 
     def unorient(self, array: np.ndarray) -> np.ndarray:
         """Inverse of `orient`; a view."""
-        unflipped = np.flip(array, [i - 3 for i in range(3) if self.flips[i]])
+        unflipped = np.flip(array, tuple(i - 3 for i in range(3) if self.flips[i]))
         return np.moveaxis(unflipped, [-3, -2, -1], [a - 3 for a in self.permutation])
 
     def image_to_network(self, image: np.ndarray) -> np.ndarray:

@@ -133,7 +133,7 @@ class ImageGeometry:
         permutation, flips = [0, 0, 0], [False, False, False]
         for voxel_axis_x, (world_axis_x, sign) in enumerate(orientation):
             permutation[2 - int(world_axis_x)] = 2 - voxel_axis_x
-            flips[2 - int(world_axis_x)] = sign < 0
+            flips[2 - int(world_axis_x)] = bool(sign < 0)
         return _triple(permutation), _triple(flips)
 
     def canonical_spacing_mm(self) -> tuple[float, float, float]:
@@ -166,6 +166,19 @@ class ImageGeometry:
             tuple(data["direction"]),
             bool(data["has_patient_axes"]),
         )
+
+
+def default_slicing_axis(spacing_mm: Sequence[float]) -> int:
+    """The canonical axis to slice along: the one of largest spacing, axial if others come within 1 % of it.
+
+    Args:
+        spacing_mm: spacing along the canonical axes (superior, posterior, left).
+
+    Returns:
+        0 superior (axial slices), 1 posterior, 2 left.
+    """
+    largest = max(spacing_mm)
+    return next(axis for axis, spacing in enumerate(spacing_mm) if spacing >= 0.99 * largest)
 
 
 def axis_name(canonical_axis: int) -> str:

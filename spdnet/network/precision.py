@@ -1,0 +1,66 @@
+"""How a network is run on a device: number format, memory layout, memory allocator."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from spdnet.errors import ConfigurationError
+
+# glibc hands large buffers back to the system after every step; keeping them is twice as fast on the CPU.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def get_device(name: str | None) -> torch.device:
+    """The device that a user asks for ("cuda", "cuda:1", "cpu", "mps"), or the best one there is for None.
+
+    Raises:
+        ConfigurationError: the device is not there. Never falls back to another one.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigurationError(f"-device {name}: not a device; use cuda, cuda:1, cpu or mps") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ConfigurationError(
+                f"-device {name}: this machine offers {count} CUDA devices to PyTorch {torch.__version__}. Check the "
+                "driver (nvidia-smi) and CUDA_VISIBLE_DEVICES, or use -device cpu"
+            )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigurationError(f"-device {name}: PyTorch finds no MPS device here; use -device cpu")
+    return device
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Mixed precision where it helps: bfloat16 on CUDA, and on CPUs that compute in it."""
+    has_bf16 = device.type == "cuda" or (device.type == "cpu" and _cpu_computes_bfloat16())
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bf16)
+
+
+def place(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """Move a network to a device in the memory layout that is fastest there."""
+    if device.type == "cpu":
+        keep_large_buffers()
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def keep_large_buffers() -> None:
+    """Tell glibc's malloc to reuse large buffers instead of returning them; nothing on other systems."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    libc.mallopt(_M_TOP_PAD, 256 << 20)
+
+
+def _cpu_computes_bfloat16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,0 +1,171 @@
+"""The whole model: one encoder pass per slice serves the saliency head and the mask decoder.
+
+Frames: images, points and masks are in network pixels; the maps of head and decoder have `mask_size` pixels
+a side, which covers the same square at another resolution.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+
+from spdnet.network.backbones import Backbone, SamParts, get_backbone
+from spdnet.network.decoding import decode_masks
+from spdnet.network.lora import adapters_disabled, add_lora, set_lora_dropout
+from spdnet.network.saliency_head import SaliencyHead
+
+EMBEDDING_CHANNELS = 256
+
+
+class SPDNetwork(nn.Module):
+    """SAM with LoRA, a saliency head, and a batched mask decoder.
+
+    Args:
+        parts: SAM's modules with their weights.
+        backbone: what they are.
+        n_channels: image channels; 1 is repeated to 3, 2 are padded with zeros, 3 are used as they are, more are
+            projected by a learned 1x1 convolution.
+        n_classes: foreground classes.
+        image_size: side of the square slices, pixels.
+        lora_rank, lora_alpha, lora_dropout: see peft; rank 0 is no adapters.
+    """
+
+    def __init__(
+        self,
+        parts: SamParts,
+        backbone: Backbone,
+        n_channels: int,
+        n_classes: int,
+        image_size: int,
+        lora_rank: int,
+        lora_alpha: int,
+        lora_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.n_classes = n_classes
+        self.n_channels = n_channels
+        self.mask_size = 4 * backbone.grid(image_size)
+        self.channel_projection = nn.Conv2d(n_channels, 3, kernel_size=1) if n_channels > 3 else None
+        self.image_encoder = parts.image_encoder
+        self.prompt_encoder = parts.prompt_encoder
+        self.mask_decoder = parts.mask_decoder
+        self.register_buffer("pixel_mean", torch.tensor(parts.pixel_mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(parts.pixel_std).view(1, 3, 1, 1), persistent=False)
+        self.image_encoder.requires_grad_(False)
+        self.prompt_encoder.requires_grad_(False)
+        if lora_rank > 0:
+            add_lora(self.image_encoder, backbone.attention_projections, lora_rank, lora_alpha, lora_dropout)
+        self.saliency_head = SaliencyHead(n_classes, EMBEDDING_CHANNELS)
+        self.class_embedding = nn.Embedding(n_classes, EMBEDDING_CHANNELS)
+        nn.init.zeros_(self.class_embedding.weight)
+
+    def train(self, mode: bool = True) -> SPDNetwork:
+        """The pre-trained encoder stays in evaluation mode; only the adapters' dropout follows `mode`."""
+        super().train(mode)
+        self.image_encoder.eval()
+        self.prompt_encoder.eval()
+        set_lora_dropout(self.image_encoder, mode)
+        return self
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Slices (B, n_channels, size, size) in [0, 1] to embeddings (B, 256, grid, grid)."""
+        return self.image_encoder((self._three_channels(images) - self.pixel_mean) / self.pixel_std)
+
+    def saliency_logits(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Embeddings to saliency logits (B, n_classes, mask_size, mask_size)."""
+        return self.saliency_head(embeddings)
+
+    def decode(
+        self,
+        embeddings: torch.Tensor,
+        points_yx: torch.Tensor,
+        point_is_real: torch.Tensor,
+        class_index: torch.Tensor,
+    ) -> torch.Tensor:
+        """Masks from positive points.
+
+        Args:
+            embeddings: (B, 256, grid, grid), one slice per row.
+            points_yx: float (B, P, 2), y, x in network pixels; rows with fewer points are padded.
+            point_is_real: bool (B, P), False where a row is padded. A row without any point is decoded from SAM's
+                "not a point" token alone.
+            class_index: int64 (B,), which class each row asks for.
+
+        Returns:
+            Mask logits (B, mask_size, mask_size).
+        """
+        labels = torch.where(point_is_real, 1, -1)
+        sparse, dense = self.prompt_encoder(points=(points_yx.flip(-1), labels), boxes=None, masks=None)
+        if self.n_classes > 1:
+            sparse = sparse + self.class_embedding(class_index)[:, None]
+        closing = point_is_real.new_ones(len(points_yx), 1)  # the "not a point" token that SAM appends
+        token_is_real = torch.cat([point_is_real, closing], dim=1)
+        image_pe = self.prompt_encoder.get_dense_pe()
+        return decode_masks(self.mask_decoder, embeddings, image_pe, sparse, dense, token_is_real)
+
+    def plain_sam(self) -> AbstractContextManager[None]:
+        """Context in which the encoder is the published one (adapters off)."""
+        return adapters_disabled(self.image_encoder)
+
+    def stage1_parameters(self) -> dict[str, nn.Parameter]:
+        """What stage 1 trains: LoRA, saliency head and, if there is one, the channel projection."""
+        return {n: p for n, p in self.named_parameters() if _part(n) == 1}
+
+    def stage2_parameters(self) -> dict[str, nn.Parameter]:
+        """What stage 2 trains: mask decoder and class embedding."""
+        return {n: p for n, p in self.named_parameters() if _part(n) == 2}
+
+    def own_state(self) -> dict[str, torch.Tensor]:
+        """All weights that differ from the published SAM: what a checkpoint has to hold."""
+        return {n: p.detach().cpu().clone() for n, p in self.named_parameters() if _part(n) in (1, 2)}
+
+    def load_own_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Inverse of `own_state`.
+
+        Raises:
+            KeyError: names are missing or unknown. ValueError: a shape does not fit.
+        """
+        own = self.stage1_parameters() | self.stage2_parameters()
+        if own.keys() != state.keys():
+            raise KeyError(f"missing {sorted(own.keys() - state.keys())}, unknown {sorted(state.keys() - own.keys())}")
+        for name, parameter in own.items():
+            if parameter.shape != state[name].shape:
+                raise ValueError(f"{name}: shape {tuple(state[name].shape)}, expected {tuple(parameter.shape)}")
+            parameter.data.copy_(state[name])
+
+    def _three_channels(self, images: torch.Tensor) -> torch.Tensor:
+        if self.channel_projection is not None:
+            return self.channel_projection(images)
+        if self.n_channels == 1:
+            return images.expand(-1, 3, -1, -1)
+        missing = 3 - self.n_channels
+        return torch.cat([images, images.new_zeros(len(images), missing, *images.shape[2:])], dim=1) if missing else images
+
+
+def _part(name: str) -> int:
+    if "lora_" in name or name.startswith(("saliency_head.", "channel_projection.")):
+        return 1
+    return 2 if name.startswith(("mask_decoder.", "class_embedding.")) else 0
+
+
+def build_network(
+    backbone_name: str,
+    n_channels: int,
+    n_classes: int,
+    image_size: int,
+    lora_rank: int,
+    lora_alpha: int,
+    lora_dropout: float,
+    load_weights: bool = True,
+) -> SPDNetwork:
+    """Build the model of a backbone, with SAM's published weights unless `load_weights` is False.
+
+    Raises:
+        ConfigurationError: unknown backbone. ModelError: its weights cannot be had.
+    """
+    backbone = get_backbone(backbone_name)
+    parts = backbone.build(image_size, load_weights)
+    return SPDNetwork(parts, backbone, n_channels, n_classes, image_size, lora_rank, lora_alpha, lora_dropout).eval()

@@ -1,0 +1,238 @@
+"""The planner: from a fingerprint to plans, by rules that are written beside each decision.
+
+A planner variant is a subclass that overrides one rule; it is chosen by name (`-pl`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from spdnet.geometry.image_geometry import axis_from_name
+from spdnet.network.backbones import Backbone, get_backbone
+from spdnet.paths import DEFAULT_PLANS_NAME
+from spdnet.planning.fingerprint import CaseFingerprint, Fingerprint
+from spdnet.planning.plans import (
+    AugmentationSettings,
+    ConsistencySettings,
+    DistillationSettings,
+    LoraSettings,
+    LossSettings,
+    NormalizationSettings,
+    PromptSettings,
+    SPDPlans,
+    SPDSettings,
+    StageSettings,
+)
+
+# A target that is only two or three tokens wide cannot be delineated; see the documentation's results.
+MIN_TOKENS_ACROSS_TARGET = 4.0
+# Largest input by device: beyond it a slice costs more than a user would wait for.
+LARGEST_IMAGE = {("lite", "cpu"): 112, ("lite", "cuda"): 224, ("vit", "cpu"): 224, ("vit", "cuda"): 448}
+# Memory of one training slice per pixel of the input, forward and backward through the encoder.
+TRAINING_BYTES_PER_PIXEL = {"lite": 18_000, "vit": 24_000}
+NORMALIZATION_BY_NAME = {"ct": "window", "rgb_to_0_1": "window", "rescale_to_0_1": "percentile"}
+
+
+@dataclass
+class SPDPlanner:
+    """Decides the plans of one data set.
+
+    Attributes:
+        fingerprint: the data set, measured.
+        device: "cuda" or "cpu", where training will run.
+        memory_gb: memory that training may use on it.
+        backbone: SAM backbone, or None to let the rule choose.
+        image_size: side of the input, or None to let the rule choose.
+        plans_name: name of the plans file.
+    """
+
+    fingerprint: Fingerprint
+    device: str
+    memory_gb: float
+    backbone: str | None = None
+    image_size: int | None = None
+    plans_name: str = DEFAULT_PLANS_NAME
+
+    def plan(self) -> SPDPlans:
+        """Make every decision."""
+        self.reasons: dict[str, str] = {}
+        self.reasons["slicing_axis"] = self.slicing_axis_reason()
+        crop = self.choose_crop()
+        backbone = self.choose_backbone()
+        image_size, pixel_spacing_mm = self.choose_image_size(backbone, crop)
+        stage1, stage2 = self.choose_stages(backbone, image_size)
+        settings = SPDSettings(
+            slicing_axis=self.fingerprint.slicing_axis,
+            image_size=image_size,
+            pixel_spacing_mm=pixel_spacing_mm,
+            crop_to_nonzero=crop,
+            backbone=backbone.name,
+            normalization=self.choose_normalization(),
+            lora=LoraSettings(),
+            loss=LossSettings(),
+            distillation=self.choose_distillation(),
+            consistency=ConsistencySettings(),
+            stage1=stage1,
+            stage2=stage2,
+            augmentation=AugmentationSettings(),
+            prompts=self.choose_prompts(),
+        )
+        return SPDPlans(self.fingerprint.dataset_name, self.plans_name, settings, self.reasons)
+
+    def slicing_axis_reason(self) -> str:
+        """Why the fingerprint's slicing axis is what it is."""
+        if not self.fingerprint.cases[0].has_patient_axes:
+            return "2D images: each is one slice"
+        spacing = np.median([c.spacing_mm for c in self.fingerprint.cases], axis=0)
+        return (
+            "patient axis of the largest median spacing, axial (S) if they tie; median spacing along S, P, L is "
+            f"{_numbers(spacing)} mm. nnU-Net would slice along the stored axes instead"
+        )
+
+    def choose_crop(self) -> bool:
+        """Crop slices to their non-zero content where that removes at least a quarter of the pixels."""
+        kept = [self._area_share(c) for c in self.fingerprint.cases]
+        crop = float(np.median(kept)) < 0.75
+        self.reasons["crop_to_nonzero"] = (
+            f"the non-zero box holds {100 * float(np.median(kept)):.0f} % of a slice in the median case; crop below 75 %"
+        )
+        return crop
+
+    def choose_backbone(self) -> Backbone:
+        """ViT-B on CUDA, LiteMedSAM on a CPU, unless the user names one."""
+        if self.backbone is not None:
+            self.reasons["backbone"] = "chosen by the user"
+            return get_backbone(self.backbone)
+        name = "vit_b" if self.device == "cuda" else "lite"
+        self.reasons["backbone"] = f"{name}: the rule for device {self.device} (vit_b where CUDA is present, else lite)"
+        return get_backbone(name)
+
+    def choose_image_size(self, backbone: Backbone, crop: bool) -> tuple[int, float]:
+        """Smallest size that keeps the stored resolution and puts enough tokens across the target.
+
+        Returns:
+            image_size in pixels, and the side of a pixel in mm.
+        """
+        spacing = min(float(np.median([self._in_plane_spacing(c)[i] for c in self.fingerprint.cases])) for i in (0, 1))
+        extents = [max(self._in_plane_extent_mm(c, crop)) for c in self.fingerprint.cases]
+        extent = float(np.percentile(extents, 95))
+        native = extent / spacing
+        width_mm, name = self._smallest_target_width_mm()
+        resolving = MIN_TOKENS_ACROSS_TARGET * backbone.token_stride * extent / width_mm
+        family = "lite" if backbone.name == "lite" else "vit"
+        largest = LARGEST_IMAGE[(family, self.device)]
+        wanted = math.ceil(max(native, resolving) / backbone.size_multiple - 1e-6) * backbone.size_multiple
+        size = max(backbone.size_multiple, min(wanted, largest // backbone.size_multiple * backbone.size_multiple))
+        if self.image_size is not None:
+            size = self.image_size
+        tokens = width_mm / (extent / size * backbone.token_stride)
+        self.reasons["image_size"] = (
+            f"{'chosen by the user' if self.image_size is not None else 'rule'}: slices extend {extent:.1f} mm "
+            f"(95th percentile), {native:.0f} pixels as stored; the smallest class, {name}, is {width_mm:.1f} mm wide and "
+            f"needs {resolving:.0f} pixels for {MIN_TOKENS_ACROSS_TARGET:.0f} tokens of {backbone.token_stride} pixels "
+            f"across; that makes {wanted} as a multiple of {backbone.size_multiple}, at most {largest} on "
+            f"{self.device}; at {size} it is {tokens:.1f} tokens wide"
+        )
+        self.reasons["pixel_spacing_mm"] = f"{extent:.1f} mm on {size} pixels; larger slices are scaled down to fit"
+        return size, extent / size
+
+    def choose_normalization(self) -> tuple[NormalizationSettings, ...]:
+        """CT and RGB by a fixed window, everything else by percentiles of each image."""
+        settings, reasons = [], []
+        for index, name in enumerate(self.fingerprint.channel_names):
+            scheme = NORMALIZATION_BY_NAME.get(str(name).lower(), "percentile")
+            if scheme == "percentile":
+                settings.append(NormalizationSettings("percentile", 0.5, 99.5))
+                reasons.append(f"{name}: percentiles 0.5 and 99.5 of each image to 0 and 1")
+            elif str(name).lower() == "ct":
+                low, high = self._foreground_window(index)
+                settings.append(NormalizationSettings("window", low, high))
+                reasons.append(f"{name}: {low:.0f} to {high:.0f}, the foreground's percentiles over the data set")
+            else:
+                settings.append(NormalizationSettings("window", 0.0, 255.0))
+                reasons.append(f"{name}: 0 to 255")
+        self.reasons["normalization"] = "; ".join(reasons)
+        return tuple(settings)
+
+    def choose_stages(self, backbone: Backbone, image_size: int) -> tuple[StageSettings, StageSettings]:
+        """Batch size by memory, length by the number of slices and the device."""
+        n_slices = sum(c.n_slices for c in self.fingerprint.cases)
+        per_slice = TRAINING_BYTES_PER_PIXEL["lite" if backbone.name == "lite" else "vit"] * image_size**2
+        batch = int(np.clip(0.5 * self.memory_gb * 2**30 / per_slice, 2, 16 if self.device == "cpu" else 32))
+        batch = max(2, 2 ** int(math.log2(batch)))
+        per_epoch = int(np.clip(math.ceil(n_slices / batch), 25, 250))
+        total1, total2 = (2500, 1500) if self.device == "cpu" else (12500, 7500)
+        epochs1, epochs2 = (int(np.clip(round(total / per_epoch), 5, 100)) for total in (total1, total2))
+        self.reasons["batch_size"] = (
+            f"{batch} slices: about {per_slice / 2**20:.0f} MiB each, at most half of {self.memory_gb:.0f} GB"
+        )
+        self.reasons["iterations_per_epoch"] = f"one pass over {n_slices} slices, at least 25 and at most 250 iterations"
+        self.reasons["epochs"] = f"about {total1} and {total2} iterations on {self.device}"
+        return (
+            StageSettings(epochs1, per_epoch, batch, 1e-3),
+            StageSettings(epochs2, per_epoch, batch, 5e-4),
+        )
+
+    def choose_distillation(self) -> DistillationSettings:
+        """The paper's tau and n; a 2D data set has no neighbours."""
+        flat = all(c.n_slices == 1 for c in self.fingerprint.cases)
+        settings = DistillationSettings()
+        self.reasons["distillation"] = (
+            "2D images have no neighbouring slices: local validation only"
+            if flat
+            else "tau 0.5 and n 2 as in the paper; empty consensus and number of points: see the documentation's results"
+        )
+        return replace(settings, n_context=0) if flat else settings
+
+    def choose_prompts(self) -> PromptSettings:
+        """Prompt files where every training case has one, else simulation from the labels."""
+        with_files = sum(c.prompt_statistics is not None for c in self.fingerprint.cases)
+        n_cases = len(self.fingerprint.cases)
+        if with_files == n_cases:
+            self.reasons["prompts"] = f"promptsTr holds a file for each of the {n_cases} training cases"
+            return PromptSettings("files")
+        self.reasons["prompts"] = (
+            f"promptsTr holds files for {with_files} of {n_cases} training cases, so prompts are simulated from the "
+            "labels by the paper's recipe, freshly each epoch"
+        )
+        return PromptSettings("simulated")
+
+    def _foreground_window(self, channel: int) -> tuple[float, float]:
+        values = np.array([c.foreground_intensity[channel] for c in self.fingerprint.cases])
+        return float(np.median(values[:, 2])), float(np.median(values[:, 4]))
+
+    def _in_plane_axes(self) -> list[int]:
+        axis = axis_from_name(self.fingerprint.slicing_axis)
+        return [a for a in range(3) if a != axis]
+
+    def _in_plane_spacing(self, case: CaseFingerprint) -> list[float]:
+        return [case.spacing_mm[a] for a in self._in_plane_axes()]
+
+    def _in_plane_extent_mm(self, case: CaseFingerprint, crop: bool) -> list[float]:
+        sides = [hi - lo for lo, hi in case.nonzero_box] if crop else list(case.shape)
+        return [sides[a] * case.spacing_mm[a] for a in self._in_plane_axes()]
+
+    def _area_share(self, case: CaseFingerprint) -> float:
+        rows, columns = self._in_plane_axes()
+        sides = [hi - lo for lo, hi in case.nonzero_box]
+        return sides[rows] * sides[columns] / (case.shape[rows] * case.shape[columns])
+
+    def _smallest_target_width_mm(self) -> tuple[float, str]:
+        """Side of the square with the median in-slice area of the smallest class, mm, and the class's name."""
+        widths = []
+        for index, name in enumerate(self.fingerprint.class_names):
+            areas = [c.classes[index].median_slice_area_mm2 for c in self.fingerprint.cases]
+            areas = [a for a in areas if a > 0]
+            if areas:
+                widths.append((math.sqrt(float(np.median(areas))), name))
+        return min(widths)
+
+
+def _numbers(values: np.ndarray) -> str:
+    return ", ".join(f"{v:.3g}" for v in values)
+
+
+PLANNERS: dict[str, type[SPDPlanner]] = {"SPDPlanner": SPDPlanner}

@@ -1,0 +1,261 @@
+"""The plans: every decision that configures a model, as data, with the rule that made it.
+
+The file is a plans file by nnU-Net's layout with spdnet's settings under the key "spd". Reading is strict:
+an unknown, missing or ill-typed key is an error that names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from spdnet.errors import PlansError
+from spdnet.files import read_json, write_json
+from spdnet.paths import CONFIGURATION
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class NormalizationSettings:
+    """How one channel's intensities become [0, 1]: v -> clip((v - low) / (high - low)).
+
+    Attributes:
+        scheme: "percentile" takes low and high from the image itself, "window" takes them from here.
+        low, high: percentiles of the image, or intensities.
+    """
+
+    scheme: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Rank, scaling and dropout of the adapters, as peft means them; rank 0 is no adapters."""
+
+    rank: int = 16
+    alpha: int = 16
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """L = dice_weight * dice + focal_weight * focal, in both stages."""
+
+    dice_weight: float = 0.7
+    focal_weight: float = 0.3
+    focal_gamma: float = 2.0
+    focal_alpha: float = 0.5
+    dice_epsilon: float = 1.0
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """Contextual Prompt Distillation.
+
+    Attributes:
+        mode: "consensus" (the method) or "raw" (every point in its own slice, as plain SAM would get them).
+        tau: saliency threshold.
+        n_context: slices to either side that may lend points.
+        max_points: points per slice and class that reach the decoder.
+        empty_consensus: what a slice without trusted points gets: "decode" (from SAM's "not a point" token, where
+            any pixel is salient) or "empty" (an empty mask).
+    """
+
+    mode: str = "consensus"
+    tau: float = 0.5
+    n_context: int = 2
+    max_points: int = 10
+    empty_consensus: str = "decode"
+
+
+@dataclass(frozen=True)
+class ConsistencySettings:
+    """Pairwise Slice Consistency: weight of the term and length of the runs of adjacent slices in a batch."""
+
+    weight: float = 0.1
+    run_length: int = 4
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """One stage of the training.
+
+    Attributes:
+        epochs, iterations_per_epoch, batch_size: length; the batch is in slices.
+        learning_rate, weight_decay: of Adam.
+        scheduler: "poly" (nnU-Net's, exponent 0.9, per epoch) or "plateau" (the paper's: factor 0.5, patience 4).
+    """
+
+    epochs: int
+    iterations_per_epoch: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 0.0
+    scheduler: str = "poly"
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """Spatial and intensity augmentation of slices.
+
+    Attributes:
+        max_angle_degrees, scale_range, flip_columns, flip_rows: what `SliceTransform.draw` takes.
+        intensity: gamma, contrast, brightness and noise as well.
+        stored_variants: how many augmented copies of every training case stage 2 encodes and keeps, the first
+            one unaugmented.
+    """
+
+    max_angle_degrees: float = 20.0
+    scale_range: tuple[float, float] = (0.85, 1.15)
+    flip_columns: bool = True
+    flip_rows: bool = False
+    intensity: bool = True
+    stored_variants: int = 2
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """Where training prompts come from.
+
+    Attributes:
+        source: "files" (promptsTr), "simulated" (from the labels, freshly each epoch) or "true" (four points inside
+            each mask and none elsewhere: the ceiling that no real prompts reach).
+        inside_points, min_random_points, max_random_points, empty_slices: the recipe of simulated ones.
+    """
+
+    source: str
+    inside_points: int = 1
+    min_random_points: int = 2
+    max_random_points: int = 5
+    empty_slices: str = "random"
+
+
+@dataclass(frozen=True)
+class SPDSettings:
+    """Everything that spdnet itself decides; see the parts."""
+
+    slicing_axis: str
+    image_size: int
+    pixel_spacing_mm: float
+    crop_to_nonzero: bool
+    backbone: str
+    normalization: tuple[NormalizationSettings, ...]
+    lora: LoraSettings
+    loss: LossSettings
+    distillation: DistillationSettings
+    consistency: ConsistencySettings
+    stage1: StageSettings
+    stage2: StageSettings
+    augmentation: AugmentationSettings
+    prompts: PromptSettings
+
+
+@dataclass(frozen=True)
+class SPDPlans:
+    """A plans file.
+
+    Attributes:
+        dataset_name: `DatasetNNN_Name`.
+        plans_name: name of the file and part of the model folder's name.
+        settings: the decisions.
+        reasons: for each decision ("image_size", "stage1.epochs", ...) the rule that made it, in words.
+    """
+
+    dataset_name: str
+    plans_name: str
+    settings: SPDSettings
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def data_identifier(self) -> str:
+        """Name of the folder of preprocessed cases."""
+        return f"{self.plans_name}_{CONFIGURATION}"
+
+    def save(self, file: Path) -> None:
+        """Write the plans file."""
+        write_json(file, self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data in nnU-Net's layout."""
+        s = self.settings
+        configuration = {
+            "data_identifier": self.data_identifier,
+            "preprocessor_name": "SPDPreprocessor",
+            "batch_size": s.stage1.batch_size,
+            "patch_size": [s.image_size, s.image_size],
+            "spacing": [s.pixel_spacing_mm, s.pixel_spacing_mm],
+            "architecture": {},
+        }
+        return {
+            "dataset_name": self.dataset_name,
+            "plans_name": self.plans_name,
+            "image_reader_writer": "SimpleITKIO",
+            "configurations": {CONFIGURATION: configuration},
+            "spd": dataclasses.asdict(s),
+            "spd_reasons": self.reasons,
+        }
+
+    @classmethod
+    def load(cls, file: Path) -> SPDPlans:
+        """Read and check a plans file.
+
+        Raises:
+            PlansError: missing, not JSON, or a key is missing, unknown or of the wrong type.
+        """
+        content = read_json(file, "plans file", "Run spd_plan_and_preprocess first.", PlansError)
+        return cls.from_dict(content, str(file))
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], source: str = "plans") -> SPDPlans:
+        """Inverse of `to_dict`; errors as in `load`."""
+        for key in ("dataset_name", "plans_name", "spd"):
+            if key not in content:
+                raise PlansError(f'{source}: key "{key}" is missing; is this a plans file of spdnet?')
+        settings = settings_from_dict(SPDSettings, content["spd"], f"{source}: spd")
+        return cls(content["dataset_name"], content["plans_name"], settings, dict(content.get("spd_reasons", {})))
+
+
+def settings_from_dict(kind: type[Settings], content: Any, where: str) -> Settings:
+    """Build a settings dataclass from plain data, strictly.
+
+    Raises:
+        PlansError: naming the place, the offending key or value, and what is expected.
+    """
+    if not isinstance(content, dict):
+        raise PlansError(f"{where} must be an object with keys, not {content!r}")
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(content.keys() - fields.keys())
+    if unknown:
+        raise PlansError(f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(fields)}")
+    values = {}
+    for name, declared in fields.items():
+        if name in content:
+            values[name] = _value(hints[name], content[name], f"{where}.{name}")
+        elif declared.default is dataclasses.MISSING:
+            raise PlansError(f"{where}: key {name} is missing")
+    return kind(**values)
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return settings_from_dict(kind, value, where)  # type: ignore[arg-type]
+    if isinstance(kind, types.GenericAlias):
+        if not isinstance(value, list | tuple):
+            raise PlansError(f"{where} must be a list, not {value!r}")
+        arguments = typing.get_args(kind)
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(kinds) != len(value):
+            raise PlansError(f"{where} must have {len(kinds)} values, not {value!r}")
+        return tuple(_value(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise PlansError(f"{where} must be of type {kind.__name__}, not {value!r}")
+    return value

@@ -1,0 +1,134 @@
+"""From a raw case to network slices, for training and inference alike.
+
+Order of work: orient, crop, normalise to [0, 1], scale, pad. The geometric steps are the case's
+`CaseMapping`, which is stored with the case and undoes them.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask
+
+from spdnet.dataset import CaseFiles, Labels, RawDataset, read_image
+from spdnet.errors import DatasetError
+from spdnet.files import write_json
+from spdnet.geometry import CaseMapping, ImageGeometry, plan_case_mapping
+from spdnet.geometry.image_geometry import axis_from_name
+from spdnet.parallel import map_cases
+from spdnet.planning.fingerprint import read_checked_label
+from spdnet.planning.plans import NormalizationSettings, SPDPlans, SPDSettings
+from spdnet.planning.storage import CaseWriter, StoredCase
+from spdnet.prompts import SlicePrompts, load_slice_prompts
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NetworkCase:
+    """One case in the network frame: slices float32 (S, c, size, size) in [0, 1], and how they were made."""
+
+    slices: np.ndarray
+    mapping: CaseMapping
+    geometry: ImageGeometry
+
+
+def preprocess_image(image: np.ndarray, geometry: ImageGeometry, settings: SPDSettings, case: str) -> NetworkCase:
+    """Bring one image (c, z, y, x) into the network frame.
+
+    Raises:
+        DatasetError: the number of channels is not the plans', or the image is constant.
+    """
+    if len(image) != len(settings.normalization):
+        raise DatasetError(f"case {case}: {len(image)} channels; the plans are for {len(settings.normalization)}")
+    crop_box = _in_plane_nonzero_box(image, geometry, settings) if settings.crop_to_nonzero else None
+    axis = axis_from_name(settings.slicing_axis) if geometry.has_patient_axes else 0
+    mapping = plan_case_mapping(geometry, axis, settings.image_size, settings.pixel_spacing_mm, crop_box)
+    normalized = np.stack([_normalize(c, s, case) for c, s in zip(image, settings.normalization, strict=True)])
+    return NetworkCase(mapping.image_to_network(normalized), mapping, geometry)
+
+
+def _normalize(channel: np.ndarray, settings: NormalizationSettings, case: str) -> np.ndarray:
+    low, high = settings.low, settings.high
+    if settings.scheme == "percentile":
+        low, high = (float(v) for v in np.percentile(channel, (low, high)))
+        if high <= low:  # nearly everything has one value: use the whole range
+            low, high = float(channel.min()), float(channel.max())
+    if high <= low:
+        raise DatasetError(f"case {case}: the image is constant ({low:g} everywhere); there is nothing to segment")
+    return np.clip((channel - low) / (high - low), 0.0, 1.0).astype(np.float32)
+
+
+def _in_plane_nonzero_box(
+    image: np.ndarray, geometry: ImageGeometry, settings: SPDSettings
+) -> list[tuple[int, int]] | None:
+    """Box of the non-zero voxels along the canonical axes; all slices are kept."""
+    permutation, flips = geometry.canonical_axes()
+    nonzero = np.transpose((image != 0).any(axis=0), permutation)
+    nonzero = np.flip(nonzero, tuple(i for i in range(3) if flips[i]))
+    if not nonzero.any():
+        return None
+    box = [(int(lo), int(hi)) for lo, hi in get_bbox_from_mask(nonzero)]
+    axis = axis_from_name(settings.slicing_axis) if geometry.has_patient_axes else 0
+    box[axis] = (0, nonzero.shape[axis])
+    return box
+
+
+class SPDPreprocessor:
+    """Writes the preprocessed cases of a data set."""
+
+    def __init__(self, dataset: RawDataset, plans: SPDPlans, preprocessed_folder: Path) -> None:
+        self.dataset = dataset
+        self.plans = plans
+        self.folder = preprocessed_folder
+
+    def run(self, n_processes: int) -> None:
+        """Preprocess all training cases into `{plans}_2d/`, and copy the ground truth as nnU-Net does.
+
+        Raises:
+            DatasetError, PromptFileError: a case is not what it must be.
+        """
+        cases = self.dataset.training_cases()
+        target = self.folder / self.plans.data_identifier
+        target.mkdir(parents=True, exist_ok=True)
+        self._remove_foreign_cases(target, {c.case for c in cases})
+        write = functools.partial(
+            preprocess_training_case, plans=self.plans, labels=self.dataset.labels, folder=target
+        )
+        map_cases(write, cases, n_processes, "preprocessing")
+        ground_truth = self.folder / "gt_segmentations"
+        ground_truth.mkdir(exist_ok=True)
+        for case in cases:
+            assert case.label is not None
+            copy = ground_truth / case.label.name
+            if not copy.exists() or copy.stat().st_mtime < case.label.stat().st_mtime:
+                shutil.copy2(case.label, copy)
+        write_json(self.folder / "dataset.json", self.dataset.dataset_json)
+
+    def _remove_foreign_cases(self, folder: Path, cases: set[str]) -> None:
+        """Remove what an earlier preprocessing left of cases that are no longer in the data set."""
+        gone = [c for c in StoredCase.list(folder) if c not in cases]
+        for case in gone:
+            StoredCase(folder, case).remove()
+        if gone:
+            logger.info("removed %d preprocessed cases that are no longer in the data set: %s", len(gone), ", ".join(gone))
+
+
+def preprocess_training_case(case: CaseFiles, plans: SPDPlans, labels: Labels, folder: Path) -> None:
+    """Preprocess one training case and write it; raises as `SPDPreprocessor.run`."""
+    image, geometry = read_image(case.images, case.case)
+    label_map = read_checked_label(case, labels, geometry)
+    network_case = preprocess_image(image, geometry, plans.settings, case.case)
+    masks = network_case.mapping.masks_to_network(labels.masks(label_map))
+    prompts = None
+    if plans.settings.prompts.source == "files":
+        if case.prompts is None:
+            raise DatasetError(f"case {case.case}: the plans say prompts come from files, but it has none in promptsTr")
+        prompts = load_slice_prompts(case.prompts, case.case, geometry, network_case.mapping, labels)
+    writer = CaseWriter(folder, case.case)
+    writer.write(network_case.slices, masks, network_case.mapping, geometry, prompts or SlicePrompts.empty())

@@ -1,0 +1,324 @@
+"""Data set: labels and regions, image files, the raw folder, splits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from spdnet.dataset import Labels, RawDataset, load_or_create_splits, read_image, read_label, write_segmentation
+from spdnet.dataset.image_io import read_geometry
+from spdnet.dataset.raw_dataset import find_cases, read_dataset_json
+from spdnet.dataset.splits import create_splits
+from spdnet.errors import ConfigurationError, DatasetError
+from spdnet.geometry import ImageGeometry
+
+REGIONS = {
+    "labels": {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3},
+    "regions_class_order": [1, 2, 3],
+}
+
+
+def write_array(file: Path, array: np.ndarray, spacing: tuple[float, ...] = (1.0, 1.0, 3.0)) -> Path:
+    """Write an array with a spacing (x first)."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing[: array.ndim])
+    sitk.WriteImage(image, str(file))
+    return file
+
+
+# labels
+
+
+def test_labels_are_sorted_by_value_with_summary_keys() -> None:
+    labels = Labels.from_dataset_json({"labels": {"background": 0, "posterior": 2, "anterior": 1}})
+    assert labels.names == ("anterior", "posterior")
+    assert labels.summary_keys == ("1", "2")
+    assert not labels.is_regions
+    assert labels.declared_values == {0, 1, 2}
+    assert len(labels) == 2
+
+
+def test_regions_keep_their_order_and_ignore_is_no_class() -> None:
+    content = {**REGIONS, "labels": {**REGIONS["labels"], "ignore": 4}}  # type: ignore[dict-item]
+    labels = Labels.from_dataset_json(content)
+    assert labels.names == ("whole", "core", "enhancing")
+    assert labels.summary_keys == ("(1, 2, 3)", "(2, 3)", "3")
+    assert labels.is_regions
+    assert labels.ignore_value == 4
+    assert labels.declared_values == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "background"),
+        ({"labels": {"background": 1, "a": 2}}, "background"),
+        ({"labels": {"background": 0}}, "no foreground"),
+        ({"labels": {"background": 0, "a": "1"}}, "'1'"),
+        ({"labels": {"background": 0, "a": True}}, "True"),
+        ({"labels": {"background": 0, "a": []}}, r"\[\]"),
+        ({"labels": {"background": 0, "a": [1, 2]}}, "regions_class_order"),
+        ({"labels": {"background": 0, "a": [1, 2], "b": 2}, "regions_class_order": [1]}, "2 regions"),
+    ],
+)
+def test_wrong_labels_are_refused(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        Labels.from_dataset_json(content, "my/dataset.json")
+
+
+@pytest.mark.parametrize("content", [{"labels": {"background": 0, "b": 7, "a": 3}}, REGIONS])
+def test_masks_of_a_label_map_merge_to_it_again(content: dict[str, Any]) -> None:
+    labels = Labels.from_dataset_json(content)
+    values = sorted(labels.declared_values)
+    label_map = np.random.default_rng(0).choice(values, size=(4, 5, 6))
+    merged = labels.merge(labels.masks(label_map).astype(np.float32))
+    assert merged.dtype == np.uint8
+    np.testing.assert_array_equal(merged, label_map)
+
+
+def test_merge_takes_the_most_probable_label_above_the_threshold() -> None:
+    labels = Labels.from_dataset_json({"labels": {"background": 0, "a": 3, "b": 7}})
+    probabilities = np.array([[0.6, 0.4, 0.9, 0.2], [0.7, 0.3, 0.8, 0.5]])
+    assert labels.merge(probabilities).tolist() == [7, 0, 3, 0]
+
+
+def test_later_regions_overwrite_earlier_ones_where_they_exceed_the_threshold() -> None:
+    labels = Labels.from_dataset_json(REGIONS)
+    probabilities = np.array([[0.9, 0.9, 0.1, 0.2], [0.6, 0.2, 0.1, 0.6], [0.2, 0.2, 0.7, 0.1]])
+    assert labels.merge(probabilities).tolist() == [2, 1, 3, 2]
+
+
+def test_label_values_from_255_need_two_bytes() -> None:
+    labels = Labels.from_dataset_json({"labels": {"background": 0, "a": 300}})
+    merged = labels.merge(np.ones((1, 2)))
+    assert merged.dtype == np.uint16
+    assert merged.tolist() == [300, 300]
+
+
+# images
+
+
+def test_channels_are_stacked_on_one_grid(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    arrays = [rng.integers(-100, 100, size=(3, 4, 5)).astype(np.int16) for _ in range(2)]
+    files = [write_array(tmp_path / f"a_000{i}.nii.gz", a) for i, a in enumerate(arrays)]
+    image, geometry = read_image(files, "a")
+    assert image.dtype == np.float32
+    np.testing.assert_array_equal(image, np.stack(arrays))
+    assert geometry.shape_zyx == (3, 4, 5)
+    assert geometry.spacing_zyx_mm == (3.0, 1.0, 1.0)
+
+
+def test_channels_on_different_grids_are_refused(tmp_path: Path) -> None:
+    array = np.zeros((3, 4, 5), dtype=np.float32)
+    files = [write_array(tmp_path / "a_0000.nii.gz", array), write_array(tmp_path / "a_0001.nii.gz", array, (1, 1, 2))]
+    with pytest.raises(DatasetError, match=r"case a: .*a_0000.* a_0001.* differ: .*spacing"):
+        read_image(files, "a")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_and_infinity_are_refused(value: float, tmp_path: Path) -> None:
+    array = np.zeros((3, 4, 5), dtype=np.float32)
+    array[1, 2, 3] = value
+    file = write_array(tmp_path / "a_0000.mha", array)
+    with pytest.raises(DatasetError, match="case a: .*NaN or infinite"):
+        read_image([file], "a")
+    with pytest.raises(DatasetError, match="not an integer"):
+        read_label(file)
+
+
+def test_nan_in_a_nifti_file_is_read_as_0(tmp_path: Path) -> None:
+    array = np.ones((3, 4, 5), dtype=np.float32)
+    array[1, 2, 3] = np.nan
+    image, _ = read_image([write_array(tmp_path / "a_0000.nii.gz", array)])
+    assert image[0, 1, 2, 3] == 0 and image.sum() == 59
+
+
+def test_unreadable_and_colour_and_4d_images_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.nii.gz").write_text("no image")
+    with pytest.raises(DatasetError, match="case a: cannot read .*text.nii.gz"):
+        read_image([tmp_path / "text.nii.gz"], "a")
+    with pytest.raises(DatasetError, match="cannot read the header"):
+        read_geometry(tmp_path / "missing.nii.gz")
+    colour = sitk.GetImageFromArray(np.zeros((4, 5, 3), dtype=np.uint8), isVector=True)
+    sitk.WriteImage(colour, str(tmp_path / "colour.png"))
+    with pytest.raises(DatasetError, match="3 values per pixel"):
+        read_image([tmp_path / "colour.png"])
+    sitk.WriteImage(sitk.Image([3, 3, 3, 2], sitk.sitkUInt8), str(tmp_path / "time.nii.gz"))
+    with pytest.raises(DatasetError, match="4 dimensions"):
+        read_image([tmp_path / "time.nii.gz"])
+
+
+def test_labels_stored_as_floats_are_integers_and_fractions_are_refused(tmp_path: Path) -> None:
+    array = np.random.default_rng(2).integers(0, 3, size=(3, 4, 5)).astype(np.float64)
+    labels, _ = read_label(write_array(tmp_path / "a.nii.gz", array))
+    assert labels.dtype == np.int32
+    np.testing.assert_array_equal(labels, array)
+    array[0, 0, 0] = 1.5
+    with pytest.raises(DatasetError, match="holds 1.5"):
+        read_label(write_array(tmp_path / "b.nii.gz", array))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (4, 5)])
+def test_segmentation_is_written_on_the_grid_of_its_image(shape: tuple[int, ...], tmp_path: Path) -> None:
+    ending = ".nii.gz" if len(shape) == 3 else ".png"
+    source = write_array(tmp_path / f"image{ending}", np.zeros(shape, dtype=np.uint8))
+    _, geometry = read_image([source])
+    label_map = np.random.default_rng(3).integers(0, 3, size=geometry.shape_zyx).astype(np.uint8)
+    write_segmentation(tmp_path / f"out{ending}", label_map, geometry)
+    returned, returned_geometry = read_label(tmp_path / f"out{ending}")
+    np.testing.assert_array_equal(returned, label_map)
+    assert returned_geometry.difference(geometry) is None
+    assert sitk.ReadImage(str(tmp_path / f"out{ending}")).GetDimension() == len(shape)
+    assert sorted(f.name for f in tmp_path.iterdir()) == [f"image{ending}", f"out{ending}"]
+
+
+def test_2d_images_are_volumes_of_one_slice(tmp_path: Path) -> None:
+    array = np.random.default_rng(4).integers(0, 255, size=(4, 6)).astype(np.uint8)
+    image, geometry = read_image([write_array(tmp_path / "a_0000.png", array)])
+    assert image.shape == (1, 1, 4, 6)
+    assert not geometry.has_patient_axes
+    np.testing.assert_array_equal(image[0, 0], array)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.mha", "a.nrrd"])
+def test_header_alone_gives_the_same_geometry(name: str, tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.zeros((3, 4, 5), dtype=np.int16))
+    image.SetSpacing((0.5, 0.75, 2.0))
+    image.SetOrigin((1.0, -2.0, 3.0))
+    image.SetDirection((0, 1, 0, 0, 0, 1, 1, 0, 0))
+    sitk.WriteImage(image, str(tmp_path / name))
+    assert read_geometry(tmp_path / name).difference(ImageGeometry.from_sitk(image), 1e-5) is None
+
+
+# the raw folder
+
+
+@pytest.fixture
+def raw_folder(tmp_path: Path) -> Path:
+    """Two channels, cases b and a; case a has prompts; an unlabelled test case."""
+    folder = tmp_path / "Dataset501_Test"
+    for name in ("imagesTr", "labelsTr", "promptsTr", "imagesTs"):
+        (folder / name).mkdir(parents=True)
+    for case in ("b", "a"):
+        for channel in range(2):
+            (folder / "imagesTr" / f"{case}_000{channel}.nii.gz").touch()
+        (folder / "labelsTr" / f"{case}.nii.gz").touch()
+    (folder / "promptsTr" / "a.mrk.json").touch()
+    for channel in range(2):
+        (folder / "imagesTs" / f"t_000{channel}.nii.gz").touch()
+    content = {
+        "channel_names": {"1": "T2", "0": "T1"},
+        "labels": {"background": 0, "a": 1},
+        "numTraining": 2,
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_cases_are_found_with_labels_and_prompts(raw_folder: Path) -> None:
+    dataset = RawDataset(raw_folder)
+    assert dataset.channel_names == ["T1", "T2"]
+    first, second = dataset.training_cases()
+    assert (first.case, second.case) == ("a", "b")
+    assert [f.name for f in first.images] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+    assert first.prompts == raw_folder / "promptsTr" / "a.mrk.json"
+    assert second.prompts is None
+    (test_case,) = dataset.cases("Ts")
+    assert test_case.label is None and test_case.prompts is None
+
+
+def test_missing_label_channel_and_folder_are_named(raw_folder: Path) -> None:
+    (raw_folder / "labelsTr" / "b.nii.gz").unlink()
+    with pytest.raises(DatasetError, match="case b: label file .*b.nii.gz is missing"):
+        RawDataset(raw_folder).training_cases()
+    (raw_folder / "imagesTr" / "a_0001.nii.gz").unlink()
+    with pytest.raises(DatasetError, match="case a: a_0001.nii.gz is missing in .*imagesTr"):
+        RawDataset(raw_folder).cases("Tr")
+    with pytest.raises(DatasetError, match="imagesVal does not exist"):
+        RawDataset(raw_folder).cases("Val")
+
+
+def test_folder_without_images_of_that_ending_is_refused(raw_folder: Path) -> None:
+    with pytest.raises(DatasetError, match=r"no images named CASE_0000\.png"):
+        find_cases(raw_folder / "imagesTr", ".png", 1)
+
+
+def test_hidden_and_foreign_files_are_no_cases(raw_folder: Path) -> None:
+    for name in ("._a_0000.nii.gz", "notes.txt", "x.nii.gz"):
+        (raw_folder / "imagesTr" / name).touch()
+    assert [c.case for c in find_cases(raw_folder / "imagesTr", ".nii.gz", 2)] == ["a", "b"]
+
+
+def test_dataset_json_faults_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "dataset.json"
+    with pytest.raises(DatasetError, match="dataset.json is missing"):
+        read_dataset_json(file)
+    file.write_text("{")
+    with pytest.raises(DatasetError, match="not valid JSON"):
+        read_dataset_json(file)
+    file.write_text('{"labels": {}}')
+    with pytest.raises(DatasetError, match="lacks channel_names, file_ending"):
+        read_dataset_json(file)
+
+
+# splits
+
+
+def test_splits_are_nnunets_known_ones() -> None:
+    cases = [f"case_{i}" for i in range(10)]
+    held_out = [[int(c[-1]) for c in split["val"]] for split in create_splits(cases[::-1])]
+    assert held_out == [[0, 7], [3, 9], [4, 6], [1, 8], [2, 5]]
+
+
+@pytest.mark.parametrize("n_cases", [5, 6, 23, 104])
+def test_splits_equal_scikit_learns(n_cases: int) -> None:
+    model_selection = pytest.importorskip("sklearn.model_selection")
+    names = np.array([f"case_{i:03d}" for i in range(n_cases)])
+    folds = model_selection.KFold(n_splits=5, shuffle=True, random_state=12345).split(names)
+    expected = [{"train": names[train].tolist(), "val": names[val].tolist()} for train, val in folds]
+    assert create_splits(names.tolist()) == expected
+
+
+def test_splits_are_made_once_and_then_read(tmp_path: Path) -> None:
+    file = tmp_path / "splits_final.json"
+    cases = [f"case_{i}" for i in range(10)]
+    split = load_or_create_splits(file, cases, 1)
+    assert split.val == ("case_3", "case_9")
+    assert len(json.loads(file.read_text())) == 5
+    file.write_text(json.dumps([{"train": cases[:3], "val": cases[3:]}]))
+    assert load_or_create_splits(file, cases, 0).train == tuple(cases[:3])
+    assert [f.name for f in tmp_path.iterdir()] == ["splits_final.json"]
+
+
+def test_fold_all_holds_nothing_out_and_writes_nothing(tmp_path: Path) -> None:
+    split = load_or_create_splits(tmp_path / "splits_final.json", ["b", "a"], "all")
+    assert split.train == ("a", "b") and split.val == ()
+    assert not list(tmp_path.iterdir())
+
+
+def test_fold_beyond_the_stored_ones_is_80_to_20_and_repeatable(tmp_path: Path) -> None:
+    cases = [f"case_{i}" for i in range(10)]
+    split = load_or_create_splits(tmp_path / "splits_final.json", cases, 7)
+    assert len(split.train) == 8
+    assert sorted(split.train + split.val) == cases
+    assert split == load_or_create_splits(tmp_path / "splits_final.json", cases, 7)
+    assert split != load_or_create_splits(tmp_path / "splits_final.json", cases, 8)
+
+
+def test_faulty_splits_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "splits_final.json"
+    with pytest.raises(DatasetError, match="4 training cases are too few"):
+        load_or_create_splits(file, list("abcd"), 0)
+    for fold in (-1, "0", "some"):
+        with pytest.raises(ConfigurationError, match="neither a number"):
+            load_or_create_splits(file, list("abcde"), fold)
+    file.write_text(json.dumps([{"train": ["a", "x"], "val": ["b"]}]))
+    with pytest.raises(DatasetError, match="not preprocessed: x"):
+        load_or_create_splits(file, list("abcde"), 0)

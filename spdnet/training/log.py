@@ -1,0 +1,104 @@
+"""What a training says of itself: a log file, the screen, and the curves of `progress.png`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch: losses, Dice per class (empty without validation cases), its smoothed mean, and its cost."""
+
+    stage: int
+    epoch: int
+    train_loss: float
+    val_loss: float | None
+    dice: list[float]
+    smoothed_dice: float | None
+    learning_rate: float
+    seconds: float
+
+
+@dataclass
+class TrainingLog:
+    """Writes one log file per start of a training and collects the epochs of all stages.
+
+    Attributes:
+        folder: of the fold.
+        records: all epochs so far, those before a resume included.
+    """
+
+    folder: Path
+    records: list[EpochRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.file = self.folder / time.strftime("training_log_%Y_%m_%d_%H_%M_%S.txt")
+
+    def write(self, text: str) -> None:
+        """One line to the screen and, with the time, to the file."""
+        print(text, flush=True)
+        with self.file.open("a") as stream:
+            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}: {text}\n")
+
+    def add(self, record: EpochRecord, class_names: tuple[str, ...]) -> None:
+        """Log an epoch and redraw the curves."""
+        self.records.append(record)
+        parts = [f"epoch {record.epoch}: train loss {record.train_loss:.4f}"]
+        if record.val_loss is not None:
+            dice = ", ".join(f"{name} {value:.4f}" for name, value in zip(class_names, record.dice, strict=True))
+            parts.append(f"val loss {record.val_loss:.4f}, val Dice {dice}, smoothed {record.smoothed_dice:.4f}")
+        parts.append(f"lr {record.learning_rate:.2e}, {record.seconds:.1f} s")
+        self.write("; ".join(parts))
+        self.draw()
+
+    def draw(self) -> None:
+        """Write `progress.png`: losses and Dice above, learning rate and seconds below, stages divided by a line."""
+        figure, axes = plt.subplots(3, 1, figsize=(10, 10), sharex=True, layout="constrained")
+        x = list(range(len(self.records)))
+        axes[0].plot(x, [r.train_loss for r in self.records], color="#0072B2", label="training loss")
+        validated = [i for i in x if self.records[i].val_loss is not None]
+        if validated:
+            axes[0].plot(validated, [self.records[i].val_loss for i in validated], color="#D55E00", label="validation loss")
+            right = axes[0].twinx()
+            right.plot(validated, [_mean(self.records[i].dice) for i in validated], ":", color="#009E73", label="Dice")
+            right.plot(
+                validated, [self.records[i].smoothed_dice for i in validated], color="#009E73", label="Dice, smoothed"
+            )
+            right.set_ylabel("Dice")
+            right.legend(loc="lower right")
+        axes[0].set_ylabel("loss")
+        axes[0].legend(loc="upper right")
+        axes[1].semilogy(x, [r.learning_rate for r in self.records], color="#0072B2")
+        axes[1].set_ylabel("learning rate")
+        axes[2].plot(x, [r.seconds for r in self.records], color="#0072B2")
+        axes[2].set_ylabel("seconds per epoch")
+        axes[2].set_xlabel("epoch, both stages")
+        second = [i for i in x if self.records[i].stage == 2]
+        for axis in axes:
+            if second:
+                axis.axvline(second[0] - 0.5, color="0.6", linewidth=1)
+        partial = self.folder / ".partial_progress.png"
+        figure.savefig(partial)
+        plt.close(figure)
+        partial.replace(self.folder / "progress.png")
+
+    def state(self) -> list[dict[str, Any]]:
+        """Plain data for a checkpoint."""
+        return [asdict(r) for r in self.records]
+
+    def load_state(self, records: list[dict[str, Any]]) -> None:
+        """Inverse of `state`."""
+        self.records = [EpochRecord(**r) for r in records]
+
+
+def _mean(values: list[float]) -> float:
+    known = [v for v in values if v == v]
+    return sum(known) / len(known) if known else float("nan")

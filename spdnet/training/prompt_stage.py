@@ -1,0 +1,195 @@
+"""Stage 2, prompt-guided segmentation: the mask decoder learns to follow the consensus prompts.
+
+Encoder, LoRA and saliency head are frozen, so each case is encoded once. Every epoch draws fresh prompts,
+distils them, and makes batches of runs of adjacent slices, so that the consistency term finds its pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from spdnet.inference.prompting import DecoderRows, decoder_rows, distill_volume
+from spdnet.inference.volume import EncodedVolume, decode_rows, decode_volume
+from spdnet.network import SPDNetwork
+from spdnet.network.precision import autocast
+from spdnet.planning import SPDSettings, StoredCase
+from spdnet.planning.plans import StageSettings
+from spdnet.prompts import SlicePrompts
+from spdnet.training.embedding_store import EmbeddingStore, StoredVariant
+from spdnet.training.losses import consistency_loss, segmentation_loss
+from spdnet.training.prompt_source import draw_prompts, validation_prompts
+from spdnet.training.scores import DiceCounter
+from spdnet.training.stages import Stage, ValidationResult
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Rows of one variant that follow each other: adjacent slices of one class, as far as they are decoded."""
+
+    variant: StoredVariant
+    rows: DecoderRows
+    indices: np.ndarray
+
+
+class PromptStage(Stage):
+    """Trains on stored embeddings."""
+
+    number = 2
+    name = "stage 2 (prompts)"
+
+    def __init__(
+        self,
+        network: SPDNetwork,
+        settings: SPDSettings,
+        train_cases: list[StoredCase],
+        val_cases: list[StoredCase],
+        device: torch.device,
+        seed: int,
+        cache_folder: Path,
+    ) -> None:
+        super().__init__(network, settings, train_cases, val_cases, device, seed)
+        self._store = EmbeddingStore(cache_folder)
+
+    @property
+    def stage_settings(self) -> StageSettings:
+        """The plans' stage 2."""
+        return self.settings.stage2
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Mask decoder and class embedding."""
+        return list(self.network.stage2_parameters().values())
+
+    def prepare(self) -> None:
+        """Encode all cases; see the base class."""
+        super().prepare()
+        self.network.requires_grad_(False)
+        for parameter in self.parameters():
+            parameter.requires_grad_(True)
+        size = self.settings.stage1.batch_size
+        encode = self._store.encode
+        self._train = encode(
+            self.network, self.train_cases, self.settings.augmentation, size, self.device, self.seed
+        )
+        self._val = [v[0] for v in encode(self.network, self.val_cases, None, size, self.device, self.seed)]
+
+    def finish(self) -> None:
+        """Remove the stored embeddings."""
+        self._store.close()
+
+    def train_epoch(self, epoch: int) -> float:
+        """At most `iterations_per_epoch` batches of rows, drawn without replacement."""
+        rng = self.seed_epoch(epoch)
+        batches = self._draw_batches(rng)
+        self.network.train()
+        losses = []
+        for runs in tqdm(batches, desc=f"epoch {epoch}", leave=False):
+            with autocast(self.device):
+                logits = self._decode(runs)
+            masks = np.concatenate([_target_masks(run) for run in runs])
+            target = torch.from_numpy(masks).to(self.device, torch.float32)
+            loss = segmentation_loss(logits, target, self.settings.loss)
+            weight = self.settings.consistency.weight
+            if weight > 0:
+                pairs = torch.from_numpy(_adjacent_pairs(runs, masks)).to(self.device)
+                loss = loss + weight * consistency_loss(logits, pairs, self.settings.loss.dice_epsilon)
+            self.step(loss)
+            losses.append(loss.detach())
+        return float(torch.stack(losses).mean()) if losses else float("nan")
+
+    @torch.no_grad()
+    def validate(self) -> ValidationResult:
+        """Dice of the decoded masks, prompts fixed; a slice that is not decoded counts as empty."""
+        self.network.eval()
+        counter, losses = DiceCounter(self.network.n_classes), []
+        for variant in self._val:
+            prompts = validation_prompts(variant.case, self.settings.prompts)
+            saliency = np.asarray(variant.saliency, dtype=np.float32)
+            rows = self._rows(variant, prompts, saliency)
+            volume = EncodedVolume(torch.from_numpy(np.asarray(variant.embeddings)), saliency)
+            probabilities = torch.from_numpy(decode_volume(self.network, volume, rows, self.device))
+            masks = torch.from_numpy(np.asarray(variant.masks))
+            logits = torch.logit(probabilities, eps=1e-6)
+            losses.append(segmentation_loss(logits.flatten(0, 1), masks.flatten(0, 1).float(), self.settings.loss))
+            resized = nn.functional.interpolate(probabilities, masks.shape[-2:], mode="bilinear")
+            counter.add((resized > 0.5).numpy(), masks.numpy())
+        return ValidationResult(float(torch.stack(losses).mean()), counter.dice())
+
+    def _rows(self, variant: StoredVariant, prompts: SlicePrompts, saliency: np.ndarray) -> DecoderRows:
+        settings, size = self.settings.distillation, self.network.image_size
+        consensus = distill_volume(prompts, saliency, size, settings)
+        return decoder_rows(consensus, saliency, size, settings)
+
+    def _draw_batches(self, rng: np.random.Generator) -> list[list[_Run]]:
+        """Draw a variant and prompts for every case, cut the rows into runs, shuffle, and fill batches."""
+        runs: list[_Run] = []
+        for variants in self._train:
+            variant = variants[rng.integers(len(variants))]
+            prompts = variant.move(draw_prompts(variant.case, self.settings.prompts, rng))
+            rows = self._rows(variant, prompts, np.asarray(variant.saliency, dtype=np.float32))
+            runs += [_Run(variant, rows, part) for part in _cut(rows, self.settings.consistency.run_length, rng)]
+        s = self.stage_settings
+        batches: list[list[_Run]] = [[]]
+        for i in rng.permutation(len(runs)):
+            if sum(len(r.indices) for r in batches[-1]) >= s.batch_size:
+                batches.append([])
+            batches[-1].append(runs[i])
+        return [b for b in batches if b][: s.iterations_per_epoch]
+
+    def _decode(self, runs: list[_Run]) -> torch.Tensor:
+        """Decode several runs in one pass."""
+        longest = max(run.rows.points_yx.shape[1] for run in runs)
+        parts = [_take(run.rows, run.indices, longest) for run in runs]
+        rows = DecoderRows(
+            np.concatenate([p.slice_index for p in parts]),
+            np.concatenate([p.class_index for p in parts]),
+            np.concatenate([p.points_yx for p in parts]),
+            np.concatenate([p.point_is_real for p in parts]),
+        )
+        embeddings = np.concatenate([r.variant.embeddings[r.rows.slice_index[r.indices]] for r in runs])
+        return decode_rows(self.network, torch.from_numpy(embeddings), rows, slice(None), self.device)
+
+
+def _cut(rows: DecoderRows, run_length: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Row indices in runs of at most `run_length` within a class, cut at a random offset."""
+    parts = []
+    for k in np.unique(rows.class_index):
+        indices = np.flatnonzero(rows.class_index == k)
+        first = int(rng.integers(1, run_length + 1))
+        parts += np.split(indices, range(first, len(indices), run_length))
+    return [p for p in parts if len(p)]
+
+
+def _take(rows: DecoderRows, indices: np.ndarray, n_points: int) -> DecoderRows:
+    """Some rows, padded to `n_points`."""
+    missing = n_points - rows.points_yx.shape[1]
+    return DecoderRows(
+        rows.slice_index[indices],
+        rows.class_index[indices],
+        np.pad(rows.points_yx[indices], ((0, 0), (0, missing), (0, 0))),
+        np.pad(rows.point_is_real[indices], ((0, 0), (0, missing))),
+    )
+
+
+def _target_masks(run: _Run) -> np.ndarray:
+    return run.variant.masks[run.rows.slice_index[run.indices], run.rows.class_index[run.indices]]
+
+
+def _adjacent_pairs(runs: list[_Run], masks: np.ndarray) -> np.ndarray:
+    """Rows of a batch that are adjacent slices i, i + 1 of one class and both hold target: int64 (p, 2).
+
+    Pairs at the ends of the target are left out: there the masks do differ.
+    """
+    holds_target = masks.any(axis=(1, 2))
+    pairs, offset = [], 0
+    for run in runs:
+        adjacent = np.flatnonzero(np.diff(run.rows.slice_index[run.indices]) == 1) + offset
+        pairs.append(adjacent[holds_target[adjacent] & holds_target[adjacent + 1]])
+        offset += len(run.indices)
+    first = np.concatenate(pairs)
+    return np.stack([first, first + 1], axis=1)

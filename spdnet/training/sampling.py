@@ -1,0 +1,135 @@
+"""Which slices an epoch sees, and what is done to them: every draw comes from a generator that can be replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from batchgenerators.transforms.abstract_transforms import Compose
+from batchgenerators.transforms.color_transforms import (
+    BrightnessMultiplicativeTransform,
+    ContrastAugmentationTransform,
+    GammaTransform,
+)
+from batchgenerators.transforms.noise_transforms import GaussianBlurTransform, GaussianNoiseTransform
+from torch.utils.data import Dataset
+
+from spdnet.geometry import SliceTransform
+from spdnet.geometry.slice_transform import transform_slices
+from spdnet.planning import StoredCase
+from spdnet.planning.plans import AugmentationSettings
+
+MIN_TARGET_SHARE = 1 / 3  # as nnU-Net's oversampling
+
+
+def draw_batches(
+    is_target: np.ndarray, batch_size: int, n_batches: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Draw batches of slice indices; each index comes once before any comes again.
+
+    Where fewer than a third of the slices hold target, target slices are drawn more often, to make up a third
+    of every batch.
+
+    Args:
+        is_target: bool (N,), which slices hold target.
+        batch_size, n_batches: how many.
+        rng: source of all draws.
+
+    Returns:
+        `n_batches` arrays int64 (batch_size,).
+    """
+    share = is_target.mean()
+    if share == 0 or share >= MIN_TARGET_SHARE:
+        stream = _endless(np.arange(len(is_target)), rng)
+        return [np.fromiter(stream, np.int64, batch_size) for _ in range(n_batches)]
+    n_target = max(1, round(batch_size * MIN_TARGET_SHARE))
+    targets = _endless(np.flatnonzero(is_target), rng)
+    others = _endless(np.flatnonzero(~is_target), rng)
+    return [
+        np.concatenate([np.fromiter(targets, np.int64, n_target), np.fromiter(others, np.int64, batch_size - n_target)])
+        for _ in range(n_batches)
+    ]
+
+
+def _endless(indices: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
+    while True:
+        yield from rng.permutation(indices)
+
+
+class SliceBatches(Dataset):
+    """The batches of one epoch of stage 1. Item i is batch i, whatever worker makes it.
+
+    Args:
+        cases: preprocessed cases.
+        slice_table: int64 (N, 2), case and slice of every slice.
+        batches: indices into the table, one array per batch.
+        augmentation: settings, or None for validation.
+        seed: of the augmentation; batch i uses (seed, i).
+    """
+
+    def __init__(
+        self,
+        cases: list[StoredCase],
+        slice_table: np.ndarray,
+        batches: list[np.ndarray],
+        augmentation: AugmentationSettings | None,
+        seed: list[int],
+    ) -> None:
+        self.cases = cases
+        self.slice_table = slice_table
+        self.batches = batches
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images float32 (B, c, size, size) in [0, 1] and masks float32 (B, k, size, size), 0 or 1."""
+        chosen = self.slice_table[self.batches[index]]
+        images = np.stack([self.cases[c].slices[s] for c, s in chosen]).astype(np.float32)
+        masks = np.stack([self.cases[c].masks[s] for c, s in chosen]).astype(np.float32)
+        if self.augmentation is None:
+            return torch.from_numpy(images), torch.from_numpy(masks)
+        rng = np.random.default_rng([*self.seed, index])
+        return augment(images, masks, self.augmentation, rng)
+
+
+def augment(
+    images: np.ndarray, masks: np.ndarray, settings: AugmentationSettings, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move every slice by a transform of its own, and vary its intensities; types as in `SliceBatches`."""
+    transforms = [draw_transform(settings, rng) for _ in images]
+    moved = transform_slices(transforms, torch.from_numpy(images))
+    moved_masks = (transform_slices(transforms, torch.from_numpy(masks)) > 0.5).float()
+    if settings.intensity:
+        moved = torch.from_numpy(_vary_intensities(moved.numpy(), rng))
+    return moved, moved_masks
+
+
+def draw_transform(settings: AugmentationSettings, rng: np.random.Generator) -> SliceTransform:
+    """Draw one spatial transform."""
+    return SliceTransform.draw(
+        rng, settings.max_angle_degrees, settings.scale_range, settings.flip_columns, settings.flip_rows
+    )
+
+
+def _vary_intensities(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """nnU-Net's intensity augmentation by batchgenerators, clipped to [0, 1]."""
+    transform = Compose(
+        [
+            GaussianNoiseTransform(noise_variance=(0, 0.01), p_per_sample=0.15),
+            GaussianBlurTransform((0.5, 1.0), different_sigma_per_channel=True, p_per_sample=0.1),
+            BrightnessMultiplicativeTransform((0.75, 1.25), p_per_sample=0.25),
+            ContrastAugmentationTransform((0.75, 1.25), p_per_sample=0.25),
+            GammaTransform((0.7, 1.5), per_channel=True, retain_stats=False, p_per_sample=0.3),
+        ]
+    )
+    state = np.random.get_state()
+    np.random.seed(rng.integers(2**32))  # batchgenerators draws from numpy's global state
+    try:
+        varied = transform(data=images.copy())["data"]
+    finally:
+        np.random.set_state(state)
+    return np.clip(varied, 0.0, 1.0).astype(np.float32)

@@ -1,0 +1,84 @@
+"""The paper's ablations and point-prompted baselines, and the ceiling.
+
+Each changes settings only, so that the stored plans say everything and prediction needs no variant's code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from spdnet.planning import SPDSettings
+from spdnet.training.trainer import SPDTrainer
+
+
+class SPDTrainerNoPSC(SPDTrainer):
+    """Without the consistency term between adjacent slices."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """PSC weight 0."""
+        return replace(settings, consistency=replace(settings.consistency, weight=0.0))
+
+
+class SPDTrainerLocalOnly(SPDTrainer):
+    """Local validation only: no points from neighbouring slices."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """n = 0."""
+        return replace(settings, distillation=replace(settings.distillation, n_context=0))
+
+
+class SPDTrainerRawPrompts(SPDTrainer):
+    """The stage-1 encoder, but the decoder is tuned on and given all points as they are."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Raw prompts; no consistency term, as in SAM-Tuning."""
+        return replace(
+            settings,
+            distillation=replace(settings.distillation, mode="raw"),
+            consistency=replace(settings.consistency, weight=0.0),
+        )
+
+
+class SPDTrainerSAMTuning(SPDTrainerRawPrompts):
+    """The paper's SAM-Tuning: published encoder, mask decoder tuned on the raw points; no stage 1."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Raw prompts, no adapters, no epochs of stage 1."""
+        raw = SPDTrainerRawPrompts.adapt_settings(settings)
+        return replace(raw, lora=replace(raw.lora, rank=0), stage1=replace(raw.stage1, epochs=0))
+
+
+class SPDTrainerTruePoints(SPDTrainerRawPrompts):
+    """The ceiling: trained on, and to be given, true points only."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Raw prompts drawn inside the masks."""
+        raw = SPDTrainerRawPrompts.adapt_settings(settings)
+        return replace(raw, prompts=replace(raw.prompts, source="true"))
+
+
+class SPDTrainerEmptyMask(SPDTrainer):
+    """Slices without trusted points get an empty mask."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Empty consensus, empty mask."""
+        return replace(settings, distillation=replace(settings.distillation, empty_consensus="empty"))
+
+
+class SPDTrainerPlateau(SPDTrainer):
+    """The paper's learning-rate schedule, ReduceLROnPlateau, in both stages."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Plateau schedule."""
+        return replace(
+            settings,
+            stage1=replace(settings.stage1, scheduler="plateau"),
+            stage2=replace(settings.stage2, scheduler="plateau"),
+        )
