@@ -216,11 +216,16 @@ def test_2d_images_get_points_in_their_plane(tmp_path: Path, dataset: Path, caps
         image = sitk.GetImageFromArray(labels)
         image.SetSpacing((4.0, 4.0))  # wider than the nominal 1 mm between slices
         sitk.WriteImage(image, str(folder / name))
-    main(["-d", "502", "--true_points", "5"])
     label_map, geometry = read_label(folder / "labelsTs" / "flat.png")
-    ileum, _ = read_markups(folder / "promptsTs" / "flat.mrk.json")
-    voxels = nearest_index(geometry.world_to_voxel(ileum.points_lps_mm))
-    assert len(voxels) == 5 and (label_map[tuple(voxels.T)] == 1).all()
+    plans = tmp_path / "preprocessed" / "Dataset502_Flat" / "SPDPlans.json"
+    for planned in (False, True):  # an axis in the plans has no meaning here either
+        if planned:
+            plans.parent.mkdir(parents=True)
+            plans.write_text(json.dumps({"spd": {"slicing_axis": "P"}}))
+        main(["-d", "502", "--true_points", "5", "--overwrite"])
+        ileum, _ = read_markups(folder / "promptsTs" / "flat.mrk.json")
+        voxels = nearest_index(geometry.world_to_voxel(ileum.points_lps_mm))
+        assert len(voxels) == 5 and (label_map[tuple(voxels.T)] == 1).all()
 
 
 def test_raw_resolution_mapping_orients_only(dataset: Path) -> None:

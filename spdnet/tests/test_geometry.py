@@ -91,7 +91,7 @@ def test_world_to_voxel_agrees_with_simpleitk(direction: str, spacing: str) -> N
 def test_voxel_to_world_agrees_with_nibabel(direction: str, spacing: str, tmp_path: Path) -> None:
     image = make_image(direction, spacing)
     sitk.WriteImage(image, str(tmp_path / "image.nii.gz"))
-    nifti = nibabel.load(tmp_path / "image.nii.gz")
+    nifti = nibabel.nifti1.Nifti1Image.from_filename(tmp_path / "image.nii.gz")
     geometry = ImageGeometry.from_sitk(image)
     voxels_zyx = np.random.default_rng(1).uniform(-1, 7, size=(20, 3))
     ras = nibabel.affines.apply_affine(nifti.affine, voxels_zyx[:, ::-1])
@@ -302,6 +302,11 @@ def test_a_dot_moves_as_its_point(transform: SliceTransform) -> None:
     centre = np.array([20.0, 33.0])
     moved = transform.slices(torch.from_numpy(blob((48, 48), centre)[None, None]))[0, 0].numpy()
     np.testing.assert_allclose(centroid(moved), transform.points(centre[None], 48)[0], atol=0.05)
+
+
+def test_positive_angles_turn_the_row_axis_to_the_column_axis() -> None:
+    moved = SliceTransform(angle_degrees=90.0, scale=2.0).points(np.array([[25.5, 15.5]]), 32)
+    np.testing.assert_allclose(moved, [[15.5, 35.5]])
 
 
 def test_slices_of_a_batch_each_get_their_own_transform() -> None:

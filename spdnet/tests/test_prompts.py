@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ LABELS = Labels(("ileum", "colon"), ((1,), (2,)))
 BOX = ((4, 28), (2, 30))
 
 
-def prompts_of(points: list[list[float]], classes: list[int]) -> SlicePrompts:
+def prompts_of(points: Any, classes: list[int]) -> SlicePrompts:
     """Slice prompts from lists."""
     return SlicePrompts(np.array(points, dtype=np.float64).reshape(-1, 3), np.array(classes, dtype=np.int64))
 
@@ -80,7 +81,7 @@ def test_concatenating_nothing_is_empty() -> None:
 def test_points_move_with_the_slices_and_drop_out_with_them() -> None:
     prompts = prompts_of([[3, 1, 2], [4, 15.5, 15.5]], [0, 1])
     moved = prompts.transformed(SliceTransform(flip_columns=True), 32)
-    np.testing.assert_allclose(moved.points_syx, [[3, 1, 29], [4, 15.5, 15.5]])
+    np.testing.assert_allclose(moved.points_syx, [[3.0, 1.0, 29.0], [4.0, 15.5, 15.5]])
     larger = prompts.transformed(SliceTransform(scale=2.0), 32)
     assert larger.class_index.tolist() == [1]
     assert prompts.points_syx[0].tolist() == [3, 1, 2]  # unchanged
@@ -97,7 +98,7 @@ def inside(prompts: SlicePrompts, masks: np.ndarray, k: int) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8])
 def test_inside_points_are_inside_the_mask_of_their_slice_and_class(dtype: type) -> None:
-    masks = some_masks().astype(dtype)
+    masks: np.ndarray = some_masks().astype(dtype)
     for seed in range(50):
         prompts = true_points(masks, np.random.default_rng(seed), per_slice=3)
         for k in range(2):
@@ -122,7 +123,8 @@ def test_counts_follow_the_recipe() -> None:
     seen = set()
     for seed in range(30):
         prompts = simulate_prompts(masks, BOX, np.random.default_rng(seed), recipe)
-        for k, has_target in enumerate(masks.any(axis=(2, 3)).T):
+        for k in range(2):
+            has_target = masks[:, k].any(axis=(1, 2))
             counts = np.bincount(prompts.select(prompts.class_index == k).slice_index, minlength=8)
             noise = counts - 2 * has_target
             seen |= set(noise.tolist())
@@ -198,7 +200,7 @@ def test_no_target_and_no_noise_is_no_point() -> None:
         ({"empty_slices": "some"}, "'some'"),
     ],
 )
-def test_contradictory_recipes_are_refused(fields: dict, message: str) -> None:  # type: ignore[type-arg]
+def test_contradictory_recipes_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         NoiseRecipe(**fields)
 
@@ -314,7 +316,7 @@ def mapping(geometry: ImageGeometry) -> CaseMapping:
     return plan_case_mapping(geometry, 0, 32, 2.0)
 
 
-def write_points(folder: Path, *markups: tuple[str, str, list[list[float]]]) -> Path:
+def write_points(folder: Path, *markups: tuple[str, str, Any]) -> Path:
     """A file of markups given as name, kind and LPS points."""
     made = []
     for name, kind, points in markups:
@@ -452,7 +454,8 @@ def test_points_on_the_background_are_refused(geometry: ImageGeometry, mapping: 
 def test_a_file_without_placed_points_is_empty_and_said_so(
     geometry: ImageGeometry, mapping: CaseMapping, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for markups in ([], [("F", "points", []), ("G", "curve", [])]):
+    cases: list[list[tuple[str, str, Any]]] = [[], [("F", "points", []), ("G", "curve", [])]]
+    for markups in cases:
         caplog.clear()
         with caplog.at_level(logging.INFO):
             prompts = load_slice_prompts(write_points(tmp_path, *markups), "TI_012", geometry, mapping, LABELS)
