@@ -20,6 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--no_pp", action="store_true", help="do not preprocess")
     steps.add_processes(parser)
     args = parser.parse_args(argv)
+    steps.check_planner_options(args)
     for dataset in [steps.raw_dataset(d) for d in args.d]:
         plans = steps.run_planner(steps.run_fingerprint(dataset, args), args)
         if not args.no_pp:
@@ -45,6 +46,7 @@ def plan_experiment_main(argv: list[str] | None = None) -> None:
     steps.add_dataset(parser)
     steps.add_planner_options(parser)
     args = parser.parse_args(argv)
+    steps.check_planner_options(args)
     for name in [resolve_dataset_name(d) for d in args.d]:
         steps.run_planner(Fingerprint.load(preprocessed_root() / name / FINGERPRINT_FILE), args)
 

@@ -104,19 +104,35 @@ def verify_integrity(dataset: RawDataset) -> None:
         find_cases(dataset.folder / "imagesTs", dataset.file_ending, len(dataset.channel_names))
 
 
+def check_planner_options(args: argparse.Namespace) -> None:
+    """Check the options of the planning step before any work.
+
+    Raises:
+        ConfigurationError: the device is not there, the backbone unknown, or a number impossible.
+    """
+    get_device(args.device)
+    if args.sam is not None:
+        get_backbone(args.sam)
+    if args.image_size is not None and args.image_size < 1:
+        raise ConfigurationError(f"-image_size {args.image_size} must be positive")
+    if args.gpu_memory_target is not None and args.gpu_memory_target <= 0:
+        raise ConfigurationError(f"-gpu_memory_target {args.gpu_memory_target:g} must be positive")
+    if args.image_size is not None and args.sam is not None and args.image_size % get_backbone(args.sam).size_multiple:
+        multiple = get_backbone(args.sam).size_multiple
+        raise ConfigurationError(f"-image_size {args.image_size} is not a multiple of {multiple}, as {args.sam} needs")
+
+
 def run_planner(fingerprint: Fingerprint, args: argparse.Namespace) -> SPDPlans:
     """Plan, print every decision with its rule, and write the plans."""
     device = get_device(args.device)
     memory = args.gpu_memory_target
     if memory is None:
-        total = torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else CPU_MEMORY_GB
+        total = (
+            torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else CPU_MEMORY_GB
+        )
         memory = total
-    if args.image_size is not None and args.sam is not None and args.image_size % get_backbone(args.sam).size_multiple:
-        multiple = get_backbone(args.sam).size_multiple
-        raise ConfigurationError(f"-image_size {args.image_size} is not a multiple of {multiple}, as {args.sam} needs")
-    planner = PLANNERS[args.pl](
-        fingerprint, device.type, memory, args.sam, args.image_size, args.overwrite_plans_name
-    )
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    planner = PLANNERS[args.pl](fingerprint, kind, memory, args.sam, args.image_size, args.overwrite_plans_name)
     plans = planner.plan()
     file = preprocessed_root() / fingerprint.dataset_name / f"{plans.plans_name}.json"
     plans.save(file)

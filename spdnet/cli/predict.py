@@ -32,7 +32,9 @@ def main(argv: list[str] | None = None) -> None:
     predictor.initialize_from_trained_model_folder(model.path, args.f, args.chk)
     predictor.predict_from_files(args.i, args.o, prompts, args.save_probabilities)
     arguments = {key: str(value) for key, value in vars(args).items()}
-    write_json(args.o / "predict_from_raw_data_args.json", {**arguments, "model": str(model.path), "prompts": str(prompts)})
+    write_json(
+        args.o / "predict_from_raw_data_args.json", {**arguments, "model": str(model.path), "prompts": str(prompts)}
+    )
     print(f"predictions written to {args.o}")
 
 
@@ -57,13 +59,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("spd_predict", description=main.__doc__)
     parser.add_argument("-i", type=Path, required=True, help="folder of images, CASE_0000.nii.gz")
     parser.add_argument("-o", type=Path, required=True, help="folder for the predictions")
-    parser.add_argument("-d", metavar="ID", help="data set (default: the one that -i lies in, else the only one trained)")
+    parser.add_argument(
+        "-d", metavar="ID", help="data set (default: the one that -i lies in, else the only one trained)"
+    )
     parser.add_argument("-tr", metavar="NAME", help="trainer (default: the only one trained)")
     parser.add_argument("-p", metavar="NAME", help="plans (default: the only ones trained)")
     parser.add_argument("-c", default="2d", choices=["2d"], help="configuration")
     parser.add_argument("-f", nargs="+", metavar="FOLD", help="folds to average (default: all that are trained)")
-    parser.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint (default: %(default)s)")
-    parser.add_argument("-prompts", type=Path, metavar="FOLDER", help="prompt files (default: promptsTs beside imagesTs)")
+    parser.add_argument(
+        "-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint (default: %(default)s)"
+    )
+    parser.add_argument(
+        "-prompts", type=Path, metavar="FOLDER", help="prompt files (default: promptsTs beside imagesTs)"
+    )
     parser.add_argument("--no_prompts", action="store_true", help="predict from the saliency prior alone")
     parser.add_argument("--save_probabilities", action="store_true", help="also write nnU-Net's CASE.npz")
     parser.add_argument("-device", help="cuda, cuda:1, cpu, mps (default: CUDA where present, else cpu)")

@@ -78,9 +78,9 @@ def _build_trainer(args: argparse.Namespace, configuration: str, fold: int | str
     if args.epochs is not None:
         s = plans.settings
         first, second = args.epochs
-        stages = {"stage1": replace(s.stage1, epochs=first), "stage2": replace(s.stage2, epochs=second)}
+        settings = replace(s, stage1=replace(s.stage1, epochs=first), stage2=replace(s.stage2, epochs=second))
         reasons = {**plans.reasons, "epochs": f"-epochs {first} {second} on the command line"}
-        plans = replace(plans, settings=replace(s, **stages), reasons=reasons)
+        plans = replace(plans, settings=settings, reasons=reasons)
     dataset_json = read_dataset_json(folder / "dataset.json")
     trainer_class = get_trainer(args.tr)
     return trainer_class(plans.to_dict(), configuration, fold, dataset_json, device, args.seed)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from spdnet.network.checkpoint import read_checkpoint
 from spdnet.network.precision import place
 from spdnet.paths import CONFIGURATION, is_dataset_name, results_root
 from spdnet.planning import SPDPlans
+from spdnet.planning.plans import input_difference
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,11 @@ class ModelFolder:
         s = plans.settings
         if content["backbone"] != s.backbone:
             raise ModelError(
-                f"{file} is a model on {content['backbone']}, but {self.path / 'plans.json'} says {s.backbone}: plans and "
-                "checkpoint do not belong together"
+                f"{file} is a model on {content['backbone']}, but {self.path / 'plans.json'} says {s.backbone}: plans "
+                "and checkpoint do not belong together"
             )
+        if difference := input_difference(content.get("settings"), s):
+            raise ModelError(f"{file} and {self.path / 'plans.json'} do not belong together: {difference}")
         network = build_network(
             s.backbone, len(s.normalization), len(labels), s.image_size, s.lora.rank, s.lora.alpha, s.lora.dropout
         )

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from spdnet.dataset import CaseFiles, Labels, read_image, write_segmentation
+from spdnet.dataset.image_io import read_geometry
 from spdnet.dataset.raw_dataset import find_cases, find_prompt_file
 from spdnet.errors import ConfigurationError, ModelError, PromptFileError
 from spdnet.files import write_json
@@ -24,6 +25,7 @@ from spdnet.network import SPDNetwork
 from spdnet.network.precision import get_device
 from spdnet.planning import NetworkCase, SPDPlans, preprocess_image
 from spdnet.prompts import ALL_CLASSES, SlicePrompts, load_slice_prompts
+from spdnet.prompts.loading import in_crop, read_checked_markups
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +116,7 @@ class SPDPredictor:
             PromptFileError: a point lies outside the image. DatasetError: wrong number of channels.
         """
         geometry = image_properties.get("geometry") or ImageGeometry(
-            tuple(input_image.shape[1:]), tuple(float(s) for s in image_properties["spacing"])
+            _triple(input_image.shape[1:]), _triple([float(s) for s in image_properties["spacing"]])
         )
         network_case = preprocess_image(input_image, geometry, self._settings(), "array")
         prompts = None
@@ -123,11 +125,12 @@ class SPDPredictor:
             outside = np.flatnonzero(~geometry.contains(points))
             if len(outside):
                 raise PromptFileError(
-                    f"point {outside[0]} at voxel (z, y, x) {points[outside[0]].tolist()} lies outside the image of shape "
-                    f"{geometry.shape_zyx}"
+                    f"point {outside[0]} at voxel (z, y, x) {points[outside[0]].tolist()} lies outside the image of "
+                    f"shape {geometry.shape_zyx}"
                 )
             classes = np.full(len(points), ALL_CLASSES) if class_index is None else np.asarray(class_index)
             prompts = SlicePrompts(network_case.mapping.points_to_network(points), classes.astype(np.int64))
+            prompts = prompts.select(in_crop(prompts, network_case.mapping))
         prediction = self.predict_network_case(network_case, prompts)
         if save_or_return_probabilities:
             return prediction.segmentation, prediction.probabilities
@@ -156,10 +159,14 @@ class SPDPredictor:
         """
         image, geometry = read_image(case.images, case.case)
         network_case = preprocess_image(image, geometry, self._settings(), case.case)
-        prompts = None
-        if case.prompts is not None:
-            prompts = load_slice_prompts(case.prompts, case.case, geometry, network_case.mapping, self.labels)
+        prompts = self.network_prompts(case, network_case) if case.prompts is not None else None
         return self.predict_network_case(network_case, prompts), geometry
+
+    def network_prompts(self, case: CaseFiles, network_case: NetworkCase) -> SlicePrompts:
+        """The points of a case's prompt file in its network frame; raises `PromptFileError`."""
+        if case.prompts is None:
+            raise PromptFileError(f"case {case.case} has no prompt file")
+        return load_slice_prompts(case.prompts, case.case, network_case.geometry, network_case.mapping, self.labels)
 
     def predict_from_files(
         self, input_folder: Path, output_folder: Path, prompts_folder: Path | None, save_probabilities: bool = False
@@ -173,13 +180,16 @@ class SPDPredictor:
             save_probabilities: also write `{case}.npz` as nnU-Net does.
 
         Raises:
-            DatasetError, PromptFileError: images or prompts are missing or wrong; missing ones are found before any
-                work starts.
+            DatasetError, PromptFileError: images or prompts are missing or wrong; missing files, and points outside
+                their image, are found before any work starts.
         """
         ending = self.dataset_json["file_ending"]
         cases = find_cases(input_folder, ending, len(self._settings().normalization))
         if prompts_folder is not None:
             cases = _with_prompts(cases, prompts_folder)
+            for case in cases:
+                assert case.prompts is not None
+                read_checked_markups(case.prompts, case.case, read_geometry(case.images[0], case.case))
         output_folder.mkdir(parents=True, exist_ok=True)
         write_json(output_folder / "dataset.json", self.dataset_json)
         write_json(output_folder / "plans.json", self.plans.to_dict())
@@ -202,8 +212,8 @@ def _with_prompts(cases: list[CaseFiles], folder: Path) -> list[CaseFiles]:
     if missing:
         raise PromptFileError(
             f"{len(missing)} of {len(cases)} cases have no prompt file in {folder}: {', '.join(missing[:5])}"
-            f"{' ...' if len(missing) > 5 else ''}. Put a Slicer markups file {missing[0]}.mrk.json there, name another "
-            "folder with -prompts, or run on the image alone with --no_prompts."
+            f"{' ...' if len(missing) > 5 else ''}. Put a Slicer markups file {missing[0]}.mrk.json there, name "
+            "another folder with -prompts, or run on the image alone with --no_prompts."
         )
     return prompted
 
@@ -218,3 +228,8 @@ def _save_probabilities(file: Path, foreground: np.ndarray, labels: Labels) -> N
     partial = file.with_name(f".partial_{file.name}")
     np.savez_compressed(partial, probabilities=probabilities.astype(np.float32))
     partial.replace(file)
+
+
+def _triple(values: Sequence[Any]) -> tuple[Any, Any, Any]:
+    first, second, third = values
+    return first, second, third

@@ -77,7 +77,7 @@ def decoder_rows(
             decoded = np.ones(n_slices, dtype=bool)
         elif settings.empty_consensus == "decode":
             decoded = decoded | (saliency[:, k].max(axis=(1, 2)) > settings.tau)
-        for s in np.flatnonzero(decoded):
+        for s in np.flatnonzero(decoded).tolist():
             slices.append(s)
             classes.append(k)
             points.append(rescale_points(consensus[k].in_slice(s), mask_size, image_size))

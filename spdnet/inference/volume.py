@@ -60,9 +60,7 @@ def encode_volume(network: SPDNetwork, slices: np.ndarray, batch_size: int, devi
 
 
 @torch.no_grad()
-def decode_volume(
-    network: SPDNetwork, volume: EncodedVolume, rows: DecoderRows, device: torch.device
-) -> np.ndarray:
+def decode_volume(network: SPDNetwork, volume: EncodedVolume, rows: DecoderRows, device: torch.device) -> np.ndarray:
     """Decode rows to probabilities float32 (S, k, M, M); 0 where there is no row."""
     probabilities = np.zeros_like(volume.saliency)
     for start in range(0, len(rows), DECODER_BATCH):

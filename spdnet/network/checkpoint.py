@@ -14,6 +14,8 @@ import torch
 from spdnet.errors import ModelError
 
 FORMAT_VERSION = 1
+# what torch's restricted unpickler raises on damaged files
+_UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 REQUIRED_KEYS = ("network_weights", "trainer_name", "init_args", "current_epoch", "backbone", "format_version")
 
 
@@ -36,8 +38,9 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         raise ModelError(f"checkpoint {file} is missing. {hint}")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise ModelError(f"checkpoint {file} is damaged or not a checkpoint: {str(error).splitlines()[0]}") from error
+    except _UNREADABLE as error:
+        reason = (str(error) or "it is empty").splitlines()[0]
+        raise ModelError(f"checkpoint {file} is damaged or not a checkpoint: {reason}") from error
     missing = [key for key in REQUIRED_KEYS if key not in content] if isinstance(content, dict) else REQUIRED_KEYS
     if missing:
         raise ModelError(f"checkpoint {file} was not written by spdnet: {', '.join(missing)} missing")

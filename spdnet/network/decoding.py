@@ -48,7 +48,9 @@ def decode_masks(
     tokens, keys = _two_way_transformer(mask_decoder.transformer, source, positions, tokens, attend)
     upscaled = mask_decoder.output_upscaling(keys.transpose(1, 2).view(batch, -1, height, width))
     # all four of SAM's masks, as in segment-anything: a product of another shape rounds differently
-    weights = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(mask_decoder.output_hypernetworks_mlps)], dim=1)
+    weights = torch.stack(
+        [mlp(tokens[:, 1 + i]) for i, mlp in enumerate(mask_decoder.output_hypernetworks_mlps)], dim=1
+    )
     height, width = upscaled.shape[-2:]
     return (weights @ upscaled.flatten(2)).view(batch, -1, height, width)[:, 0]
 

@@ -27,6 +27,8 @@ def get_device(name: str | None) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigurationError(f"-device {name}: not a device; use cuda, cuda:1, cpu or mps") from error
+    if device.type not in ("cuda", "cpu", "mps"):
+        raise ConfigurationError(f"-device {name}: spdnet does not run there; use cuda, cuda:1, cpu or mps")
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:

@@ -7,6 +7,7 @@ a side, which covers the same square at another resolution.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,9 +50,11 @@ class SPDNetwork(nn.Module):
         self.n_channels = n_channels
         self.mask_size = 4 * backbone.grid(image_size)
         self.channel_projection = nn.Conv2d(n_channels, 3, kernel_size=1) if n_channels > 3 else None
-        self.image_encoder = parts.image_encoder
-        self.prompt_encoder = parts.prompt_encoder
-        self.mask_decoder = parts.mask_decoder
+        self.image_encoder: Any = parts.image_encoder
+        self.pixel_mean: torch.Tensor
+        self.pixel_std: torch.Tensor
+        self.prompt_encoder: Any = parts.prompt_encoder
+        self.mask_decoder: Any = parts.mask_decoder
         self.register_buffer("pixel_mean", torch.tensor(parts.pixel_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(parts.pixel_std).view(1, 3, 1, 1), persistent=False)
         self.image_encoder.requires_grad_(False)
@@ -142,7 +145,9 @@ class SPDNetwork(nn.Module):
         if self.n_channels == 1:
             return images.expand(-1, 3, -1, -1)
         missing = 3 - self.n_channels
-        return torch.cat([images, images.new_zeros(len(images), missing, *images.shape[2:])], dim=1) if missing else images
+        return (
+            torch.cat([images, images.new_zeros(len(images), missing, *images.shape[2:])], dim=1) if missing else images
+        )
 
 
 def _part(name: str) -> int:

@@ -267,4 +267,3 @@ def _case_from_dict(content: dict[str, Any]) -> CaseFingerprint:
         tuple(tuple(c) for c in content["foreground_intensity"]),
         PromptStatistics(**statistics) if statistics is not None else None,
     )
-

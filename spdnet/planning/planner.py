@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from spdnet.errors import ConfigurationError
 from spdnet.geometry.image_geometry import axis_from_name
 from spdnet.network.backbones import Backbone, get_backbone
 from spdnet.paths import DEFAULT_PLANS_NAME
@@ -65,7 +66,7 @@ class SPDPlanner:
         image_size, pixel_spacing_mm = self.choose_image_size(backbone, crop)
         stage1, stage2 = self.choose_stages(backbone, image_size)
         settings = SPDSettings(
-            slicing_axis=self.fingerprint.slicing_axis,
+            slicing_axis=self.fingerprint.slicing_axis,  # type: ignore[arg-type]
             image_size=image_size,
             pixel_spacing_mm=pixel_spacing_mm,
             crop_to_nonzero=crop,
@@ -97,7 +98,8 @@ class SPDPlanner:
         kept = [self._area_share(c) for c in self.fingerprint.cases]
         crop = float(np.median(kept)) < 0.75
         self.reasons["crop_to_nonzero"] = (
-            f"the non-zero box holds {100 * float(np.median(kept)):.0f} % of a slice in the median case; crop below 75 %"
+            f"the non-zero box holds {100 * float(np.median(kept)):.0f} % of a slice in the median case; crop "
+            "below 75 %"
         )
         return crop
 
@@ -128,11 +130,15 @@ class SPDPlanner:
         size = max(backbone.size_multiple, min(wanted, largest // backbone.size_multiple * backbone.size_multiple))
         if self.image_size is not None:
             size = self.image_size
+            if size % backbone.size_multiple:
+                raise ConfigurationError(
+                    f"image size {size} is not a multiple of {backbone.size_multiple}, as {backbone.name} needs"
+                )
         tokens = width_mm / (extent / size * backbone.token_stride)
         self.reasons["image_size"] = (
             f"{'chosen by the user' if self.image_size is not None else 'rule'}: slices extend {extent:.1f} mm "
-            f"(95th percentile), {native:.0f} pixels as stored; the smallest class, {name}, is {width_mm:.1f} mm wide and "
-            f"needs {resolving:.0f} pixels for {MIN_TOKENS_ACROSS_TARGET:.0f} tokens of {backbone.token_stride} pixels "
+            f"(95th percentile), {native:.0f} pixels as stored; the smallest class, {name}, is {width_mm:.1f} mm wide "
+            f"and needs {resolving:.0f} pixels for {MIN_TOKENS_ACROSS_TARGET:.0f} tokens of {backbone.token_stride} pixels "
             f"across; that makes {wanted} as a multiple of {backbone.size_multiple}, at most {largest} on "
             f"{self.device}; at {size} it is {tokens:.1f} tokens wide"
         )
@@ -169,7 +175,7 @@ class SPDPlanner:
         self.reasons["batch_size"] = (
             f"{batch} slices: about {per_slice / 2**20:.0f} MiB each, at most half of {self.memory_gb:.0f} GB"
         )
-        self.reasons["iterations_per_epoch"] = f"one pass over {n_slices} slices, at least 25 and at most 250 iterations"
+        self.reasons["iterations_per_epoch"] = f"one pass over {n_slices} slices, 25 to 250 iterations"
         self.reasons["epochs"] = f"about {total1} and {total2} iterations on {self.device}"
         return (
             StageSettings(epochs1, per_epoch, batch, 1e-3),

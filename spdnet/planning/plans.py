@@ -11,7 +11,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from spdnet.errors import PlansError
 from spdnet.files import read_json, write_json
@@ -29,7 +29,7 @@ class NormalizationSettings:
         low, high: percentiles of the image, or intensities.
     """
 
-    scheme: str
+    scheme: Literal["percentile", "window"]
     low: float
     high: float
 
@@ -45,8 +45,15 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class LossSettings:
-    """L = dice_weight * dice + focal_weight * focal, in both stages."""
+    """L = dice_weight * dice + focal_weight * focal, in both stages.
 
+    Attributes:
+        batch_dice: overlap and sizes are summed over the batch before the Dice is taken, as nnU-Net does in 2D. The
+            paper takes the Dice of every slice, which ends in empty maps where many slices hold no target: there
+            it is nothing but a penalty on every predicted pixel.
+    """
+
+    batch_dice: bool = True
     dice_weight: float = 0.7
     focal_weight: float = 0.3
     focal_gamma: float = 2.0
@@ -67,11 +74,11 @@ class DistillationSettings:
             any pixel is salient) or "empty" (an empty mask).
     """
 
-    mode: str = "consensus"
+    mode: Literal["consensus", "raw"] = "consensus"
     tau: float = 0.5
     n_context: int = 2
     max_points: int = 10
-    empty_consensus: str = "decode"
+    empty_consensus: Literal["decode", "empty"] = "decode"
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ class StageSettings:
     batch_size: int
     learning_rate: float
     weight_decay: float = 0.0
-    scheduler: str = "poly"
+    scheduler: Literal["poly", "plateau"] = "poly"
 
 
 @dataclass(frozen=True)
@@ -129,18 +136,18 @@ class PromptSettings:
         inside_points, min_random_points, max_random_points, empty_slices: the recipe of simulated ones.
     """
 
-    source: str
+    source: Literal["files", "simulated", "true"]
     inside_points: int = 1
     min_random_points: int = 2
     max_random_points: int = 5
-    empty_slices: str = "random"
+    empty_slices: Literal["random", "none"] = "random"
 
 
 @dataclass(frozen=True)
 class SPDSettings:
     """Everything that spdnet itself decides; see the parts."""
 
-    slicing_axis: str
+    slicing_axis: Literal["S", "P", "L"]
     image_size: int
     pixel_spacing_mm: float
     crop_to_nonzero: bool
@@ -215,7 +222,7 @@ class SPDPlans:
     def from_dict(cls, content: dict[str, Any], source: str = "plans") -> SPDPlans:
         """Inverse of `to_dict`; errors as in `load`."""
         for key in ("dataset_name", "plans_name", "spd"):
-            if key not in content:
+            if not isinstance(content, dict) or key not in content:
                 raise PlansError(f'{source}: key "{key}" is missing; is this a plans file of spdnet?')
         settings = settings_from_dict(SPDSettings, content["spd"], f"{source}: spd")
         return cls(content["dataset_name"], content["plans_name"], settings, dict(content.get("spd_reasons", {})))
@@ -243,7 +250,37 @@ def settings_from_dict(kind: type[Settings], content: Any, where: str) -> Settin
     return kind(**values)
 
 
+# What decides which input and which layers a network was trained with; the rest may differ from its plans.
+_INPUT_SETTINGS = (
+    "slicing_axis", "image_size", "pixel_spacing_mm", "crop_to_nonzero", "backbone", "normalization", "lora",
+)  # fmt: skip
+
+
+def input_difference(stored: Any, settings: SPDSettings) -> str | None:
+    """How the settings in a checkpoint contradict a plans file about a network's input and layers, in words.
+
+    Args:
+        stored: settings as plain data, or None (of a checkpoint without), which contradicts nothing.
+        settings: of the plans.
+
+    Raises:
+        PlansError: `stored` is not settings.
+    """
+    if stored is None:
+        return None
+    there = settings_from_dict(SPDSettings, stored, "checkpoint: settings")
+    for name in _INPUT_SETTINGS:
+        before, now = getattr(there, name), getattr(settings, name)
+        if before != now:
+            return f"{name} was {before!r}, the plans say {now!r}"
+    return None
+
+
 def _value(kind: Any, value: Any, where: str) -> Any:
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            raise PlansError(f"{where} must be one of {', '.join(typing.get_args(kind))}, not {value!r}")
+        return value
     if dataclasses.is_dataclass(kind):
         return settings_from_dict(kind, value, where)  # type: ignore[arg-type]
     if isinstance(kind, types.GenericAlias):

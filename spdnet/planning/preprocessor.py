@@ -97,9 +97,7 @@ class SPDPreprocessor:
         target = self.folder / self.plans.data_identifier
         target.mkdir(parents=True, exist_ok=True)
         self._remove_foreign_cases(target, {c.case for c in cases})
-        write = functools.partial(
-            preprocess_training_case, plans=self.plans, labels=self.dataset.labels, folder=target
-        )
+        write = functools.partial(preprocess_training_case, plans=self.plans, labels=self.dataset.labels, folder=target)
         map_cases(write, cases, n_processes, "preprocessing")
         ground_truth = self.folder / "gt_segmentations"
         ground_truth.mkdir(exist_ok=True)
@@ -116,7 +114,9 @@ class SPDPreprocessor:
         for case in gone:
             StoredCase(folder, case).remove()
         if gone:
-            logger.info("removed %d preprocessed cases that are no longer in the data set: %s", len(gone), ", ".join(gone))
+            logger.info(
+                "removed %d preprocessed cases that are no longer in the data set: %s", len(gone), ", ".join(gone)
+            )
 
 
 def preprocess_training_case(case: CaseFiles, plans: SPDPlans, labels: Labels, folder: Path) -> None:

@@ -78,7 +78,8 @@ class StoredCase:
             return np.load(self.folder / name, mmap_mode="r")
         except (FileNotFoundError, ValueError) as error:
             raise DatasetError(
-                f"case {self.case}: preprocessed file {self.folder / name} is missing or damaged ({error}); run spd_preprocess"
+                f"case {self.case}: preprocessed file {self.folder / name} is missing or damaged ({error}); "
+                "run spd_preprocess"
             ) from error
 
 

@@ -51,22 +51,14 @@ def load_slice_prompts(
         PromptFileError: the file is faulty (see `read_markups`), points lie outside the image or all on one
             spot, or a markup is named "background".
     """
-    markups = read_markups(file)
-    for markup in markups:
-        if markup.name.casefold() == "background":
-            raise PromptFileError(
-                f'case {case}: {file} has a markup named "background"; spdnet takes points on the target only. '
-                "Remove it, or rename it if its points are meant for a class"
-            )
+    markups = read_checked_markups(file, case, geometry)
     if not any(len(markup.points_lps_mm) for markup in markups):
         logger.info("case %s: %s holds no placed points", case, file)
         return SlicePrompts.empty()
-    _check_pile_up(markups, case, file)
-    _check_inside(markups, geometry, case, file)
     prompts = SlicePrompts.concatenate(
         [_markup_to_slices(markup, geometry, mapping, labels, curve_step_mm) for markup in markups]
     )
-    kept = prompts.select(_in_crop(prompts, mapping))
+    kept = prompts.select(in_crop(prompts, mapping))
     if len(kept) < len(prompts):
         logger.info(
             "case %s: %d of %d points lie outside the cropped region; dropped",
@@ -75,6 +67,21 @@ def load_slice_prompts(
             len(prompts),
         )
     return kept
+
+
+def read_checked_markups(file: Path, case: str, geometry: ImageGeometry) -> list[Markup]:
+    """Read the prompt file of a case and check it against its image; raises as `load_slice_prompts`."""
+    markups = read_markups(file)
+    for markup in markups:
+        if markup.name.casefold() == "background":
+            raise PromptFileError(
+                f'case {case}: {file} has a markup named "background"; spdnet takes points on the target only. '
+                "Remove it, or rename it if its points are meant for a class"
+            )
+    if any(len(markup.points_lps_mm) for markup in markups):
+        _check_pile_up(markups, case, file)
+        _check_inside(markups, geometry, case, file)
+    return markups
 
 
 def resample_curve(
@@ -142,7 +149,8 @@ def _markup_to_slices(
     return SlicePrompts(points, np.full(len(points), class_index, dtype=np.int64))
 
 
-def _in_crop(prompts: SlicePrompts, mapping: CaseMapping) -> np.ndarray:
+def in_crop(prompts: SlicePrompts, mapping: CaseMapping) -> np.ndarray:
+    """Which points lie on the part of the image that the mapping keeps: bool (N,)."""
     low = np.array([0, *(lo for lo, _ in mapping.content_box)]) - 0.5
     high = np.array([mapping.n_slices, *(hi for _, hi in mapping.content_box)]) - 0.5
     return np.all((prompts.points_syx >= low) & (prompts.points_syx < high), axis=1)

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's, told apart with any colour vision
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class TrainingLog:
     def write(self, text: str) -> None:
         """One line to the screen and, with the time, to the file."""
         print(text, flush=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         with self.file.open("a") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}: {text}\n")
 
@@ -61,34 +63,37 @@ class TrainingLog:
 
     def draw(self) -> None:
         """Write `progress.png`: losses and Dice above, learning rate and seconds below, stages divided by a line."""
-        figure, axes = plt.subplots(3, 1, figsize=(10, 10), sharex=True, layout="constrained")
+        figure = Figure(figsize=(10, 10), layout="constrained")
+        FigureCanvasAgg(figure)
+        above, middle, below = figure.subplots(3, 1, sharex=True)
         x = list(range(len(self.records)))
-        axes[0].plot(x, [r.train_loss for r in self.records], color="#0072B2", label="training loss")
-        validated = [i for i in x if self.records[i].val_loss is not None]
-        if validated:
-            axes[0].plot(validated, [self.records[i].val_loss for i in validated], color="#D55E00", label="validation loss")
-            right = axes[0].twinx()
-            right.plot(validated, [_mean(self.records[i].dice) for i in validated], ":", color="#009E73", label="Dice")
-            right.plot(
-                validated, [self.records[i].smoothed_dice for i in validated], color="#009E73", label="Dice, smoothed"
-            )
-            right.set_ylabel("Dice")
-            right.legend(loc="lower right")
-        axes[0].set_ylabel("loss")
-        axes[0].legend(loc="upper right")
-        axes[1].semilogy(x, [r.learning_rate for r in self.records], color="#0072B2")
-        axes[1].set_ylabel("learning rate")
-        axes[2].plot(x, [r.seconds for r in self.records], color="#0072B2")
-        axes[2].set_ylabel("seconds per epoch")
-        axes[2].set_xlabel("epoch, both stages")
+        above.plot(x, [r.train_loss for r in self.records], color=_BLUE, label="training loss")
+        above.set_ylabel("loss")
+        self._draw_validation(above)
+        above.legend(loc="upper right")
+        middle.semilogy(x, [r.learning_rate for r in self.records], color=_BLUE)
+        middle.set_ylabel("learning rate")
+        below.plot(x, [r.seconds for r in self.records], color=_BLUE)
+        below.set_ylabel("seconds per epoch")
+        below.set_xlabel("epoch, both stages")
         second = [i for i in x if self.records[i].stage == 2]
-        for axis in axes:
-            if second:
-                axis.axvline(second[0] - 0.5, color="0.6", linewidth=1)
+        for axis in (above, middle, below) if second else ():
+            axis.axvline(second[0] - 0.5, color="0.6", linewidth=1)
         partial = self.folder / ".partial_progress.png"
         figure.savefig(partial)
-        plt.close(figure)
         partial.replace(self.folder / "progress.png")
+
+    def _draw_validation(self, axis: Axes) -> None:
+        validated = [(i, r) for i, r in enumerate(self.records) if r.val_loss is not None]
+        if not validated:
+            return
+        x = [i for i, _ in validated]
+        axis.plot(x, [float(r.val_loss or 0) for _, r in validated], color=_ORANGE, label="validation loss")
+        right = axis.twinx()
+        right.plot(x, [_mean(r.dice) for _, r in validated], ":", color=_GREEN, label="Dice")
+        right.plot(x, [float(r.smoothed_dice or 0) for _, r in validated], color=_GREEN, label="Dice, smoothed")
+        right.set_ylabel("Dice")
+        right.legend(loc="lower right")
 
     def state(self) -> list[dict[str, Any]]:
         """Plain data for a checkpoint."""

@@ -9,13 +9,13 @@ from spdnet.planning.plans import LossSettings
 
 
 def soft_dice(a: torch.Tensor, b: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Soft Dice of maps in [0, 1], (n, H, W) each, over the pixels: (n,); 1 for two empty maps."""
+    """Soft Dice of maps in [0, 1], (..., H, W) each, over the pixels: (...,); 1 for two empty maps."""
     overlap = (a * b).sum(dim=(-2, -1))
     return (2 * overlap + epsilon) / (a.sum(dim=(-2, -1)) + b.sum(dim=(-2, -1)) + epsilon)
 
 
 def focal_loss(logits: torch.Tensor, target: torch.Tensor, gamma: float, alpha: float) -> torch.Tensor:
-    """Focal loss of binary maps (n, H, W), mean over the pixels: (n,). `alpha` weighs the foreground."""
+    """Focal loss of binary maps (..., H, W), mean over the pixels: (...,). `alpha` weighs the foreground."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     probability = torch.sigmoid(logits)
     p_true = torch.where(target > 0.5, probability, 1 - probability)
@@ -24,18 +24,22 @@ def focal_loss(logits: torch.Tensor, target: torch.Tensor, gamma: float, alpha: 
 
 
 def segmentation_loss(logits: torch.Tensor, target: torch.Tensor, settings: LossSettings) -> torch.Tensor:
-    """L_sal and L_seg: weighted Dice and focal loss, mean over maps.
+    """L_sal and L_seg: weighted Dice and focal loss.
 
     Args:
-        logits: (n, M, M); brought to the target's size bilinearly where they differ.
-        target: float (n, H, W), 0 or 1.
+        logits: (n, k, M, M), n slices and k classes; brought to the target's size bilinearly where they differ.
+        target: float (n, k, H, W), 0 or 1.
+        settings: weights, and whether the Dice is of each map or of each class over the batch.
     """
     logits = logits.float()
     if logits.shape != target.shape:
-        logits = F.interpolate(logits[:, None], target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    dice = 1 - soft_dice(torch.sigmoid(logits), target, settings.dice_epsilon)
-    focal = focal_loss(logits, target, settings.focal_gamma, settings.focal_alpha)
-    return (settings.dice_weight * dice + settings.focal_weight * focal).mean()
+        logits = F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=False)
+    focal = focal_loss(logits, target, settings.focal_gamma, settings.focal_alpha).mean()
+    probability = torch.sigmoid(logits)
+    if settings.batch_dice:  # one long map per class
+        probability, target = (x.transpose(0, 1).flatten(1, 2) for x in (probability, target))
+    dice = 1 - soft_dice(probability, target, settings.dice_epsilon).mean()
+    return settings.dice_weight * dice + settings.focal_weight * focal
 
 
 def consistency_loss(logits: torch.Tensor, pairs: torch.Tensor, epsilon: float) -> torch.Tensor:

@@ -73,9 +73,7 @@ class PromptStage(Stage):
             parameter.requires_grad_(True)
         size = self.settings.stage1.batch_size
         encode = self._store.encode
-        self._train = encode(
-            self.network, self.train_cases, self.settings.augmentation, size, self.device, self.seed
-        )
+        self._train = encode(self.network, self.train_cases, self.settings.augmentation, size, self.device, self.seed)
         self._val = [v[0] for v in encode(self.network, self.val_cases, None, size, self.device, self.seed)]
 
     def finish(self) -> None:
@@ -93,7 +91,7 @@ class PromptStage(Stage):
                 logits = self._decode(runs)
             masks = np.concatenate([_target_masks(run) for run in runs])
             target = torch.from_numpy(masks).to(self.device, torch.float32)
-            loss = segmentation_loss(logits, target, self.settings.loss)
+            loss = segmentation_loss(logits[:, None], target[:, None], self.settings.loss)
             weight = self.settings.consistency.weight
             if weight > 0:
                 pairs = torch.from_numpy(_adjacent_pairs(runs, masks)).to(self.device)
@@ -111,11 +109,11 @@ class PromptStage(Stage):
             prompts = validation_prompts(variant.case, self.settings.prompts)
             saliency = np.asarray(variant.saliency, dtype=np.float32)
             rows = self._rows(variant, prompts, saliency)
-            volume = EncodedVolume(torch.from_numpy(np.asarray(variant.embeddings)), saliency)
+            volume = EncodedVolume(torch.from_numpy(np.array(variant.embeddings)), saliency)
             probabilities = torch.from_numpy(decode_volume(self.network, volume, rows, self.device))
-            masks = torch.from_numpy(np.asarray(variant.masks))
+            masks = torch.from_numpy(np.array(variant.masks))
             logits = torch.logit(probabilities, eps=1e-6)
-            losses.append(segmentation_loss(logits.flatten(0, 1), masks.flatten(0, 1).float(), self.settings.loss))
+            losses.append(segmentation_loss(logits, masks.float(), self.settings.loss))
             resized = nn.functional.interpolate(probabilities, masks.shape[-2:], mode="bilinear")
             counter.add((resized > 0.5).numpy(), masks.numpy())
         return ValidationResult(float(torch.stack(losses).mean()), counter.dice())
@@ -185,7 +183,7 @@ def _adjacent_pairs(runs: list[_Run], masks: np.ndarray) -> np.ndarray:
 
     Pairs at the ends of the target are left out: there the masks do differ.
     """
-    holds_target = masks.any(axis=(1, 2))
+    holds_target = np.asarray(masks.any(axis=(1, 2)))
     pairs, offset = [], 0
     for run in runs:
         adjacent = np.flatnonzero(np.diff(run.rows.slice_index[run.indices]) == 1) + offset

@@ -57,7 +57,7 @@ class SaliencyStage(Stage):
         for images, masks in tqdm(self._load(data), total=len(data), desc=f"epoch {epoch}", leave=False):
             with autocast(self.device):
                 logits = self.network.saliency_logits(self.network.encode(images))
-            loss = segmentation_loss(logits.flatten(0, 1), masks.flatten(0, 1), self.settings.loss)
+            loss = segmentation_loss(logits, masks, self.settings.loss)
             self.step(loss)
             losses.append(loss.detach())
         return float(torch.stack(losses).mean())
@@ -72,7 +72,7 @@ class SaliencyStage(Stage):
         for images, masks in self._load(SliceBatches(self.val_cases, self._val_table, batches, None, [])):
             with autocast(self.device):
                 logits = self.network.saliency_logits(self.network.encode(images))
-            losses.append(segmentation_loss(logits.flatten(0, 1), masks.flatten(0, 1), self.settings.loss))
+            losses.append(segmentation_loss(logits, masks, self.settings.loss))
             resized = nn.functional.interpolate(logits.float(), masks.shape[-2:], mode="bilinear")
             counter.add((resized > 0).cpu().numpy(), masks.cpu().numpy())
         return ValidationResult(float(torch.stack(losses).mean()), counter.dice())

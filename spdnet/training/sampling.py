@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,9 +24,7 @@ from spdnet.planning.plans import AugmentationSettings
 MIN_TARGET_SHARE = 1 / 3  # as nnU-Net's oversampling
 
 
-def draw_batches(
-    is_target: np.ndarray, batch_size: int, n_batches: int, rng: np.random.Generator
-) -> list[np.ndarray]:
+def draw_batches(is_target: np.ndarray, batch_size: int, n_batches: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Draw batches of slice indices; each index comes once before any comes again.
 
     Where fewer than a third of the slices hold target, target slices are drawn more often, to make up a third
@@ -126,10 +125,12 @@ def _vary_intensities(images: np.ndarray, rng: np.random.Generator) -> np.ndarra
             GammaTransform((0.7, 1.5), per_channel=True, retain_stats=False, p_per_sample=0.3),
         ]
     )
-    state = np.random.get_state()
-    np.random.seed(rng.integers(2**32))  # batchgenerators draws from numpy's global state
+    state, python_state = np.random.get_state(), random.getstate()
+    np.random.seed(rng.integers(2**32))  # batchgenerators draws from the global states of numpy and of Python
+    random.seed(int(rng.integers(2**32)))
     try:
         varied = transform(data=images.copy())["data"]
     finally:
         np.random.set_state(state)
+        random.setstate(python_state)
     return np.clip(varied, 0.0, 1.0).astype(np.float32)

@@ -6,6 +6,7 @@ A variant is a subclass that changes one thing, most often a setting (`adapt_set
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from spdnet.network.checkpoint import read_checkpoint, write_checkpoint
 from spdnet.network.precision import place
 from spdnet.paths import FINGERPRINT_FILE, model_folder, preprocessed_root
 from spdnet.planning import SPDPlans, SPDSettings, StoredCase
+from spdnet.planning.plans import input_difference
 from spdnet.training.log import EpochRecord, TrainingLog
 from spdnet.training.prompt_source import validation_prompts
 from spdnet.training.prompt_stage import PromptStage
@@ -99,19 +101,20 @@ class SPDTrainer:
         return self.model_folder / f"fold_{self.fold}"
 
     def initialize(self) -> None:
-        """Make the output folder, split the cases and build the network.
+        """Split the cases and build the network; nothing is written into nnUNet_results yet.
 
         Raises:
-            DatasetError: cases are not preprocessed. ModelError: SAM's weights cannot be had.
+            DatasetError: cases are not preprocessed, or for another input size. ModelError: SAM's weights cannot
+                be had.
         """
         data_folder = self.preprocessed_folder / self.plans.data_identifier
         case_ids = StoredCase.list(data_folder)
         if not case_ids:
             raise DatasetError(f"{data_folder} holds no preprocessed cases; run spd_plan_and_preprocess first")
         self.train_cases, self.val_cases = self.do_split(data_folder, case_ids)
+        self._check_input_size()
         self.network = self.build_network()
         place(self.network, self.device)
-        self._write_model_files()
         self.log = TrainingLog(self.output_folder)
 
     def do_split(self, data_folder: Path, case_ids: list[str]) -> tuple[list[StoredCase], list[StoredCase]]:
@@ -137,10 +140,11 @@ class SPDTrainer:
         return PromptStage(*arguments, self.output_folder / "stage2_embeddings")
 
     def run_training(self) -> None:
-        """Run what is left of both stages, then write the final checkpoint."""
+        """Write plans and dataset.json beside the fold, run what is left of both stages, write the final checkpoint."""
+        self._write_model_files()
         self.print_to_log_file(
-            f"{type(self).__name__} on {self.plans.dataset_name}, fold {self.fold}: {len(self.train_cases)} training and "
-            f"{len(self.val_cases)} validation cases, {self.settings.backbone} at {self.settings.image_size} px on "
+            f"{type(self).__name__} on {self.plans.dataset_name}, fold {self.fold}: {len(self.train_cases)} training "
+            f"and {len(self.val_cases)} validation cases, {self.settings.backbone} at {self.settings.image_size} px on "
             f"{self.device}, seed {self.seed}"
         )
         resumed = self._resume_state
@@ -160,10 +164,10 @@ class SPDTrainer:
     def _run_stage(self, stage: Stage, resumed: dict[str, Any] | None) -> None:
         epochs = stage.stage_settings.epochs
         self.print_to_log_file(f"{stage.name}: epochs {self.current_epoch} to {epochs - 1}")
-        stage.prepare()
-        if resumed is not None:
-            stage.load_state(resumed)
         try:
+            stage.prepare()
+            if resumed is not None:
+                stage.load_state(resumed)
             while self.current_epoch < epochs:
                 self._run_epoch(stage)
         finally:
@@ -217,6 +221,7 @@ class SPDTrainer:
                 "init_args": {"configuration": self.configuration, "fold": self.fold, "seed": self.seed},
                 "trainer_name": type(self).__name__,
                 "backbone": self.settings.backbone,
+                "settings": dataclasses.asdict(self.settings),
                 "inference_allowed_mirroring_axes": None,
             },
         )
@@ -298,12 +303,28 @@ class SPDTrainer:
 
     def _check_belongs(self, content: dict[str, Any], file: Path) -> None:
         if content["trainer_name"] != type(self).__name__:
-            raise ModelError(f"{file} was written by {content['trainer_name']}, not {type(self).__name__}; choose it with -tr")
+            raise ModelError(
+                f"{file} was written by {content['trainer_name']}, not {type(self).__name__}; choose it with -tr"
+            )
         if content["backbone"] != self.settings.backbone:
             raise ModelError(
-                f"{file} is a model on {content['backbone']}, the plans are for {self.settings.backbone}: plans and "
-                "checkpoint do not belong together. Train anew, or restore the plans it was trained with."
+                f"{file} is a model on {content['backbone']}, the plans are for {self.settings.backbone}: plans "
+                "and checkpoint do not belong together. Train anew, or restore the plans it was trained with."
             )
+        if difference := input_difference(content.get("settings"), self.settings):
+            raise ModelError(
+                f"{file} was trained with other plans: {difference}. Train anew, or restore the plans it was trained "
+                "with."
+            )
+
+    def _check_input_size(self) -> None:
+        for case in (*self.train_cases, *self.val_cases):
+            size = case.mapping.image_size
+            if size != self.settings.image_size:
+                raise DatasetError(
+                    f"case {case.case} is preprocessed for {size} px, {self.plans.plans_name} says "
+                    f"{self.settings.image_size}; run spd_preprocess"
+                )
 
     def _write_model_files(self) -> None:
         self.output_folder.mkdir(parents=True, exist_ok=True)
@@ -320,5 +341,3 @@ def resume_checkpoint(output_folder: Path) -> Path | None:
         if (output_folder / name).exists():
             return output_folder / name
     return None
-
-

@@ -1,0 +1,1 @@
+"""The embedded default: a synthetic data set in which only points and image together find the target."""

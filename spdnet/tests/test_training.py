@@ -1,0 +1,661 @@
+"""Two-stage training on the tiny backbone: sampling, stages, resume, checkpoints, variants, validation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from spdnet.dataset import load_or_create_splits
+from spdnet.errors import ConfigurationError, DatasetError, ModelError, PlansError
+from spdnet.geometry import SliceTransform
+from spdnet.inference.prompting import DecoderRows
+from spdnet.network import SPDNetwork, build_network
+from spdnet.planning import SPDPlans, SPDSettings, StoredCase
+from spdnet.planning.plans import AugmentationSettings, ConsistencySettings, DistillationSettings, PromptSettings
+from spdnet.planning.plans import StageSettings
+from spdnet.tests.conftest import Workspace
+from spdnet.tests.tiny import tiny_settings
+from spdnet.training.embedding_store import EmbeddingStore
+from spdnet.training.prompt_source import draw_prompts, validation_prompts
+from spdnet.training.prompt_stage import PromptStage, _adjacent_pairs, _cut, _Run
+from spdnet.training.registry import TRAINERS, get_trainer
+from spdnet.training.saliency_stage import SaliencyStage, slice_table
+from spdnet.training.sampling import SliceBatches, augment, draw_batches
+from spdnet.training.scores import DiceCounter
+from spdnet.training.stages import Stage
+from spdnet.training.trainer import SPDTrainer, resume_checkpoint
+
+CPU = torch.device("cpu")
+STILL = AugmentationSettings(0.0, (1.0, 1.0), flip_columns=False, intensity=False, stored_variants=1)
+
+# ---- sampling ---------------------------------------------------------------------------------------------
+
+
+def test_every_slice_comes_once_before_any_comes_again() -> None:
+    is_target = np.arange(13) < 6
+    drawn = np.concatenate(draw_batches(is_target, 4, 8, np.random.default_rng(0)))
+    for start in range(0, 26, 13):
+        assert sorted(drawn[start : start + 13].tolist()) == list(range(13))
+    assert drawn[:13].tolist() != drawn[13:26].tolist()
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 4, 8, 16])
+def test_rare_targets_make_up_a_third_of_every_batch(batch_size: int) -> None:
+    is_target = np.zeros(60, dtype=bool)
+    is_target[[3, 17, 40, 41, 59]] = True
+    batches = draw_batches(is_target, batch_size, 12, np.random.default_rng(0))
+    n_target = max(1, round(batch_size / 3))
+    assert [len(b) for b in batches] == [batch_size] * 12
+    assert [int(is_target[b].sum()) for b in batches] == [n_target] * 12
+    targets = np.concatenate([b[is_target[b]] for b in batches])
+    for start in range(0, len(targets) - 4, 5):
+        assert sorted(targets[start : start + 5].tolist()) == [3, 17, 40, 41, 59]
+
+
+def test_data_without_target_is_still_drawn() -> None:
+    (batch,) = draw_batches(np.zeros(6, dtype=bool), 6, 1, np.random.default_rng(0))
+    assert sorted(batch.tolist()) == list(range(6))
+
+
+def test_batches_repeat_with_their_generator() -> None:
+    is_target = np.arange(30) < 4
+    drawn = [np.stack(draw_batches(is_target, 4, 6, np.random.default_rng(seed))).tolist() for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def augment_inputs() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(4)
+    images = rng.random((24, 2, 20, 20), dtype=np.float32)
+    return images, (rng.random((24, 3, 20, 20)) > 0.7).astype(np.float32)
+
+
+def test_augmentation_replays_from_its_generator_alone() -> None:
+    images, masks = augment_inputs()
+    results = []
+    for global_seed in (0, 1):
+        random.seed(global_seed)
+        np.random.seed(global_seed)
+        torch.manual_seed(global_seed)
+        results.append(augment(images, masks, AugmentationSettings(), np.random.default_rng(11)))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    other = augment(images, masks, AugmentationSettings(), np.random.default_rng(12))
+    assert not torch.equal(results[0][0], other[0])
+
+
+def test_augmentation_leaves_global_generators_alone_and_ranges_intact() -> None:
+    images, masks = augment_inputs()
+    copies = images.copy(), masks.copy()
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    moved, moved_masks = augment(images, masks, AugmentationSettings(), np.random.default_rng(0))
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states
+    assert moved.dtype == moved_masks.dtype == torch.float32
+    assert float(moved.min()) >= 0
+    assert float(moved.max()) <= 1
+    assert set(moved_masks.unique().tolist()) == {0.0, 1.0}
+    np.testing.assert_array_equal(images, copies[0])
+    np.testing.assert_array_equal(masks, copies[1])
+
+
+def test_images_and_masks_move_together_each_slice_its_own_way() -> None:
+    mask = np.zeros((8, 1, 40, 40), dtype=np.float32)
+    mask[:, :, 5:20, 8:30] = 1
+    settings = replace(AugmentationSettings(), intensity=False)
+    moved, moved_masks = augment(mask, mask, settings, np.random.default_rng(0))
+    assert torch.equal((moved > 0.5).float(), moved_masks)
+    assert len({m.numpy().tobytes() for m in moved_masks}) > 4
+
+
+def test_no_augmentation_is_the_identity() -> None:
+    images, masks = augment_inputs()
+    moved, moved_masks = augment(images, masks, STILL, np.random.default_rng(0))
+    torch.testing.assert_close(moved, torch.from_numpy(images), atol=1e-5, rtol=0)
+    assert torch.equal(moved_masks, torch.from_numpy(masks))
+
+
+# ---- stages -----------------------------------------------------------------------------------------------
+
+
+def stored_cases(planned: Workspace, count: int | None = None) -> list[StoredCase]:
+    folder = planned.preprocessed / "SPDPlans_2d"
+    return [StoredCase(folder, case) for case in StoredCase.list(folder)[:count]]
+
+
+def tiny_network(settings: SPDSettings) -> SPDNetwork:
+    torch.manual_seed(0)
+    return build_network("tiny", 1, 2, 56, settings.lora.rank, settings.lora.alpha, settings.lora.dropout)
+
+
+def test_batches_hold_the_slices_of_the_table(planned: Workspace) -> None:
+    cases = stored_cases(planned)
+    table = slice_table(cases)
+    assert len(table) == sum(len(c.slices) for c in cases)
+    data = SliceBatches(cases, table, [np.array([0, 9]), np.array([20])], None, [])
+    images, masks = data[0]
+    case, index = table[9]
+    np.testing.assert_array_equal(images[1], cases[case].slices[index].astype(np.float32))
+    np.testing.assert_array_equal(masks[1], cases[case].masks[index])
+    assert len(data) == 2
+
+
+def test_stage_1_learns_one_batch_and_changes_nothing_else(planned: Workspace) -> None:
+    cases = stored_cases(planned, 1)
+    n_slices = len(cases[0].slices)
+    settings = tiny_settings(stage1=StageSettings(30, 1, n_slices, 1e-2), augmentation=STILL)
+    network = tiny_network(settings)
+    before = {n: p.detach().clone() for n, p in network.named_parameters()}
+    stage = SaliencyStage(network, settings, cases, [], CPU, 0)
+    stage.prepare()
+    losses = [stage.train_epoch(epoch) for epoch in range(30)]
+    assert losses[-1] < 0.6 * losses[0]
+    changed = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
+    assert changed == network.stage1_parameters().keys()
+
+
+def raw_true_settings(**changes: Any) -> SPDSettings:
+    """Four true points per slice, all slices decoded: nothing depends on what stage 1 has learned."""
+    start = {"distillation": DistillationSettings(mode="raw"), "prompts": PromptSettings("true"), "augmentation": STILL}
+    return tiny_settings(**{**start, **changes})
+
+
+def prompt_stage(planned: Workspace, settings: SPDSettings, folder: Path, n_cases: int = 1) -> PromptStage:
+    cases = stored_cases(planned, n_cases)
+    return PromptStage(tiny_network(settings), settings, cases, cases[:1], CPU, 0, folder / "cache")
+
+
+def test_stage_2_learns_and_changes_the_decoder_only(planned: Workspace, tmp_path: Path) -> None:
+    settings = raw_true_settings(stage2=StageSettings(20, 1, 100, 1e-3))
+    stage = prompt_stage(planned, settings, tmp_path)
+    network = stage.network
+    before = {n: p.detach().clone() for n, p in network.named_parameters()}
+    stage.prepare()
+    first = stage.validate()
+    losses = [stage.train_epoch(epoch) for epoch in range(20)]
+    last = stage.validate()
+    assert losses[-1] < 0.75 * losses[0]
+    assert last.loss < first.loss
+    assert last.mean_dice > first.mean_dice
+    changed = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
+    assert changed <= network.stage2_parameters().keys()
+    assert "class_embedding.weight" in changed
+    assert any(n.startswith("mask_decoder.transformer.") for n in changed)
+    stage.finish()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_consistency_term_changes_the_training(planned: Workspace, tmp_path: Path) -> None:
+    weights = []
+    for index, consistency in enumerate((0.0, 0.1, 0.1)):
+        settings = raw_true_settings(consistency=ConsistencySettings(consistency), stage2=StageSettings(1, 2, 8, 1e-3))
+        stage = prompt_stage(planned, settings, tmp_path / str(index))
+        stage.prepare()
+        stage.train_epoch(0)
+        weights.append(torch.cat([p.detach().flatten() for p in stage.parameters()]))
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[1], weights[2])
+
+
+def test_prompts_are_fresh_each_epoch_and_fixed_in_validation(planned: Workspace) -> None:
+    case = stored_cases(planned, 1)[0]
+    simulated = PromptSettings("simulated")
+    drawn = [draw_prompts(case, simulated, np.random.default_rng(s)).points_syx for s in (0, 1)]
+    assert drawn[0].shape != drawn[1].shape or not np.array_equal(*drawn)
+    fixed = [validation_prompts(case, simulated).points_syx for _ in range(2)]
+    np.testing.assert_array_equal(*fixed)
+    other = validation_prompts(stored_cases(planned, 2)[1], simulated).points_syx
+    assert other.shape != fixed[0].shape or not np.array_equal(other, fixed[0])
+    true = draw_prompts(case, PromptSettings("true"), np.random.default_rng(0))
+    s, y, x = np.floor(true.points_syx + 0.5).astype(int).T
+    assert np.asarray(case.masks)[s, true.class_index, y, x].all()
+    files = draw_prompts(case, PromptSettings("files"), np.random.default_rng(0))
+    assert len(files) == 0, "this data set was preprocessed without prompt files"
+    with pytest.raises(PlansError, match=r"spd\.prompts\.source is 'web'"):
+        draw_prompts(case, PromptSettings("web"), np.random.default_rng(0))  # type: ignore[arg-type]
+
+
+def test_stored_variants_move_slices_masks_and_points_alike(planned: Workspace, tmp_path: Path) -> None:
+    case = stored_cases(planned, 1)[0]
+    settings = tiny_settings()
+    network = tiny_network(settings)
+    augmentation = replace(AugmentationSettings(), stored_variants=3)
+    store = EmbeddingStore(tmp_path / "store")
+    (variants,) = store.encode(network, [case], augmentation, 4, CPU, seed=5)
+    (again,) = EmbeddingStore(tmp_path / "again").encode(network, [case], augmentation, 4, CPU, seed=5)
+    assert len(variants) == 3
+    assert [v.transform for v in variants] == [v.transform for v in again]
+    assert variants[0].transform == SliceTransform()
+    np.testing.assert_array_equal(variants[0].masks, case.masks)
+    with torch.no_grad():
+        images = torch.from_numpy(np.asarray(case.slices, dtype=np.float32))
+        embeddings = network.encode(images)
+        saliency = torch.sigmoid(network.saliency_logits(embeddings))
+    np.testing.assert_allclose(variants[0].embeddings, embeddings, atol=0.05)
+    np.testing.assert_allclose(variants[0].saliency, saliency, atol=0.02)
+    prompts = draw_prompts(case, PromptSettings("true"), np.random.default_rng(0))
+    for variant in variants[1:]:
+        assert variant.transform != SliceTransform()
+        assert not np.array_equal(variant.masks, case.masks)
+        moved = variant.move(prompts)
+        s, y, x = np.floor(moved.points_syx + 0.5).astype(int).T
+        inside = np.asarray(variant.masks)[s, moved.class_index, y, x]
+        assert inside.mean() > 0.85, "all but points at the border stay inside the moved mask"
+    store.close()
+    assert not store.folder.exists()
+    (plain,) = EmbeddingStore(tmp_path / "plain").encode(network, [case], None, 4, CPU, seed=5)
+    assert len(plain) == 1
+
+
+def rows_of(slices: list[int], classes: list[int]) -> DecoderRows:
+    n = len(slices)
+    arrays = np.zeros((n, 1, 2), dtype=np.float32), np.zeros((n, 1), dtype=bool)
+    return DecoderRows(np.array(slices), np.array(classes), *arrays)
+
+
+@pytest.mark.parametrize("run_length", [1, 3, 4, 20])
+def test_runs_cover_every_row_once_stay_in_class_and_vary(run_length: int) -> None:
+    rows = rows_of([0, 1, 2, 3, 5, 6, 7, 9, 0, 1, 8], [0] * 8 + [1] * 3)
+    seen = set()
+    for seed in range(30):
+        parts = _cut(rows, run_length, np.random.default_rng(seed))
+        assert np.concatenate(parts).tolist() == list(range(11))
+        assert all(0 < len(p) <= run_length for p in parts)
+        assert all(len(set(rows.class_index[p].tolist())) == 1 for p in parts)
+        seen.add(tuple(len(p) for p in parts))
+    assert len(seen) == 1 if run_length == 1 else len(seen) > 1
+
+
+def test_pairs_are_adjacent_slices_of_one_run_that_both_hold_target() -> None:
+    rows = rows_of([2, 3, 4, 6, 7, 3, 4], [0, 0, 0, 0, 0, 1, 1])
+    variant: Any = None
+    runs = [_Run(variant, rows, np.array(i)) for i in ([0, 1, 2, 3, 4], [5, 6], [6])]
+    masks = np.ones((8, 2, 2), dtype=np.uint8)
+    assert _adjacent_pairs(runs, masks).tolist() == [[0, 1], [1, 2], [3, 4], [5, 6]]
+    masks[1] = 0
+    assert _adjacent_pairs(runs, masks).tolist() == [[3, 4], [5, 6]]
+    assert _adjacent_pairs(runs, np.zeros_like(masks)).shape == (0, 2)
+    assert _adjacent_pairs([_Run(variant, rows, np.array([3]))], masks[:1]).shape == (0, 2)
+
+
+def test_batches_of_stage_2_hold_whole_runs_and_keep_to_the_plans(planned: Workspace, tmp_path: Path) -> None:
+    settings = raw_true_settings(stage2=StageSettings(1, 3, 6, 1e-3), consistency=ConsistencySettings(0.1, 4))
+    stage = prompt_stage(planned, settings, tmp_path, n_cases=3)
+    stage.prepare()
+    batches = stage._draw_batches(np.random.default_rng(0))
+    assert len(batches) == 3
+    assert all(6 <= sum(len(r.indices) for r in batch) < 6 + 4 for batch in batches)
+    seen = [(r.variant.name, int(i)) for batch in batches for r in batch for i in r.indices]
+    assert len(seen) == len(set(seen))
+
+
+class OneParameterStage(Stage):
+    """A stage whose loss is told."""
+
+    number = 1
+    name = "test"
+
+    @property
+    def stage_settings(self) -> StageSettings:
+        return self.settings.stage1
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [self.parameter]
+
+    def prepare(self) -> None:
+        self.parameter = torch.nn.Parameter(torch.zeros(1))
+        super().prepare()
+
+    def train_epoch(self, epoch: int) -> float:
+        raise NotImplementedError
+
+    def validate(self) -> Any:
+        raise NotImplementedError
+
+
+def one_parameter_stage(scheduler: Any) -> OneParameterStage:
+    settings = tiny_settings(stage1=StageSettings(10, 1, 1, 0.1, scheduler=scheduler))
+    stage = OneParameterStage(None, settings, [], [], CPU, 0)  # type: ignore[arg-type]
+    stage.prepare()
+    return stage
+
+
+def test_poly_schedule_is_nnunet_s() -> None:
+    stage = one_parameter_stage("poly")
+    rates = [stage.set_learning_rate(epoch) for epoch in range(10)]
+    np.testing.assert_allclose(rates, [0.1 * (1 - e / 10) ** 0.9 for e in range(10)])
+    stage.after_epoch(1.0)
+    assert stage.optimizer.param_groups[0]["lr"] == rates[-1]
+
+
+def test_plateau_schedule_halves_after_five_epochs_without_progress_and_survives_a_resume() -> None:
+    stage = one_parameter_stage("plateau")
+    rates = []
+    for epoch in range(8):
+        rates.append(stage.set_learning_rate(epoch))
+        stage.after_epoch(1.0)
+        if epoch == 3:
+            state, stage = stage.state(), one_parameter_stage("plateau")
+            stage.load_state(state)  # type: ignore[arg-type]
+    assert rates == [0.1] * 6 + [0.05] * 2
+
+
+def test_gradients_are_clipped() -> None:
+    stage = one_parameter_stage("poly")
+    stage.step(1000 * stage.parameter.sum())
+    assert stage.parameter.grad is not None
+    assert float(stage.parameter.grad) == pytest.approx(12.0, rel=1e-4)
+
+
+def test_pseudo_dice_sums_pixels_over_slices() -> None:
+    rng = np.random.default_rng(0)
+    predicted, target = rng.random((2, 5, 3, 6, 6)) > 0.5
+    predicted[:, 2] = target[:, 2] = False
+    counter = DiceCounter(3)
+    counter.add(predicted[:2], target[:2].astype(np.uint8))
+    counter.add(predicted[2:], target[2:])
+    dice = counter.dice()
+    for k in (0, 1):
+        overlap = (predicted[:, k] & target[:, k]).sum()
+        assert dice[k] == pytest.approx(2 * overlap / (predicted[:, k].sum() + target[:, k].sum()))
+    assert np.isnan(dice[2])
+
+
+# ---- trainer ----------------------------------------------------------------------------------------------
+
+
+def make_trainer(
+    planned: Workspace,
+    fold: int | str = 0,
+    epochs: tuple[int, int] = (2, 2),
+    trainer_class: type[SPDTrainer] = SPDTrainer,
+    change: Callable[[SPDSettings], SPDSettings] = lambda s: s,
+) -> SPDTrainer:
+    plans = SPDPlans.load(planned.preprocessed / "SPDPlans.json")
+    s = plans.settings
+    stages = {"stage1": replace(s.stage1, epochs=epochs[0], iterations_per_epoch=2)}
+    stages["stage2"] = replace(s.stage2, epochs=epochs[1], iterations_per_epoch=2)
+    lenient = replace(s.distillation, tau=0.3)  # the saliency of two epochs is low
+    plans = replace(plans, settings=change(replace(s, **stages, distillation=lenient)))
+    dataset_json = json.loads((planned.preprocessed / "dataset.json").read_text())
+    return trainer_class(plans.to_dict(), "2d", fold, dataset_json, CPU, 3)
+
+
+def run(trainer: SPDTrainer) -> SPDTrainer:
+    trainer.initialize()
+    trainer.run_training()
+    return trainer
+
+
+def interrupted_after(epochs: int) -> type[SPDTrainer]:
+    """A trainer of the same name that is cut off after so many epochs in all."""
+
+    class Interrupted(SPDTrainer):
+        done = 0
+
+        def _run_epoch(self, stage: Stage) -> None:
+            if self.done == epochs:
+                raise KeyboardInterrupt
+            super()._run_epoch(stage)
+            self.done += 1
+
+        def save_checkpoint(self, filename: str, stage: Stage | None = None) -> None:
+            if filename == "checkpoint_final.pth":
+                raise KeyboardInterrupt
+            super().save_checkpoint(filename, stage)
+
+    Interrupted.__name__ = "SPDTrainer"
+    return Interrupted
+
+
+def records(trainer: SPDTrainer) -> list[dict[str, Any]]:
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in trainer.log.state()]
+
+
+def test_a_resumed_training_ends_bit_equal_wherever_it_was_cut_off(planned: Workspace) -> None:
+    straight = run(make_trainer(planned))
+    expected, curve = straight.network.own_state(), records(straight)
+    assert len(curve) == 4
+    for epochs_done in (1, 2, 3, 4):
+        first = make_trainer(planned, trainer_class=interrupted_after(epochs_done))
+        (first.output_folder / "checkpoint_final.pth").unlink(missing_ok=True)
+        with pytest.raises(KeyboardInterrupt):
+            run(first)
+        file = resume_checkpoint(first.output_folder)
+        assert file is not None
+        assert file.name == "checkpoint_latest.pth"
+        second = make_trainer(planned)
+        second.initialize()
+        second.load_checkpoint(file)
+        second.run_training()
+        state = second.network.own_state()
+        different = [n for n, p in state.items() if not torch.equal(p, expected[n])]
+        assert not different, f"cut off after {epochs_done} epochs"
+        assert records(second) == curve
+        assert second.best_smoothed_dice == straight.best_smoothed_dice
+        assert not list(first.output_folder.glob("stage2_embeddings"))
+
+
+def test_the_seed_decides_everything(planned: Workspace) -> None:
+    states = []
+    for seed in (3, 3, 4):
+        trainer = make_trainer(planned, "all", (1, 1))
+        trainer.seed = seed
+        states.append(run(trainer).network.own_state())
+    assert all(torch.equal(p, states[1][n]) for n, p in states[0].items())
+    assert any(not torch.equal(p, states[2][n]) for n, p in states[0].items())
+
+
+def test_a_training_leaves_what_nnunet_users_expect(planned: Workspace) -> None:
+    trainer = make_trainer(planned, 0, (1, 2))
+    trainer.initialize()
+    assert not trainer.model_folder.exists(), "nothing is written before the training starts"
+    trainer.run_training()
+    names = {f.name for f in trainer.output_folder.iterdir()}
+    logs = {n for n in names if n.startswith("training_log_")}
+    assert len(logs) == 1
+    assert names - logs == {"checkpoint_final.pth", "checkpoint_best.pth", "progress.png"}
+    assert {f.name for f in trainer.model_folder.iterdir()} == {
+        "plans.json", "dataset.json", "spd_fingerprint.json", "fold_0",
+    }  # fmt: skip
+    assert SPDPlans.load(trainer.model_folder / "plans.json") == trainer.plans
+    text = (trainer.output_folder / logs.pop()).read_text()
+    for part in ("stage 1", "stage 2", "train loss", "val Dice bright", "half", "lr", "best smoothed Dice"):
+        assert part in text
+    content = torch.load(trainer.output_folder / "checkpoint_final.pth", weights_only=True)
+    assert content["trainer_name"] == "SPDTrainer"
+    assert content["init_args"] == {"configuration": "2d", "fold": 0, "seed": 3}
+    assert content["network_weights"].keys() == trainer.network.own_state().keys()
+
+
+def test_the_best_checkpoint_follows_nnunet_s_smoothing(planned: Workspace) -> None:
+    trainer = run(make_trainer(planned, 0, (2, 3)))
+    smoothed: float | None = None
+    for index, record in enumerate(trainer.log.records):
+        smoothed = None if index in (0, 2) else smoothed  # each stage starts anew
+        mean = float(np.nanmean(record.dice))
+        smoothed = mean if smoothed is None else 0.9 * smoothed + 0.1 * mean
+        assert record.smoothed_dice == pytest.approx(smoothed)
+    stage2 = [r.smoothed_dice for r in trainer.log.records if r.stage == 2]
+    best = torch.load(trainer.output_folder / "checkpoint_best.pth", weights_only=True)
+    assert best["_best_ema"] == trainer.best_smoothed_dice == max(s for s in stage2 if s is not None)
+    assert best["current_epoch"] == int(np.argmax(stage2)) + 1
+
+
+def test_splits_are_made_once_and_then_used(planned: Workspace) -> None:
+    file = planned.preprocessed / "splits_final.json"
+    trainer = make_trainer(planned, 2)
+    trainer.initialize()
+    made = json.loads(file.read_text())
+    assert len(made) == 5
+    assert [c.case for c in trainer.val_cases] == made[2]["val"]
+    assert {c.case for c in trainer.train_cases} == set(made[2]["train"])
+    other = [{"train": ["blob_000", "blob_001"], "val": ["blob_004"]}]
+    file.write_text(json.dumps(other))
+    trainer = make_trainer(planned, 0)
+    trainer.initialize()
+    assert [c.case for c in trainer.train_cases] == ["blob_000", "blob_001"]
+    assert [c.case for c in trainer.val_cases] == ["blob_004"]
+    assert json.loads(file.read_text()) == other
+    file.write_text(json.dumps([{"train": ["gone"], "val": []}]))
+    with pytest.raises(DatasetError, match="gone"):
+        make_trainer(planned, 0).initialize()
+
+
+def test_fold_all_trains_on_everything_and_validates_nothing(planned: Workspace) -> None:
+    trainer = run(make_trainer(planned, "all", (1, 1)))
+    assert len(trainer.train_cases) == 5
+    assert not trainer.val_cases
+    assert trainer.perform_actual_validation() is None
+    assert not (planned.preprocessed / "splits_final.json").exists()
+    assert not (trainer.output_folder / "checkpoint_best.pth").exists()
+    assert not (trainer.output_folder / "validation").exists()
+    assert all(r.val_loss is None for r in trainer.log.records)
+    assert load_or_create_splits(planned.preprocessed / "none.json", ["a", "b"], "all").val == ()
+
+
+def test_checkpoints_of_something_else_are_refused(planned: Workspace) -> None:
+    written = run(make_trainer(planned, "all", (1, 0)))
+    file = written.output_folder / "checkpoint_final.pth"
+    plans_file = written.model_folder / "plans.json"
+    before = plans_file.read_bytes()
+
+    def load(change: Callable[[SPDSettings], SPDSettings] = lambda s: s, **options: Any) -> None:
+        trainer = make_trainer(planned, "all", (1, 1), change=change, **options)
+        trainer.initialize()
+        trainer.load_checkpoint(file)
+
+    load()
+    with pytest.raises(ModelError, match="was written by SPDTrainer, not SPDTrainerNoPSC; choose it with -tr"):
+        load(trainer_class=TRAINERS["SPDTrainerNoPSC"])
+    with pytest.raises(ModelError, match=r"normalization was .*99\.5.*the plans say .*98\.0"):
+        load(lambda s: replace(s, normalization=(replace(s.normalization[0], high=98.0),)))
+    with pytest.raises(ModelError, match=r"lora was .*rank"):
+        load(lambda s: replace(s, lora=replace(s.lora, rank=2)))
+    load(lambda s: replace(s, distillation=replace(s.distillation, tau=0.4)))
+    assert plans_file.read_bytes() == before, "a refused checkpoint changes no plans"
+    content = torch.load(file, weights_only=True)
+    torch.save({**content, "backbone": "lite"}, file)
+    with pytest.raises(ModelError, match="is a model on lite, the plans are for tiny"):
+        load()
+    torch.save({**content, "network_weights": {}}, file)
+    with pytest.raises(ModelError, match="does not fit the plans of this training"):
+        load()
+
+
+def test_cases_preprocessed_for_another_size_are_refused(planned: Workspace) -> None:
+    trainer = make_trainer(planned, "all", change=lambda s: replace(s, image_size=112))
+    with pytest.raises(DatasetError, match=r"blob_000 is preprocessed for 56 px, SPDPlans says 112; run spd_preprocess"):
+        trainer.initialize()
+
+
+def test_unpreprocessed_data_is_an_error(planned: Workspace) -> None:
+    for file in (planned.preprocessed / "SPDPlans_2d").glob("*.json"):
+        file.unlink()
+    with pytest.raises(DatasetError, match="holds no preprocessed cases; run spd_plan_and_preprocess"):
+        make_trainer(planned).initialize()
+
+
+def test_stage_1_can_be_taken_from_another_training(planned: Workspace) -> None:
+    source = run(make_trainer(planned, "all", (1, 1)))
+    file = source.output_folder / "checkpoint_final.pth"
+    trainer = make_trainer(planned, "all", (1, 1), TRAINERS["SPDTrainerLocalOnly"])
+    trainer.initialize()
+    published = trainer.network.own_state()
+    trainer.start_from_stage1(file)
+    state, given = trainer.network.own_state(), source.network.own_state()
+    stage1 = trainer.network.stage1_parameters().keys()
+    assert all(torch.equal(p, (given if n in stage1 else published)[n]) for n, p in state.items())
+    trainer.run_training()
+    final = trainer.network.own_state()
+    assert all(torch.equal(final[n], given[n]) for n in stage1)
+    assert any(not torch.equal(final[n], published[n]) for n in final.keys() - stage1)
+    assert [r.stage for r in trainer.log.records] == [2]
+    other = make_trainer(planned, "all", (1, 1), change=lambda s: replace(s, lora=replace(s.lora, rank=2)))
+    other.initialize()
+    with pytest.raises(ModelError, match="does not fit"):
+        other.start_from_stage1(file)
+    tuning = run(make_trainer(planned, "all", (1, 0), TRAINERS["SPDTrainerSAMTuning"]))
+    with pytest.raises(ModelError, match="lacks .*lora.* more weights of stage 1"):
+        other.start_from_stage1(tuning.output_folder / "checkpoint_final.pth")
+
+
+def flat(settings: SPDSettings) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(settings).items():
+        content |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    return content
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("SPDTrainer", {}),
+        ("SPDTrainerNoPSC", {"consistency.weight": 0.0}),
+        ("SPDTrainerLocalOnly", {"distillation.n_context": 0}),
+        ("SPDTrainerRawPrompts", {"distillation.mode": "raw", "consistency.weight": 0.0}),
+        (
+            "SPDTrainerSAMTuning",
+            {"distillation.mode": "raw", "consistency.weight": 0.0, "lora.rank": 0, "stage1.epochs": 0},
+        ),
+        (
+            "SPDTrainerTruePoints",
+            {"distillation.mode": "raw", "consistency.weight": 0.0, "prompts.source": "true"},
+        ),
+        ("SPDTrainerEmptyMask", {"distillation.empty_consensus": "empty"}),
+        ("SPDTrainerPlateau", {"stage1.scheduler": "plateau", "stage2.scheduler": "plateau"}),
+    ],
+)
+def test_variants_change_what_they_say_and_nothing_else(name: str, changes: dict[str, Any]) -> None:
+    before = flat(tiny_settings())
+    after = flat(get_trainer(name).adapt_settings(tiny_settings()))
+    assert {k: v for k, v in after.items() if v != before[k]} == changes
+
+
+def test_every_trainer_is_covered_above_and_unknown_ones_list_the_known() -> None:
+    (mark,) = test_variants_change_what_they_say_and_nothing_else.pytestmark  # type: ignore[attr-defined]
+    assert {name for name, _ in mark.args[1]} == TRAINERS.keys()
+    with pytest.raises(ConfigurationError, match=r"'SPDTrainerX'; known are SPDTrainer, SPDTrainerNoPSC"):
+        get_trainer("SPDTrainerX")
+
+
+def test_sam_tuning_trains_the_published_encoder_s_decoder_only(planned: Workspace) -> None:
+    trainer = run(make_trainer(planned, "all", (5, 1), TRAINERS["SPDTrainerSAMTuning"]))
+    assert [r.stage for r in trainer.log.records] == [2]
+    assert not any("lora" in n for n in trainer.network.own_state())
+    assert trainer.plans.settings.stage1.epochs == 0
+
+
+def test_validation_writes_predictions_and_an_nnunet_summary(planned: Workspace) -> None:
+    trainer = run(make_trainer(planned, 0, (2, 2)))
+    summary = trainer.perform_actual_validation()
+    folder = trainer.output_folder / "validation"
+    stored = json.loads((folder / "summary.json").read_text())
+    assert stored.keys() == {"foreground_mean", "mean", "metric_per_case"}
+    assert stored["mean"].keys() == {"1", "2"}
+    assert summary is not None
+    cases = [c.case for c in trainer.val_cases]
+    assert sorted(f.name for f in folder.iterdir()) == [*(f"{c}.nii.gz" for c in sorted(cases)), "summary.json"]
+    dice: dict[str, list[float]] = {"1": [], "2": []}
+    for case, entry in zip(cases, stored["metric_per_case"], strict=True):
+        label = sitk.ReadImage(str(planned.raw / "labelsTr" / f"{case}.nii.gz"))
+        image = sitk.ReadImage(str(folder / f"{case}.nii.gz"))
+        assert image.GetSize() == label.GetSize()
+        np.testing.assert_allclose(image.GetDirection(), label.GetDirection(), atol=1e-6)
+        np.testing.assert_allclose(image.GetOrigin(), label.GetOrigin(), atol=1e-4)
+        truth, found = sitk.GetArrayFromImage(label), sitk.GetArrayFromImage(image)
+        for key, values in dice.items():
+            a, b = truth == int(key), found == int(key)
+            values.append(2 * (a & b).sum() / (a.sum() + b.sum()))
+            assert entry["metrics"][key]["Dice"] == pytest.approx(values[-1])
+            assert entry["metrics"][key]["n_pred"] == b.sum()
+    means = [float(np.mean(v)) for v in dice.values()]
+    assert stored["foreground_mean"]["Dice"] == pytest.approx(np.mean(means))
