@@ -78,7 +78,11 @@ def _run_pipeline(args: argparse.Namespace, folder: Path, raw: Path) -> dict[str
     """Run every command; returns the folder of predictions of each method."""
     device = ["-device", args.device] if args.device else []
     seed = ["--seed", str(args.seed)]
-    _command("spd_plan_and_preprocess", plan_and_preprocess.main, ["-d", "501", "-sam", "lite", "-image_size", IMAGE_SIZE, *device])
+    _command(
+        "spd_plan_and_preprocess",
+        plan_and_preprocess.main,
+        ["-d", "501", "-sam", "lite", "-image_size", IMAGE_SIZE, *device],
+    )
     _command("spd_train", train.main, ["501", "all", "-epochs", *args.epochs, *seed, *device])
     results = folder / "nnUNet_results" / DATASET_NAME
     stage1 = results / "SPDTrainer__SPDPlans__2d" / "fold_all" / "checkpoint_final.pth"

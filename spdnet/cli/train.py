@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     configuration, fold = _configuration_and_fold(args.rest)
     device = get_device(args.device)
     trainer = _build_trainer(args, configuration, fold, device)
+    _check_has_prior(args, trainer)
     continued = resume_checkpoint(trainer.output_folder) if args.c or args.val else None
     if args.val and continued is None:
         raise ConfigurationError(f"--val: {trainer.output_folder} holds no checkpoint to validate; train first")
@@ -72,12 +73,25 @@ def _configuration_and_fold(rest: list[str]) -> tuple[str, int | str]:
     return CONFIGURATION, "all" if fold == "all" else int(fold)
 
 
+def _check_has_prior(args: argparse.Namespace, trainer: SPDTrainer) -> None:
+    """Raise ConfigurationError if points would be distilled by a saliency head that nothing has trained."""
+    settings = trainer.settings
+    continues = args.c or args.val or args.stage1_from is not None
+    if settings.stage1.epochs == 0 and settings.distillation.mode == "consensus" and not continues:
+        raise ConfigurationError(
+            f"{args.tr} with 0 epochs of stage 1 has no saliency to judge points by; give at least 1, or a trained "
+            "stage 1 with -stage1_from"
+        )
+
+
 def _build_trainer(args: argparse.Namespace, configuration: str, fold: int | str, device: object) -> SPDTrainer:
     folder = preprocessed_root() / resolve_dataset_name(args.dataset)
     plans = SPDPlans.load(folder / f"{args.p}.json")
     if args.epochs is not None:
         s = plans.settings
         first, second = args.epochs
+        if min(first, second) < 0:
+            raise ConfigurationError(f"-epochs {first} {second}: epochs must be 0 or more")
         settings = replace(s, stage1=replace(s.stage1, epochs=first), stage2=replace(s.stage2, epochs=second))
         reasons = {**plans.reasons, "epochs": f"-epochs {first} {second} on the command line"}
         plans = replace(plans, settings=settings, reasons=reasons)

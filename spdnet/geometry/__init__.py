@@ -5,7 +5,7 @@ pixels (slice, y, x) are what the model sees. `ImageGeometry` joins the first tw
 last two. No other package computes coordinates.
 """
 
-from spdnet.geometry.case_mapping import CaseMapping, plan_case_mapping, rescale_points
+from spdnet.geometry.case_mapping import CaseMapping, plan_case_mapping, raw_resolution_mapping, rescale_points
 from spdnet.geometry.image_geometry import ImageGeometry, default_slicing_axis, nearest_index
 from spdnet.geometry.slice_transform import SliceTransform
 
@@ -16,5 +16,6 @@ __all__ = [
     "default_slicing_axis",
     "nearest_index",
     "plan_case_mapping",
+    "raw_resolution_mapping",
     "rescale_points",
 ]

@@ -175,6 +175,27 @@ def plan_case_mapping(
     return CaseMapping(geometry.shape_zyx, permutation, flips, crop_box, scaled, pad, image_size)  # type: ignore[arg-type]
 
 
+def raw_resolution_mapping(geometry: ImageGeometry, slicing_axis: int) -> CaseMapping:
+    """A mapping that orients and slices, but neither crops nor scales: network pixels are voxels.
+
+    Args:
+        geometry: grid of the raw image.
+        slicing_axis: canonical axis to slice along; must be 0 for a 2D image.
+    """
+    permutation, flips = geometry.canonical_axes()
+    order = [slicing_axis] + [axis for axis in range(3) if axis != slicing_axis]
+    slices, rows, columns = (geometry.canonical_shape()[axis] for axis in order)
+    return CaseMapping(
+        raw_shape_zyx=geometry.shape_zyx,
+        permutation=(permutation[order[0]], permutation[order[1]], permutation[order[2]]),
+        flips=(flips[order[0]], flips[order[1]], flips[order[2]]),
+        crop_box=((0, slices), (0, rows), (0, columns)),
+        scaled_size=(rows, columns),
+        pad_offset=(0, 0),
+        image_size=max(rows, columns),
+    )
+
+
 def _resize(slices: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
     if tuple(slices.shape[-2:]) == size:
         return slices

@@ -20,7 +20,7 @@ from spdnet.dataset import CaseFiles, Labels, RawDataset, read_image, read_label
 from spdnet.dataset.image_io import read_geometry
 from spdnet.errors import DatasetError, PlansError
 from spdnet.files import read_json, write_json
-from spdnet.geometry import CaseMapping, ImageGeometry, default_slicing_axis, plan_case_mapping
+from spdnet.geometry import ImageGeometry, default_slicing_axis, raw_resolution_mapping
 from spdnet.geometry.image_geometry import axis_name
 from spdnet.parallel import map_cases
 from spdnet.prompts import PromptStatistics, count_prompts, load_slice_prompts
@@ -164,7 +164,7 @@ def measure_case(case: CaseFiles, labels: Labels, slicing_axis: int) -> CaseFing
         PromptFileError: unreadable prompts or points outside the image.
     """
     image, geometry = read_image(case.images, case.case)
-    mapping = native_mapping(geometry, slicing_axis)
+    mapping = raw_resolution_mapping(geometry, slicing_axis)
     assert case.label is not None
     label_map = read_checked_label(case, labels, geometry)
     masks = mapping.orient(labels.masks(label_map))
@@ -212,15 +212,6 @@ def read_checked_label(case: CaseFiles, labels: Labels, geometry: ImageGeometry)
             f"(declared: {sorted(labels.declared_values)})"
         )
     return label_map
-
-
-def native_mapping(geometry: ImageGeometry, slicing_axis: int) -> CaseMapping:
-    """A mapping that orients and slices but keeps the pixels as they are."""
-    shape = geometry.canonical_shape()
-    order = [slicing_axis] + [a for a in range(3) if a != slicing_axis]
-    rows, columns = shape[order[1]], shape[order[2]]
-    mapping = plan_case_mapping(geometry, slicing_axis, max(rows, columns), 1.0)
-    return dataclasses.replace(mapping, scaled_size=(rows, columns), pad_offset=(0, 0))
 
 
 def _measure_class(mask: np.ndarray, pixel_area_mm2: float) -> ClassFingerprint:

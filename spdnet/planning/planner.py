@@ -138,8 +138,8 @@ class SPDPlanner:
         self.reasons["image_size"] = (
             f"{'chosen by the user' if self.image_size is not None else 'rule'}: slices extend {extent:.1f} mm "
             f"(95th percentile), {native:.0f} pixels as stored; the smallest class, {name}, is {width_mm:.1f} mm wide "
-            f"and needs {resolving:.0f} pixels for {MIN_TOKENS_ACROSS_TARGET:.0f} tokens of {backbone.token_stride} pixels "
-            f"across; that makes {wanted} as a multiple of {backbone.size_multiple}, at most {largest} on "
+            f"and needs {resolving:.0f} pixels for {MIN_TOKENS_ACROSS_TARGET:.0f} tokens of {backbone.token_stride} "
+            f"pixels across; that makes {wanted} as a multiple of {backbone.size_multiple}, at most {largest} on "
             f"{self.device}; at {size} it is {tokens:.1f} tokens wide"
         )
         self.reasons["pixel_spacing_mm"] = f"{extent:.1f} mm on {size} pixels; larger slices are scaled down to fit"
@@ -176,10 +176,14 @@ class SPDPlanner:
             f"{batch} slices: about {per_slice / 2**20:.0f} MiB each, at most half of {self.memory_gb:.0f} GB"
         )
         self.reasons["iterations_per_epoch"] = f"one pass over {n_slices} slices, 25 to 250 iterations"
+        self.reasons["focal_alpha"] = (
+            "0.75 in stage 1: distillation can drop what saliency finds too much, but never add what it misses; "
+            "0.5 in stage 2"
+        )
         self.reasons["epochs"] = f"about {total1} and {total2} iterations on {self.device}"
         return (
-            StageSettings(epochs1, per_epoch, batch, 1e-3),
-            StageSettings(epochs2, per_epoch, batch, 5e-4),
+            StageSettings(epochs1, per_epoch, batch, 1e-3, focal_alpha=0.75),
+            StageSettings(epochs2, per_epoch, batch, 5e-4, focal_alpha=0.5),
         )
 
     def choose_distillation(self) -> DistillationSettings:
@@ -189,7 +193,7 @@ class SPDPlanner:
         self.reasons["distillation"] = (
             "2D images have no neighbouring slices: local validation only"
             if flat
-            else "tau 0.5 and n 2 as in the paper; empty consensus and number of points: see the documentation's results"
+            else "tau 0.5 and n 2 as in the paper; the rest is measured, see the documentation"
         )
         return replace(settings, n_context=0) if flat else settings
 

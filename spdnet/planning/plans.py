@@ -57,7 +57,6 @@ class LossSettings:
     dice_weight: float = 0.7
     focal_weight: float = 0.3
     focal_gamma: float = 2.0
-    focal_alpha: float = 0.5
     dice_epsilon: float = 1.0
 
 
@@ -96,6 +95,7 @@ class StageSettings:
     Attributes:
         epochs, iterations_per_epoch, batch_size: length; the batch is in slices.
         learning_rate, weight_decay: of Adam.
+        focal_alpha: weight of the foreground in the focal loss; above 0.5 prefers finding too much over too little.
         scheduler: "poly" (nnU-Net's, exponent 0.9, per epoch) or "plateau" (the paper's: factor 0.5, patience 4).
     """
 
@@ -103,6 +103,7 @@ class StageSettings:
     iterations_per_epoch: int
     batch_size: int
     learning_rate: float
+    focal_alpha: float = 0.5
     weight_decay: float = 0.0
     scheduler: Literal["poly", "plateau"] = "poly"
 

@@ -14,7 +14,7 @@ from spdnet.dataset import CaseFiles, Labels, read_label
 from spdnet.dataset.image_io import read_geometry
 from spdnet.dataset.raw_dataset import find_prompt_file
 from spdnet.errors import ConfigurationError, DatasetError
-from spdnet.geometry import CaseMapping, ImageGeometry, default_slicing_axis
+from spdnet.geometry import CaseMapping, ImageGeometry, default_slicing_axis, raw_resolution_mapping
 from spdnet.prompts.points import Markup, SlicePrompts
 from spdnet.prompts.simulate import NoiseRecipe, simulate_prompts, true_points
 from spdnet.prompts.statistics import PromptStatistics, count_prompts
@@ -26,27 +26,6 @@ def case_generator(seed: int, case: str) -> np.random.Generator:
     """The generator of one case, which depends on nothing but the seed and the case identifier."""
     digest = hashlib.sha256(case.encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
-
-
-def raw_resolution_mapping(geometry: ImageGeometry, slicing_axis: int) -> CaseMapping:
-    """A mapping that orients and slices, but neither crops nor scales: network pixels are voxels.
-
-    Args:
-        geometry: grid of the raw image.
-        slicing_axis: canonical axis to slice along; must be 0 for a 2D image.
-    """
-    permutation, flips = geometry.canonical_axes()
-    order = [slicing_axis] + [axis for axis in range(3) if axis != slicing_axis]
-    slices, rows, columns = (geometry.canonical_shape()[axis] for axis in order)
-    return CaseMapping(
-        raw_shape_zyx=geometry.shape_zyx,
-        permutation=(permutation[order[0]], permutation[order[1]], permutation[order[2]]),
-        flips=(flips[order[0]], flips[order[1]], flips[order[2]]),
-        crop_box=((0, slices), (0, rows), (0, columns)),
-        scaled_size=(rows, columns),
-        pad_offset=(0, 0),
-        image_size=max(rows, columns),
-    )
 
 
 def check_can_simulate(cases: list[CaseFiles], folder: Path, overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,8 +91,13 @@ def trained_workspace(planned_workspace: Workspace, tmp_path_factory: pytest.Tem
     with pytest.MonkeyPatch.context() as patch:
         workspace.activate(patch)
         simulate_prompts.main(["-d", "507", "-s", "Ts", "--seed", "1"])
+        plans_file = workspace.preprocessed / "SPDPlans.json"
+        plans = json.loads(plans_file.read_text())
+        plans["spd"]["stage1"]["learning_rate"] = 1e-2  # two epochs have to do
+        plans["spd"]["stage2"]["learning_rate"] = 2e-3
+        plans_file.write_text(json.dumps(plans))
         for fold in ("0", "1"):
-            train.main(["507", fold, "-epochs", "1", "1", "-device", "cpu"])
+            train.main(["507", fold, "-epochs", "2", "6", "-device", "cpu"])
     return workspace
 
 

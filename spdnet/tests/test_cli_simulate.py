@@ -11,9 +11,9 @@ import SimpleITK as sitk
 
 from spdnet.cli.simulate_prompts import main
 from spdnet.dataset import Labels, read_label
-from spdnet.geometry import nearest_index, plan_case_mapping
+from spdnet.geometry import nearest_index, plan_case_mapping, raw_resolution_mapping
 from spdnet.prompts import load_slice_prompts, read_markups
-from spdnet.prompts.simulate_files import case_generator, raw_resolution_mapping
+from spdnet.prompts.simulate_files import case_generator
 
 LABELS = Labels(("ileum", "colon"), ((1,), (2,)))
 

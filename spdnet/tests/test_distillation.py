@@ -115,9 +115,7 @@ def test_half_positions_belong_to_the_upper_pixel_and_slice() -> None:
     assert len(distill_prompts(np.array([[1.49, 0.5, 1.5]]), saliency, 0.5, 0).slice_index) == 0
 
 
-@pytest.mark.parametrize(
-    "point", [[-0.51, 1, 1], [2.5, 1, 1], [1, -0.51, 1], [1, 3.5, 1], [1, 1, -0.51], [1, 1, 4.5]]
-)
+@pytest.mark.parametrize("point", [[-0.51, 1, 1], [2.5, 1, 1], [1, -0.51, 1], [1, 3.5, 1], [1, 1, -0.51], [1, 1, 4.5]])
 def test_points_outside_the_map_prompt_nothing(point: list[float]) -> None:
     found = distill_prompts(np.array([point, [1, 1, 1]]), np.ones((3, 4, 5), dtype=np.float32), 0.5, 2)
     assert set(found.point_index.tolist()) == {1}

@@ -21,8 +21,13 @@ from spdnet.geometry import SliceTransform
 from spdnet.inference.prompting import DecoderRows
 from spdnet.network import SPDNetwork, build_network
 from spdnet.planning import SPDPlans, SPDSettings, StoredCase
-from spdnet.planning.plans import AugmentationSettings, ConsistencySettings, DistillationSettings, PromptSettings
-from spdnet.planning.plans import StageSettings
+from spdnet.planning.plans import (
+    AugmentationSettings,
+    ConsistencySettings,
+    DistillationSettings,
+    PromptSettings,
+    StageSettings,
+)
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.tiny import tiny_settings
 from spdnet.training.embedding_store import EmbeddingStore
@@ -553,7 +558,9 @@ def test_checkpoints_of_something_else_are_refused(planned: Workspace) -> None:
 
 def test_cases_preprocessed_for_another_size_are_refused(planned: Workspace) -> None:
     trainer = make_trainer(planned, "all", change=lambda s: replace(s, image_size=112))
-    with pytest.raises(DatasetError, match=r"blob_000 is preprocessed for 56 px, SPDPlans says 112; run spd_preprocess"):
+    with pytest.raises(
+        DatasetError, match=r"blob_000 is preprocessed for 56 px, SPDPlans says 112; run spd_preprocess"
+    ):
         trainer.initialize()
 
 

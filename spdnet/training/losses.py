@@ -23,18 +23,21 @@ def focal_loss(logits: torch.Tensor, target: torch.Tensor, gamma: float, alpha: 
     return (weight * (1 - p_true) ** gamma * cross_entropy).mean(dim=(-2, -1))
 
 
-def segmentation_loss(logits: torch.Tensor, target: torch.Tensor, settings: LossSettings) -> torch.Tensor:
+def segmentation_loss(
+    logits: torch.Tensor, target: torch.Tensor, settings: LossSettings, focal_alpha: float
+) -> torch.Tensor:
     """L_sal and L_seg: weighted Dice and focal loss.
 
     Args:
         logits: (n, k, M, M), n slices and k classes; brought to the target's size bilinearly where they differ.
         target: float (n, k, H, W), 0 or 1.
         settings: weights, and whether the Dice is of each map or of each class over the batch.
+        focal_alpha: weight of the foreground in the focal loss.
     """
     logits = logits.float()
     if logits.shape != target.shape:
         logits = F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=False)
-    focal = focal_loss(logits, target, settings.focal_gamma, settings.focal_alpha).mean()
+    focal = focal_loss(logits, target, settings.focal_gamma, focal_alpha).mean()
     probability = torch.sigmoid(logits)
     if settings.batch_dice:  # one long map per class
         probability, target = (x.transpose(0, 1).flatten(1, 2) for x in (probability, target))

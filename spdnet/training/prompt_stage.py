@@ -22,7 +22,7 @@ from spdnet.planning import SPDSettings, StoredCase
 from spdnet.planning.plans import StageSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.training.embedding_store import EmbeddingStore, StoredVariant
-from spdnet.training.losses import consistency_loss, segmentation_loss
+from spdnet.training.losses import consistency_loss
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
 from spdnet.training.scores import DiceCounter
 from spdnet.training.stages import Stage, ValidationResult
@@ -91,7 +91,7 @@ class PromptStage(Stage):
                 logits = self._decode(runs)
             masks = np.concatenate([_target_masks(run) for run in runs])
             target = torch.from_numpy(masks).to(self.device, torch.float32)
-            loss = segmentation_loss(logits[:, None], target[:, None], self.settings.loss)
+            loss = self.loss(logits[:, None], target[:, None])
             weight = self.settings.consistency.weight
             if weight > 0:
                 pairs = torch.from_numpy(_adjacent_pairs(runs, masks)).to(self.device)
@@ -113,7 +113,7 @@ class PromptStage(Stage):
             probabilities = torch.from_numpy(decode_volume(self.network, volume, rows, self.device))
             masks = torch.from_numpy(np.array(variant.masks))
             logits = torch.logit(probabilities, eps=1e-6)
-            losses.append(segmentation_loss(logits, masks.float(), self.settings.loss))
+            losses.append(self.loss(logits, masks.float()))
             resized = nn.functional.interpolate(probabilities, masks.shape[-2:], mode="bilinear")
             counter.add((resized > 0.5).numpy(), masks.numpy())
         return ValidationResult(float(torch.stack(losses).mean()), counter.dice())

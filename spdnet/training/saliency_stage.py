@@ -14,7 +14,6 @@ from tqdm import tqdm
 from spdnet.network.precision import autocast
 from spdnet.planning import StoredCase
 from spdnet.planning.plans import StageSettings
-from spdnet.training.losses import segmentation_loss
 from spdnet.training.sampling import SliceBatches, draw_batches
 from spdnet.training.scores import DiceCounter
 from spdnet.training.stages import Stage, ValidationResult
@@ -57,7 +56,7 @@ class SaliencyStage(Stage):
         for images, masks in tqdm(self._load(data), total=len(data), desc=f"epoch {epoch}", leave=False):
             with autocast(self.device):
                 logits = self.network.saliency_logits(self.network.encode(images))
-            loss = segmentation_loss(logits, masks, self.settings.loss)
+            loss = self.loss(logits, masks)
             self.step(loss)
             losses.append(loss.detach())
         return float(torch.stack(losses).mean())
@@ -72,7 +71,7 @@ class SaliencyStage(Stage):
         for images, masks in self._load(SliceBatches(self.val_cases, self._val_table, batches, None, [])):
             with autocast(self.device):
                 logits = self.network.saliency_logits(self.network.encode(images))
-            losses.append(segmentation_loss(logits, masks, self.settings.loss))
+            losses.append(self.loss(logits, masks))
             resized = nn.functional.interpolate(logits.float(), masks.shape[-2:], mode="bilinear")
             counter.add((resized > 0).cpu().numpy(), masks.cpu().numpy())
         return ValidationResult(float(torch.stack(losses).mean()), counter.dice())

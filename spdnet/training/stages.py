@@ -12,6 +12,7 @@ from torch import nn
 from spdnet.network import SPDNetwork
 from spdnet.planning import SPDSettings, StoredCase
 from spdnet.planning.plans import StageSettings
+from spdnet.training.losses import segmentation_loss
 
 MAX_GRADIENT_NORM = 12.0  # nnU-Net's
 
@@ -107,6 +108,10 @@ class Stage(ABC):
         self.optimizer.load_state_dict(state["optimizer"])
         if self._plateau is not None:
             self._plateau.load_state_dict(state["plateau"])
+
+    def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The segmentation loss of the plans; shapes as in `segmentation_loss`."""
+        return segmentation_loss(logits, target, self.settings.loss, self.stage_settings.focal_alpha)
 
     def step(self, loss: torch.Tensor) -> None:
         """One step of the optimiser, gradients clipped."""

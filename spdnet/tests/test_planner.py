@@ -1,0 +1,269 @@
+"""Fingerprint values against independent computations, and the planner's rules one by one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from spdnet.cli import simulate_prompts
+from spdnet.dataset import RawDataset
+from spdnet.errors import ConfigurationError, DatasetError, PlansError
+from spdnet.planning import Fingerprint, SPDPlanner, SPDPlans, extract_fingerprint
+from spdnet.planning.fingerprint import CaseFingerprint, ClassFingerprint
+from spdnet.prompts import PromptStatistics
+from spdnet.tests.conftest import Workspace
+from spdnet.tests.tiny import SPACING_ZYX_MM, blob_case
+
+# ---- fingerprint ------------------------------------------------------------------------------------------
+
+
+def test_fingerprint_values_are_those_of_the_arrays(raw_workspace: Workspace) -> None:
+    fingerprint = extract_fingerprint(RawDataset(raw_workspace.raw), 1)
+    assert fingerprint.dataset_name == "Dataset507_Blobs"
+    assert fingerprint.slicing_axis == "S"
+    assert fingerprint.class_names == ("bright", "half")
+    assert fingerprint.channel_names == ("MRI",)
+    assert [c.case for c in fingerprint.cases] == [f"blob_{i:03d}" for i in range(5)]
+    for index, case in enumerate(fingerprint.cases):  # every second one is stored flipped and oblique
+        image, label = blob_case(index)
+        assert case.shape == image.shape
+        np.testing.assert_allclose(case.spacing_mm, SPACING_ZYX_MM, rtol=1e-6)
+        assert case.n_slices == len(image)
+        assert case.nonzero_box == tuple((0, n) for n in image.shape)
+        expected = [image.min(), image.max(), *np.percentile(image, [0.5, 50, 99.5])]
+        np.testing.assert_allclose(case.intensity[0], expected, rtol=1e-6)
+        inside = image[label > 0]
+        expected = [inside.min(), inside.max(), *np.percentile(inside, [0.5, 50, 99.5])]
+        np.testing.assert_allclose(case.foreground_intensity[0], expected, rtol=1e-6)
+        assert case.prompt_statistics is None
+        for value, found in zip((1, 2), case.classes, strict=True):
+            masks = label == value
+            areas = [m.sum() for m in masks if m.any()]
+            assert found.voxels == masks.sum()
+            assert found.target_slices == len(areas)
+            assert found.median_slice_area_mm2 == pytest.approx(np.median(areas) * 1.2, rel=1e-6)
+            pairs = [(a, b) for a, b in itertools.pairwise(masks) if a.any() and b.any()]
+            dice = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs]
+            assert found.adjacent_dice == pytest.approx(np.mean(dice))
+
+
+def test_a_fingerprint_survives_its_file_and_is_readable(raw_workspace: Workspace, tmp_path: Path) -> None:
+    fingerprint = extract_fingerprint(RawDataset(raw_workspace.raw), 1)
+    file = tmp_path / "spd_fingerprint.json"
+    fingerprint.save(file)
+    assert Fingerprint.load(file) == fingerprint
+    summary = json.loads(file.read_text())["summary"]
+    assert summary["n_cases"] == 5
+    assert summary["n_slices"] == sum(len(blob_case(i)[1]) for i in range(5))
+    voxels = sum(blob_case(i)[1].size for i in range(5))
+    bright = sum((blob_case(i)[1] == 1).sum() for i in range(5))
+    assert summary["classes"]["bright"]["share_of_voxels"] == pytest.approx(bright / voxels)
+    assert summary["prompts"] == "none: prompts will be simulated"
+
+
+def test_prompt_files_are_counted(workspace: Workspace) -> None:
+    simulate_prompts.main(["-d", "507", "-s", "Tr", "-inside", "2", "-random", "0", "0"])
+    fingerprint = extract_fingerprint(RawDataset(workspace.raw), 1)
+    total = fingerprint.prompt_statistics
+    assert total is not None
+    target_slices = sum((blob_case(i)[1] == v).any(axis=(1, 2)).sum() for i in range(5) for v in (1, 2))
+    slices = 2 * sum(len(blob_case(i)[1]) for i in range(5))
+    assert (total.points, total.points_inside) == (2 * target_slices, 2 * target_slices)
+    assert (total.slices, total.slices_with_points) == (slices, target_slices)
+    assert (total.target_slices, total.target_slices_hit) == (target_slices, target_slices)
+    (workspace.raw / "promptsTr" / "blob_003.mrk.json").unlink()
+    fingerprint = extract_fingerprint(RawDataset(workspace.raw), 1)
+    assert fingerprint.prompt_statistics is None, "only if every case has prompts"
+    assert fingerprint.cases[2].prompt_statistics is not None
+
+
+def test_the_slicing_axis_is_the_one_of_largest_spacing_however_stored(workspace: Workspace) -> None:
+    for kind in ("imagesTr", "labelsTr"):
+        for file in (workspace.raw / kind).iterdir():
+            image = sitk.ReadImage(str(file))
+            image.SetSpacing((1.0, 5.0, 1.0))
+            image.SetDirection((1, 0, 0, 0, 1, 0, 0, 0, 1))
+            sitk.WriteImage(sitk.PermuteAxes(image, (1, 2, 0)), str(file))
+    fingerprint = extract_fingerprint(RawDataset(workspace.raw), 1)
+    assert fingerprint.slicing_axis == "P"
+    assert fingerprint.cases[0].n_slices == 24
+    assert fingerprint.cases[0].shape == (6, 24, 28)
+    np.testing.assert_allclose(fingerprint.cases[0].spacing_mm, (1, 5, 1))
+    # areas are of coronal slices: 1 mm x 1 mm pixels
+    label = blob_case(0)[1] == 1
+    areas = [label[:, y].sum() for y in range(24) if label[:, y].any()]
+    assert fingerprint.cases[0].classes[0].median_slice_area_mm2 == pytest.approx(np.median(areas))
+
+
+def test_empty_labels_are_an_error_and_an_empty_case_is_not(workspace: Workspace) -> None:
+    def empty(number: int) -> None:
+        file = str(workspace.raw / "labelsTr" / f"blob_{number:03d}.nii.gz")
+        sitk.WriteImage(sitk.ReadImage(file) * 0, file)
+
+    empty(0)
+    case = extract_fingerprint(RawDataset(workspace.raw), 1).cases[0]
+    assert case.classes[0] == ClassFingerprint(0, 0, 0.0, None)
+    assert case.foreground_intensity == ((0.0,) * 5,)
+    for number in range(1, 5):
+        empty(number)
+    with pytest.raises(DatasetError, match="labels of all 5 training cases are empty"):
+        extract_fingerprint(RawDataset(workspace.raw), 1)
+
+
+def test_a_foreign_fingerprint_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "spd_fingerprint.json"
+    with pytest.raises(PlansError, match="Run spd_extract_fingerprint first"):
+        Fingerprint.load(file)
+    for content in ({"spacings": []}, []):
+        file.write_text(json.dumps(content))
+        with pytest.raises(PlansError, match="not a fingerprint of this version"):
+            Fingerprint.load(file)
+
+
+# ---- rules ------------------------------------------------------------------------------------------------
+
+
+def a_case(**changes: object) -> CaseFingerprint:
+    """30 axial slices of 100 x 80 pixels of 1 mm, 5 mm apart; a target of 40 mm x 40 mm."""
+    case = CaseFingerprint(
+        case="a",
+        shape=(30, 100, 80),
+        spacing_mm=(5.0, 1.0, 1.0),
+        has_patient_axes=True,
+        n_slices=30,
+        nonzero_box=((0, 30), (0, 100), (0, 80)),
+        classes=(ClassFingerprint(16000, 10, 1600.0, 0.9),),
+        intensity=((0.0, 1000.0, 1.0, 300.0, 900.0),),
+        foreground_intensity=((0.0, 500.0, 40.0, 300.0, 400.0),),
+        prompt_statistics=None,
+    )
+    return replace(case, **changes)  # type: ignore[arg-type]
+
+
+def a_fingerprint(*cases: CaseFingerprint, channel: str = "T2") -> Fingerprint:
+    cases = cases or (a_case(), a_case())
+    names = tuple(f"class {i}" for i in range(len(cases[0].classes)))
+    channels = (channel,) * len(cases[0].intensity)
+    return Fingerprint("Dataset501_TI", "S", names, channels, cases)
+
+
+def plan(
+    fingerprint: Fingerprint | None = None, device: str = "cpu", memory_gb: float = 8.0, **options: object
+) -> SPDPlans:
+    return SPDPlanner(fingerprint or a_fingerprint(), device, memory_gb, **options).plan()  # type: ignore[arg-type]
+
+
+def test_every_decision_has_a_reason_and_the_plans_are_complete() -> None:
+    plans = plan()
+    assert SPDPlans.from_dict(json.loads(json.dumps(plans.to_dict()))) == plans
+    decisions = {
+        "slicing_axis", "crop_to_nonzero", "backbone", "image_size", "pixel_spacing_mm", "normalization",
+        "batch_size", "iterations_per_epoch", "epochs", "distillation", "prompts",
+    }  # fmt: skip
+    assert decisions <= plans.reasons.keys()
+    assert all(plans.reasons.values())
+    assert plans.settings.slicing_axis == "S"
+
+
+@pytest.mark.parametrize(("device", "name"), [("cpu", "lite"), ("cuda", "vit_b")])
+def test_the_backbone_follows_the_device_unless_chosen(device: str, name: str) -> None:
+    assert plan(device=device).settings.backbone == name
+    chosen = plan(device=device, backbone="vit_l")
+    assert chosen.settings.backbone == "vit_l"
+    assert chosen.reasons["backbone"] == "chosen by the user"
+    with pytest.raises(ConfigurationError, match="Unknown SAM backbone"):
+        plan(backbone="x")
+
+
+@pytest.mark.parametrize("backbone", ["lite", "vit_b"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("side", [20, 100, 150, 900])
+def test_image_sizes_are_multiples_that_the_backbone_takes(side: int, device: str, backbone: str) -> None:
+    box = ((0, 30), (0, side), (0, side))
+    settings = plan(a_fingerprint(a_case(shape=(30, side, side), nonzero_box=box)), device, backbone=backbone).settings
+    assert settings.image_size > 0
+    assert settings.image_size % {"lite": 56, "vit_b": 224}[backbone] == 0
+    assert settings.pixel_spacing_mm == pytest.approx(side / settings.image_size)
+
+
+def size_for(area_mm2: float, **options: object) -> int:
+    classes = (ClassFingerprint(1, 1, 1600.0, None), ClassFingerprint(1, 1, area_mm2, None))
+    return plan(a_fingerprint(a_case(classes=classes)), "cuda", backbone="lite", **options).settings.image_size
+
+
+def test_small_structures_get_a_larger_image() -> None:
+    # 4 tokens of 4 px across a width w of a 100 mm slice take 1600 / w pixels
+    assert size_for(1600.0) == 112, "stored resolution decides: 100 px"
+    assert size_for(12.0**2) == 168, "133 px for 12 mm"
+    assert size_for(8.0**2) == 224, "200 px for 8 mm"
+    assert size_for(1.0) == 224, "never beyond what the device takes"
+    assert size_for(1.0, image_size=56) == 56
+
+
+def test_a_chosen_size_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="image size 100 is not a multiple of 56, as lite needs"):
+        plan(image_size=100)
+
+
+def test_slices_are_cropped_where_a_quarter_of_their_area_is_empty() -> None:
+    def crop(rows: int) -> bool:
+        return plan(a_fingerprint(a_case(nonzero_box=((0, 30), (0, rows), (0, 80))))).settings.crop_to_nonzero
+
+    assert not crop(100)
+    assert not crop(75)
+    assert crop(74)
+    small = plan(a_fingerprint(a_case(nonzero_box=((0, 30), (10, 60), (10, 60))))).settings
+    assert small.pixel_spacing_mm == pytest.approx(50 / small.image_size), "the size is for what is left"
+
+
+def test_normalisation_follows_the_channel_name() -> None:
+    (ct,) = plan(a_fingerprint(a_case(), channel="CT")).settings.normalization
+    assert (ct.scheme, ct.low, ct.high) == ("window", 40.0, 400.0)
+    (rgb,) = plan(a_fingerprint(a_case(), channel="rgb_to_0_1")).settings.normalization
+    assert (rgb.scheme, rgb.low, rgb.high) == ("window", 0.0, 255.0)
+    for name in ("T2", "rescale_to_0_1", "zscore"):
+        (other,) = plan(a_fingerprint(a_case(), channel=name)).settings.normalization
+        assert (other.scheme, other.low, other.high) == ("percentile", 0.5, 99.5)
+
+
+def test_the_batch_fits_in_half_of_the_memory() -> None:
+    sizes = [plan(memory_gb=gb).settings.stage1.batch_size for gb in (0.1, 1, 2, 4, 8, 1000)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 2
+    assert sizes[-1] == 16
+    assert all(n & (n - 1) == 0 for n in sizes), "powers of two"
+    assert len(set(sizes)) > 1
+    assert plan(device="cuda", memory_gb=1000, backbone="lite").settings.stage1.batch_size == 32
+
+
+def test_an_epoch_is_one_pass_within_limits() -> None:
+    def iterations(n_slices: int) -> int:
+        return plan(a_fingerprint(a_case(n_slices=n_slices)), memory_gb=1000).settings.stage1.iterations_per_epoch
+
+    assert iterations(16) == 25
+    assert iterations(16 * 40 - 1) == 40
+    assert iterations(16 * 1000) == 250
+    few, many = plan(a_fingerprint(a_case(n_slices=16))), plan(a_fingerprint(a_case(n_slices=16_000)))
+    assert few.settings.stage1.epochs > many.settings.stage1.epochs >= 5
+
+
+def test_two_dimensional_data_has_no_context() -> None:
+    assert plan().settings.distillation.n_context == 2
+    flat = a_case(n_slices=1, shape=(1, 100, 80), has_patient_axes=False, nonzero_box=((0, 1), (0, 100), (0, 80)))
+    plans = plan(a_fingerprint(flat, flat))
+    assert plans.settings.distillation.n_context == 0
+    assert "2D" in plans.reasons["slicing_axis"]
+
+
+def test_prompts_come_from_files_where_every_case_has_one() -> None:
+    with_file = a_case(prompt_statistics=PromptStatistics(points=3))
+    assert plan(a_fingerprint(with_file, with_file)).settings.prompts.source == "files"
+    mixed = plan(a_fingerprint(with_file, a_case()))
+    assert mixed.settings.prompts.source == "simulated"
+    assert "files for 1 of 2 training cases" in mixed.reasons["prompts"]

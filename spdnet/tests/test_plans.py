@@ -1,0 +1,127 @@
+"""Plans as data: nnU-Net's layout, exact round trips, and errors that name the key."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spdnet.errors import PlansError
+from spdnet.planning import SPDPlans, SPDSettings
+from spdnet.planning.plans import NormalizationSettings, input_difference, settings_from_dict
+from spdnet.tests.tiny import tiny_settings
+
+
+def some_plans() -> SPDPlans:
+    normalization = (NormalizationSettings("window", -100.0, 250.5), NormalizationSettings("percentile", 0.5, 99.5))
+    settings = tiny_settings(normalization=normalization, pixel_spacing_mm=0.1 + 0.2, slicing_axis="P")
+    return SPDPlans("Dataset501_TI", "Fine", settings, {"image_size": "because"})
+
+
+def test_plans_survive_their_file_exactly(tmp_path: Path) -> None:
+    plans = some_plans()
+    plans.save(tmp_path / "Fine.json")
+    assert SPDPlans.load(tmp_path / "Fine.json") == plans
+    assert SPDPlans.from_dict(plans.to_dict()) == plans
+    assert [f.name for f in tmp_path.iterdir()] == ["Fine.json"]
+
+
+def test_the_layout_is_nnunet_s() -> None:
+    content = json.loads(json.dumps(some_plans().to_dict()))
+    assert content["dataset_name"] == "Dataset501_TI"
+    assert content["plans_name"] == "Fine"
+    configuration = content["configurations"]["2d"]
+    assert configuration["data_identifier"] == some_plans().data_identifier == "Fine_2d"
+    assert configuration["patch_size"] == [56, 56]
+    assert configuration["spacing"] == [0.1 + 0.2] * 2
+    assert configuration["batch_size"] == 4
+    assert "preprocessor_name" in configuration
+    assert content["image_reader_writer"] == "SimpleITKIO"
+    assert content["spd_reasons"] == {"image_size": "because"}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The plans' settings as plain data with one value changed; `...` removes it."""
+    content = json.loads(json.dumps(some_plans().to_dict()["spd"]))
+    place = content
+    *parents, name = path.split(".")
+    for parent in parents:
+        place = place[int(parent) if parent.isdigit() else parent]
+    if value is ...:
+        del place[name]
+    else:
+        place[int(name) if name.isdigit() else name] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("tua", 0.5, "plans: unknown key tua; known are slicing_axis"),
+        ("distillation.tua", 0.5, r"plans\.distillation: unknown key tua; known are mode, tau"),
+        ("stage1.lr", 0.5, r"plans\.stage1: unknown key lr"),
+        ("normalization.0.mean", 0.5, r"plans\.normalization\[0\]: unknown key mean"),
+        ("backbone", ..., "plans: key backbone is missing"),
+        ("stage2.epochs", ..., r"plans\.stage2: key epochs is missing"),
+        ("normalization.1.low", ..., r"plans\.normalization\[1\]: key low is missing"),
+        ("image_size", "56", r"plans\.image_size must be of type int, not '56'"),
+        ("image_size", 56.5, r"plans\.image_size must be of type int, not 56\.5"),
+        ("image_size", True, r"plans\.image_size must be of type int, not True"),
+        ("crop_to_nonzero", 1, r"plans\.crop_to_nonzero must be of type bool, not 1"),
+        ("distillation.tau", "high", r"plans\.distillation\.tau must be of type float, not 'high'"),
+        ("distillation.tau", True, r"plans\.distillation\.tau must be of type float, not True"),
+        ("distillation.tau", None, r"plans\.distillation\.tau must be of type float, not None"),
+        ("distillation", 3, r"plans\.distillation must be an object with keys, not 3"),
+        ("normalization", {"a": 1}, r"plans\.normalization must be a list"),
+        ("augmentation.scale_range", [1.0], r"plans\.augmentation\.scale_range must have 2 values, not \[1\.0\]"),
+        ("augmentation.scale_range", [1.0, "x"], r"plans\.augmentation\.scale_range\[1\] must be of type float"),
+        ("distillation.mode", "raws", r"plans\.distillation\.mode must be one of consensus, raw, not 'raws'"),
+        ("distillation.empty_consensus", "none", r"empty_consensus must be one of decode, empty, not 'none'"),
+        ("stage1.scheduler", "cosine", r"plans\.stage1\.scheduler must be one of poly, plateau"),
+        ("normalization.0.scheme", "zscore", r"plans\.normalization\[0\]\.scheme must be one of percentile, window"),
+        ("prompts.source", "web", r"plans\.prompts\.source must be one of files, simulated, true"),
+        ("prompts.empty_slices", "x", r"plans\.prompts\.empty_slices must be one of random, none"),
+        ("slicing_axis", "Z", r"plans\.slicing_axis must be one of S, P, L, not 'Z'"),
+    ],
+)
+def test_what_is_wrong_is_named(path: str, value: Any, message: str) -> None:
+    with pytest.raises(PlansError, match=message):
+        settings_from_dict(SPDSettings, changed(path, value), "plans")
+
+
+def test_whole_numbers_are_floats_where_floats_belong_and_defaults_fill_in() -> None:
+    settings = settings_from_dict(SPDSettings, changed("distillation.tau", 1), "plans")
+    assert settings.distillation.tau == 1.0
+    assert isinstance(settings.distillation.tau, float)
+    assert settings_from_dict(SPDSettings, changed("distillation.n_context", ...), "plans").distillation.n_context == 2
+
+
+def test_files_that_are_no_plans_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "SPDPlans.json"
+    with pytest.raises(PlansError, match=r"SPDPlans\.json is missing. Run spd_plan_and_preprocess first"):
+        SPDPlans.load(file)
+    file.write_text("{'a'")
+    with pytest.raises(PlansError, match=r"SPDPlans\.json is not valid JSON"):
+        SPDPlans.load(file)
+    for content in ([], 5, {"dataset_name": "x", "plans_name": "nnUNetPlans"}):
+        file.write_text(json.dumps(content))
+        with pytest.raises(PlansError, match=r"SPDPlans\.json: key .* is missing; is this a plans file of spdnet"):
+            SPDPlans.load(file)
+
+
+def test_settings_of_a_checkpoint_must_agree_on_what_the_network_sees() -> None:
+    settings = some_plans().settings
+    stored = some_plans().to_dict()["spd"]
+    assert input_difference(stored, settings) is None
+    assert input_difference(None, settings) is None
+    free, fixed = copy.deepcopy(stored), copy.deepcopy(stored)
+    free["distillation"]["tau"] = 0.4
+    free["stage1"]["epochs"] = 99
+    assert input_difference(free, settings) is None
+    for name, value in (("image_size", 112), ("backbone", "lite"), ("slicing_axis", "S"), ("crop_to_nonzero", True)):
+        difference = input_difference({**fixed, name: value}, settings)
+        assert difference is not None
+        assert difference.startswith(f"{name} was {value!r}, the plans say")
