@@ -25,7 +25,7 @@ true_prompts=$out/prompts_true
 train() { # trainer, further options
     local trainer=$1; shift
     [ -f "$results/${trainer}__SPDPlans__2d/fold_$fold/checkpoint_final.pth" ] ||
-        spd_train "$id" "$fold" -tr "$trainer" -epochs "$epochs1" "$epochs2" "$@"
+        spd_train "$id" "$fold" -tr "$trainer" -epochs "$epochs1" "$epochs2" --keep_embeddings "$@"
 }
 
 score() { # method, trainer, further options of spd_predict
@@ -46,3 +46,4 @@ train SPDTrainerSAMTuning
 score sam_tuning SPDTrainerSAMTuning
 train SPDTrainerTruePoints -stage1_from "$stage1"
 score ceiling_true_points SPDTrainerTruePoints -prompts "$true_prompts"
+rm -rf "$nnUNet_preprocessed/$dataset"/stage2_embeddings_*

@@ -58,6 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-stage1_from", type=Path, metavar="FILE", help="take stage 1 from this checkpoint and train stage 2 only"
     )
+    parser.add_argument(
+        "--keep_embeddings",
+        action="store_true",
+        help="keep stage 2's encoded slices in nnUNet_preprocessed, for other trainings on the same stage 1",
+    )
     return parser
 
 
@@ -97,4 +102,4 @@ def _build_trainer(args: argparse.Namespace, configuration: str, fold: int | str
         plans = replace(plans, settings=settings, reasons=reasons)
     dataset_json = read_dataset_json(folder / "dataset.json")
     trainer_class = get_trainer(args.tr)
-    return trainer_class(plans.to_dict(), configuration, fold, dataset_json, device, args.seed)  # type: ignore[arg-type]
+    return trainer_class(plans.to_dict(), configuration, fold, dataset_json, device, args.seed, args.keep_embeddings)  # type: ignore[arg-type]

@@ -143,6 +143,10 @@ def extract_fingerprint(dataset: RawDataset, n_processes: int) -> Fingerprint:
     Raises:
         DatasetError, PromptFileError: a case is not what it must be; see `measure_case`.
     """
+    if dataset.labels.ignore_value is not None:
+        raise DatasetError(
+            f"{dataset.folder}: dataset.json declares an ignore label, which spdnet does not support yet"
+        )
     cases = dataset.training_cases()
     geometries = [read_geometry(case.images[0], case.case) for case in cases]
     spacing = np.median([g.canonical_spacing_mm() for g in geometries], axis=0)

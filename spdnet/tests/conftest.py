@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,8 +125,7 @@ def trained(trained_workspace: Workspace, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.fixture(autouse=True)
-def _keep_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the folders, processes or checkpoints of the machine it runs on."""
     for variable in (*VARIABLES, "SPD_checkpoints", "nnUNet_n_proc_DA", "nnUNet_def_n_proc"):
         monkeypatch.delenv(variable, raising=False)
-    yield

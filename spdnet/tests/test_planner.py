@@ -53,6 +53,22 @@ def test_fingerprint_values_are_those_of_the_arrays(raw_workspace: Workspace) ->
             assert found.adjacent_dice == pytest.approx(np.mean(dice))
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_nonzero_box_is_in_canonical_axes(workspace: Workspace, number: int) -> None:
+    file = workspace.raw / "imagesTr" / f"blob_{number:03d}_0000.nii.gz"
+    image = sitk.ReadImage(str(file))
+    array = sitk.GetArrayFromImage(image)
+    array[:1], array[:, :3], array[:, :, 23:] = 0, 0, 0
+    zeroed = sitk.GetImageFromArray(array)
+    zeroed.CopyInformation(image)
+    sitk.WriteImage(zeroed, str(file))
+    n_slices = len(array)
+    case = extract_fingerprint(RawDataset(workspace.raw), 1).cases[number]
+    # number 1 is stored with z and x running the other way
+    expected = [((1, n_slices), (3, 24), (0, 23)), ((0, n_slices - 1), (3, 24), (5, 28))]
+    assert case.nonzero_box == expected[number]
+
+
 def test_a_fingerprint_survives_its_file_and_is_readable(raw_workspace: Workspace, tmp_path: Path) -> None:
     fingerprint = extract_fingerprint(RawDataset(raw_workspace.raw), 1)
     file = tmp_path / "spd_fingerprint.json"

@@ -86,6 +86,11 @@ def test_image_masks_and_prompts_share_one_frame_in_any_orientation(
             assert 2 * (back[k] & truth).sum() / (back[k].sum() + truth.sum()) > 0.9
         assert case.target_slices.tolist() == masks.any(axis=(1, 2, 3)).tolist()
         assert 0 < case.target_slices.sum() < len(slices)
+        image, _ = read_image([workspace.raw / "imagesTr" / f"{name}_0000.nii.gz"])
+        oriented = case.mapping.orient(image[0]) != 0
+        kept = np.zeros_like(oriented)
+        kept[tuple(slice(lo, hi) for lo, hi in case.mapping.crop_box)] = True
+        np.testing.assert_array_equal(oriented, kept)
         sides = [hi - lo for lo, hi in case.mapping.crop_box[1:]]
         assert sides == ([22, 26] if crop else [24, 28])
         assert case.mapping.n_slices == len(slices) == len(label)
@@ -276,13 +281,9 @@ def test_faulty_cases_are_named_and_leave_nothing(workspace: Workspace, tmp_path
         first_case_error(workspace, tmp_path / "out")
     label.SetSpacing((1.0, 1.3, 4.0))
     sitk.WriteImage(label, file)
-    with pytest.raises(
-        DatasetError, match=r"case blob_000: image .* and label .* are not on the same grid: .*Resample"
-    ):
+    with pytest.raises(DatasetError, match=r"case blob_000: image .* label .* are not on the same grid: .*Resample"):
         first_case_error(workspace, tmp_path / "out")
     sitk.WriteImage(label[:, :, :4], file)
-    with pytest.raises(
-        DatasetError, match=r"not on the same grid: shape \(z, y, x\) \(6, 24, 28\) against \(4, 24, 28\)"
-    ):
+    with pytest.raises(DatasetError, match=r"not on the same grid: shape \(z, y, x\) \(6, 24, 28\) against"):
         first_case_error(workspace, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())

@@ -1,11 +1,15 @@
 """Embeddings of a frozen encoder, computed once and kept on disk for all epochs of stage 2.
 
-Spatial augmentation is kept by storing several variants of every case, each moved by a transform of its own.
+Spatial augmentation is kept by storing several variants of every case, each moved by a transform of its own. A
+store can be kept and shared by trainings that have the same encoder, seed and augmentation: its folder is named by
+them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,58 +63,74 @@ class StoredVariant:
 
 
 class EmbeddingStore:
-    """Encodes cases into a folder of its own and removes it when closed."""
+    """Encodes cases into a folder of its own.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        parent: where to make the folder.
+        network: the encoder, with the weights that stage 2 will have.
+        augmentation: how training cases are moved.
+        seed: of the transforms.
+        keep: leave the folder in place when closed, and use what an earlier store left there.
+    """
+
+    def __init__(
+        self, parent: Path, network: SPDNetwork, augmentation: AugmentationSettings, seed: int, keep: bool
+    ) -> None:
+        digest = hashlib.sha256(f"{network.image_size} {augmentation} {seed}".encode())
+        for name, parameter in network.stage1_parameters().items():
+            digest.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
+        self.folder = parent / f"stage2_embeddings_{digest.hexdigest()[:16]}"
+        self.network = network
+        self.augmentation = augmentation
+        self.seed = seed
+        self.keep = keep
 
     def encode(
-        self,
-        network: SPDNetwork,
-        cases: list[StoredCase],
-        augmentation: AugmentationSettings | None,
-        batch_size: int,
-        device: torch.device,
-        seed: int,
+        self, cases: list[StoredCase], augment: bool, batch_size: int, device: torch.device
     ) -> list[list[StoredVariant]]:
-        """Encode each case, unmoved and, with `augmentation`, in further variants; one list per case."""
+        """Encode each case, unmoved and, if it is to be augmented, in further variants; one list per case."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        network.eval()
+        self.network.eval()
         stored = []
-        for index, case in enumerate(tqdm(cases, desc="encoding for stage 2", leave=False)):
-            rng = np.random.default_rng([seed, 2, index])
+        for case in tqdm(cases, desc="encoding for stage 2", leave=False):
+            rng = np.random.default_rng([self.seed, 2, zlib.crc32(case.case.encode())])
             transforms = [SliceTransform()]
-            if augmentation is not None:
-                transforms += [draw_transform(augmentation, rng) for _ in range(augmentation.stored_variants - 1)]
-            prefix = "val" if augmentation is None else "train"
+            if augment:
+                transforms += [
+                    draw_transform(self.augmentation, rng) for _ in range(self.augmentation.stored_variants - 1)
+                ]
             stored.append(
                 [
-                    self._encode_variant(network, case, transform, f"{prefix}_{case.case}_{i}", batch_size, device)
+                    self._encode_variant(case, transform, f"{case.case}_{i}", batch_size, device)
                     for i, transform in enumerate(transforms)
                 ]
             )
         return stored
 
     def close(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the folder, unless it is to be kept."""
+        if not self.keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _encode_variant(
         self,
-        network: SPDNetwork,
         case: StoredCase,
         transform: SliceTransform,
         name: str,
         batch_size: int,
         device: torch.device,
     ) -> StoredVariant:
+        variant = StoredVariant(case, transform, self.folder, name)
+        if (self.folder / f"{name}_masks.npy").exists():  # written last
+            return variant
         slices, masks = np.asarray(case.slices, dtype=np.float32), np.asarray(case.masks)
         if transform != SliceTransform():
             slices = transform.slices(torch.from_numpy(slices)).numpy()
             moved = transform.slices(torch.from_numpy(masks.astype(np.float32)))
             masks = (moved > 0.5).to(torch.uint8).numpy()
-        volume = encode_volume(network, slices, batch_size, device)
+        volume = encode_volume(self.network, slices, batch_size, device)
         np.save(self.folder / f"{name}_embeddings.npy", volume.embeddings.numpy())
         np.save(self.folder / f"{name}_saliency.npy", volume.saliency.astype(np.float16))
-        np.save(self.folder / f"{name}_masks.npy", masks)
-        return StoredVariant(case, transform, self.folder, name)
+        np.save(self.folder / ".partial_masks.npy", masks)
+        (self.folder / ".partial_masks.npy").replace(self.folder / f"{name}_masks.npy")
+        return variant

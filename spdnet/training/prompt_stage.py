@@ -52,9 +52,10 @@ class PromptStage(Stage):
         device: torch.device,
         seed: int,
         cache_folder: Path,
+        keep_embeddings: bool = False,
     ) -> None:
         super().__init__(network, settings, train_cases, val_cases, device, seed)
-        self._store = EmbeddingStore(cache_folder)
+        self._store = EmbeddingStore(cache_folder, network, settings.augmentation, seed, keep_embeddings)
 
     @property
     def stage_settings(self) -> StageSettings:
@@ -72,12 +73,11 @@ class PromptStage(Stage):
         for parameter in self.parameters():
             parameter.requires_grad_(True)
         size = self.settings.stage1.batch_size
-        encode = self._store.encode
-        self._train = encode(self.network, self.train_cases, self.settings.augmentation, size, self.device, self.seed)
-        self._val = [v[0] for v in encode(self.network, self.val_cases, None, size, self.device, self.seed)]
+        self._train = self._store.encode(self.train_cases, True, size, self.device)
+        self._val = [variants[0] for variants in self._store.encode(self.val_cases, False, size, self.device)]
 
     def finish(self) -> None:
-        """Remove the stored embeddings."""
+        """Remove the stored embeddings, unless they are to be kept."""
         self._store.close()
 
     def train_epoch(self, epoch: int) -> float:

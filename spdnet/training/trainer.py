@@ -45,6 +45,8 @@ class SPDTrainer:
         dataset_json: content of dataset.json.
         device: where to train.
         seed: of everything random.
+        keep_embeddings: keep what stage 2 encodes in the data set's preprocessed folder, for other trainings on the
+            same stage 1, and use what is there.
 
     Attributes:
         plans: the plans, with what this trainer changes in them.
@@ -59,6 +61,7 @@ class SPDTrainer:
         dataset_json: dict[str, Any],
         device: torch.device,
         seed: int = 0,
+        keep_embeddings: bool = False,
     ) -> None:
         loaded = SPDPlans.from_dict(plans)
         settings = self.adapt_settings(loaded.settings)
@@ -69,6 +72,7 @@ class SPDTrainer:
         self.labels = Labels.from_dataset_json(dataset_json)
         self.device = device
         self.seed = seed
+        self.keep_embeddings = keep_embeddings
         self.stage_number = 1
         self.current_epoch = 0
         self.best_smoothed_dice: float | None = None
@@ -137,7 +141,8 @@ class SPDTrainer:
         arguments = (self.network, self.settings, self.train_cases, self.val_cases, self.device, self.seed)
         if number == 1:
             return SaliencyStage(*arguments)
-        return PromptStage(*arguments, self.output_folder / "stage2_embeddings")
+        cache = self.preprocessed_folder if self.keep_embeddings else self.output_folder
+        return PromptStage(*arguments, cache, self.keep_embeddings)
 
     def run_training(self) -> None:
         """Write plans and dataset.json beside the fold, run what is left of both stages, write the final checkpoint."""
