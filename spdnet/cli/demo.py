@@ -14,6 +14,7 @@ from pathlib import Path
 from spdnet.cli import evaluate, plan_and_preprocess, predict, train
 from spdnet.cli.common import entry_point
 from spdnet.dataset import RawDataset, read_label
+from spdnet.demo.explain import draw_case
 from spdnet.demo.phantom import DATASET_NAME, write_tube_phantom
 from spdnet.errors import ConfigurationError
 from spdnet.evaluation import evaluate_folder
@@ -50,10 +51,10 @@ def main(argv: list[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("spd_demo", description=main.__doc__)
     parser.add_argument("-o", type=Path, help="folder to make (default: spd_demo, spd_demo_2, ... here)")
-    parser.add_argument("-n_train", type=int, default=12, help="training volumes (default: %(default)s)")
+    parser.add_argument("-n_train", type=int, default=24, help="training volumes (default: %(default)s)")
     parser.add_argument("-n_test", type=int, default=6, help="test volumes (default: %(default)s)")
     parser.add_argument(
-        "-epochs", nargs=2, default=["12", "8"], metavar=("N1", "N2"), help="of the stages (default: 12 8)"
+        "-epochs", nargs=2, default=["8", "6"], metavar=("N1", "N2"), help="of the stages (default: 8 6)"
     )
     parser.add_argument("-device", default=None, help="cuda or cpu (default: CUDA where present)")
     parser.add_argument("--seed", type=int, default=0, help="of phantom and training (default: 0)")
@@ -123,8 +124,6 @@ def _print_table(raw: Path, predictions: dict[str, Path]) -> None:
 
 def _draw_picture(file: Path, raw: Path, folder: Path, predictions: dict[str, Path], device: str | None) -> None:
     """Slices of the first test volume, in its network frame."""
-    from spdnet.demo.explain import draw_case
-
     dataset = RawDataset(raw)
     case = dataset.cases("Ts")[0]
     model = folder / "nnUNet_results" / DATASET_NAME / "SPDTrainer__SPDPlans__2d"
