@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -195,7 +196,7 @@ def test_stage_2_learns_and_changes_the_decoder_only(planned: Workspace, tmp_pat
     assert "class_embedding.weight" in changed
     assert any(n.startswith("mask_decoder.transformer.") for n in changed)
     stage.finish()
-    assert not (tmp_path / "cache").exists()
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_the_consistency_term_changes_the_training(planned: Workspace, tmp_path: Path) -> None:
@@ -228,14 +229,16 @@ def test_prompts_are_fresh_each_epoch_and_fixed_in_validation(planned: Workspace
         draw_prompts(case, PromptSettings("web"), np.random.default_rng(0))  # type: ignore[arg-type]
 
 
+def store_of(folder: Path, network: SPDNetwork, keep: bool = False, seed: int = 5) -> EmbeddingStore:
+    return EmbeddingStore(folder, network, replace(AugmentationSettings(), stored_variants=3), seed, keep)
+
+
 def test_stored_variants_move_slices_masks_and_points_alike(planned: Workspace, tmp_path: Path) -> None:
     case = stored_cases(planned, 1)[0]
-    settings = tiny_settings()
-    network = tiny_network(settings)
-    augmentation = replace(AugmentationSettings(), stored_variants=3)
-    store = EmbeddingStore(tmp_path / "store")
-    (variants,) = store.encode(network, [case], augmentation, 4, CPU, seed=5)
-    (again,) = EmbeddingStore(tmp_path / "again").encode(network, [case], augmentation, 4, CPU, seed=5)
+    network = tiny_network(tiny_settings())
+    store = store_of(tmp_path / "store", network)
+    (variants,) = store.encode([case], True, 4, CPU)
+    (again,) = store_of(tmp_path / "again", network).encode([case], True, 4, CPU)
     assert len(variants) == 3
     assert [v.transform for v in variants] == [v.transform for v in again]
     assert variants[0].transform == SliceTransform()
@@ -254,10 +257,31 @@ def test_stored_variants_move_slices_masks_and_points_alike(planned: Workspace, 
         s, y, x = np.floor(moved.points_syx + 0.5).astype(int).T
         inside = np.asarray(variant.masks)[s, moved.class_index, y, x]
         assert inside.mean() > 0.85, "all but points at the border stay inside the moved mask"
-    store.close()
-    assert not store.folder.exists()
-    (plain,) = EmbeddingStore(tmp_path / "plain").encode(network, [case], None, 4, CPU, seed=5)
+    (plain,) = store_of(tmp_path / "plain", network).encode([case], False, 4, CPU)
     assert len(plain) == 1
+    store.close()
+    assert not list((tmp_path / "store").iterdir())
+
+
+def test_kept_embeddings_are_used_again_only_where_they_fit(planned: Workspace, tmp_path: Path) -> None:
+    case = stored_cases(planned, 1)[0]
+    network = tiny_network(tiny_settings())
+    first = store_of(tmp_path, network, keep=True)
+    first.encode([case], True, 4, CPU)
+    first.close()
+    marker = first.folder / f"{case.case}_0_embeddings.npy"
+    written = marker.stat().st_mtime_ns
+    store_of(tmp_path, network, keep=True).encode([case], True, 4, CPU)
+    assert marker.stat().st_mtime_ns == written, "not encoded again"
+    assert store_of(tmp_path, network, seed=6).folder != first.folder
+    properties = case.folder / f"{case.case}.json"
+    later = marker.stat().st_mtime + 10
+    os.utime(properties, (later, later))  # preprocessed again since
+    store_of(tmp_path, network, keep=True).encode([case], True, 4, CPU)
+    assert marker.stat().st_mtime_ns > written
+    disturbed = next(iter(network.stage1_parameters().values()))
+    disturbed.data += 1
+    assert store_of(tmp_path, network).folder != first.folder
 
 
 def rows_of(slices: list[int], classes: list[int]) -> DecoderRows:
@@ -389,7 +413,8 @@ def make_trainer(
     stages = {"stage1": replace(s.stage1, epochs=epochs[0], iterations_per_epoch=2)}
     stages["stage2"] = replace(s.stage2, epochs=epochs[1], iterations_per_epoch=2)
     lenient = replace(s.distillation, tau=0.3)  # the saliency of two epochs is low
-    plans = replace(plans, settings=change(replace(s, **stages, distillation=lenient)))
+    dropout = replace(s.lora, dropout=0.1)  # so that what dropout draws matters too
+    plans = replace(plans, settings=change(replace(s, **stages, distillation=lenient, lora=dropout)))
     dataset_json = json.loads((planned.preprocessed / "dataset.json").read_text())
     return trainer_class(plans.to_dict(), "2d", fold, dataset_json, CPU, 3)
 
@@ -446,7 +471,7 @@ def test_a_resumed_training_ends_bit_equal_wherever_it_was_cut_off(planned: Work
         assert not different, f"cut off after {epochs_done} epochs"
         assert records(second) == curve
         assert second.best_smoothed_dice == straight.best_smoothed_dice
-        assert not list(first.output_folder.glob("stage2_embeddings"))
+        assert not list(first.output_folder.glob("stage2_embeddings*"))
 
 
 def test_the_seed_decides_everything(planned: Workspace) -> None:

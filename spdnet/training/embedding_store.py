@@ -121,7 +121,7 @@ class EmbeddingStore:
         device: torch.device,
     ) -> StoredVariant:
         variant = StoredVariant(case, transform, self.folder, name)
-        if (self.folder / f"{name}_masks.npy").exists():  # written last
+        if _is_newer(self.folder / f"{name}_masks.npy", case.folder / f"{case.case}.json"):  # both written last
             return variant
         slices, masks = np.asarray(case.slices, dtype=np.float32), np.asarray(case.masks)
         if transform != SliceTransform():
@@ -134,3 +134,7 @@ class EmbeddingStore:
         np.save(self.folder / ".partial_masks.npy", masks)
         (self.folder / ".partial_masks.npy").replace(self.folder / f"{name}_masks.npy")
         return variant
+
+
+def _is_newer(file: Path, source: Path) -> bool:
+    return file.exists() and file.stat().st_mtime >= source.stat().st_mtime
