@@ -129,6 +129,11 @@ class SPDPredictor:
                     f"shape {geometry.shape_zyx}"
                 )
             classes = np.full(len(points), ALL_CLASSES) if class_index is None else np.asarray(class_index)
+            if classes.shape != (len(points),) or not np.isin(classes, np.arange(-1, len(self.labels))).all():
+                raise PromptFileError(
+                    f"class_index must give each of the {len(points)} points a class from 0 to {len(self.labels) - 1}, "
+                    f"or -1 for all; it is {classes.tolist()}"
+                )
             prompts = SlicePrompts(network_case.mapping.points_to_network(points), classes.astype(np.int64))
             prompts = prompts.select(in_crop(prompts, network_case.mapping))
         prediction = self.predict_network_case(network_case, prompts)

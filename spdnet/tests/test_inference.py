@@ -373,6 +373,22 @@ def test_an_array_gives_what_its_files_give(trained: Workspace, tmp_path: Path) 
         )
 
 
+def test_points_of_arrays_outside_the_crop_are_dropped_as_those_of_files(trained: Workspace) -> None:
+    predictor = predictor_of(trained, [0])
+    s = predictor.plans.settings
+    raw = replace(s, crop_to_nonzero=True, distillation=replace(s.distillation, mode="raw"))
+    predictor.plans = replace(predictor.plans, settings=raw)
+    image, geometry = read_image(RawDataset(trained.raw).cases("Ts")[1].images)
+    image[:, :, 18:] = 0
+    points = np.array([[2, 10, 10], [2, 20, 10]])
+    found = []
+    for chosen in (points, points[:1], points[:0]):
+        arguments = image, {"spacing": geometry.spacing_zyx_mm}, chosen
+        found.append(predictor.predict_single_npy_array(*arguments, save_or_return_probabilities=True)[1])
+    np.testing.assert_array_equal(found[0], found[1])
+    assert not np.array_equal(found[1], found[2])
+
+
 def test_arrays_need_points_within_them(trained: Workspace) -> None:
     predictor = predictor_of(trained, [0])
     image, geometry = read_image(RawDataset(trained.raw).cases("Ts")[0].images)

@@ -230,7 +230,8 @@ def test_prompts_are_fresh_each_epoch_and_fixed_in_validation(planned: Workspace
 
 
 def store_of(folder: Path, network: SPDNetwork, keep: bool = False, seed: int = 5) -> EmbeddingStore:
-    return EmbeddingStore(folder, network, replace(AugmentationSettings(), stored_variants=3), seed, keep)
+    settings = replace(tiny_settings(), augmentation=replace(AugmentationSettings(), stored_variants=3))
+    return EmbeddingStore(folder, network, settings, seed, keep)
 
 
 def test_stored_variants_move_slices_masks_and_points_alike(planned: Workspace, tmp_path: Path) -> None:
@@ -279,6 +280,8 @@ def test_kept_embeddings_are_used_again_only_where_they_fit(planned: Workspace, 
     os.utime(properties, (later, later))  # preprocessed again since
     store_of(tmp_path, network, keep=True).encode([case], True, 4, CPU)
     assert marker.stat().st_mtime_ns > written
+    other_slices = EmbeddingStore(tmp_path, network, replace(tiny_settings(), pixel_spacing_mm=9.0), 5, True)
+    assert other_slices.folder != first.folder
     disturbed = next(iter(network.stage1_parameters().values()))
     disturbed.data += 1
     assert store_of(tmp_path, network).folder != first.folder

@@ -21,8 +21,7 @@ from tqdm import tqdm
 from spdnet.geometry import SliceTransform
 from spdnet.inference.volume import encode_volume
 from spdnet.network import SPDNetwork
-from spdnet.planning import StoredCase
-from spdnet.planning.plans import AugmentationSettings
+from spdnet.planning import SPDSettings, StoredCase
 from spdnet.prompts import SlicePrompts
 from spdnet.training.sampling import draw_transform
 
@@ -68,20 +67,20 @@ class EmbeddingStore:
     Args:
         parent: where to make the folder.
         network: the encoder, with the weights that stage 2 will have.
-        augmentation: how training cases are moved.
+        settings: how slices are made, and how training cases are moved.
         seed: of the transforms.
         keep: leave the folder in place when closed, and use what an earlier store left there.
     """
 
-    def __init__(
-        self, parent: Path, network: SPDNetwork, augmentation: AugmentationSettings, seed: int, keep: bool
-    ) -> None:
-        digest = hashlib.sha256(f"{network.image_size} {augmentation} {seed}".encode())
+    def __init__(self, parent: Path, network: SPDNetwork, settings: SPDSettings, seed: int, keep: bool) -> None:
+        s = settings
+        made_by = (s.slicing_axis, s.image_size, s.pixel_spacing_mm, s.crop_to_nonzero, s.normalization, s.backbone)
+        digest = hashlib.sha256(repr((made_by, s.augmentation, seed)).encode())
         for name, parameter in network.stage1_parameters().items():
             digest.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
         self.folder = parent / f"stage2_embeddings_{digest.hexdigest()[:16]}"
         self.network = network
-        self.augmentation = augmentation
+        self.augmentation = settings.augmentation
         self.seed = seed
         self.keep = keep
 

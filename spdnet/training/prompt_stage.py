@@ -6,6 +6,7 @@ distils them, and makes batches of runs of adjacent slices, so that the consiste
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from spdnet.training.losses import consistency_loss
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
 from spdnet.training.scores import DiceCounter
 from spdnet.training.stages import Stage, ValidationResult
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class PromptStage(Stage):
         keep_embeddings: bool = False,
     ) -> None:
         super().__init__(network, settings, train_cases, val_cases, device, seed)
-        self._store = EmbeddingStore(cache_folder, network, settings.augmentation, seed, keep_embeddings)
+        self._store = EmbeddingStore(cache_folder, network, settings, seed, keep_embeddings)
 
     @property
     def stage_settings(self) -> StageSettings:
@@ -84,6 +87,11 @@ class PromptStage(Stage):
         """At most `iterations_per_epoch` batches of rows, drawn without replacement."""
         rng = self.seed_epoch(epoch)
         batches = self._draw_batches(rng)
+        if not batches:
+            logger.warning(
+                "epoch %d has nothing to decode: no pixel of any training slice is salient. Train stage 1 longer.",
+                epoch,
+            )
         self.network.train()
         losses = []
         for runs in tqdm(batches, desc=f"epoch {epoch}", leave=False):
