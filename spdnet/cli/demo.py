@@ -6,6 +6,7 @@ It runs the same entry points that users run and shows their command lines.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Callable
@@ -17,7 +18,6 @@ from spdnet.dataset import RawDataset, read_label
 from spdnet.demo.explain import draw_case
 from spdnet.demo.phantom import DATASET_NAME, write_tube_phantom
 from spdnet.errors import ConfigurationError
-from spdnet.evaluation import evaluate_folder
 
 IMAGE_SIZE = "56"  # small, so that two CPU cores finish in minutes; the planner would choose 112
 METHODS = {
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.data_only:
         return
     predictions = _run_pipeline(args, folder, raw)
-    _print_table(raw, predictions)
+    _print_table(predictions)
     picture = folder / "demo.png"
     _draw_picture(picture, raw, folder, predictions, args.device)
     print(f"\npicture: {picture}\n{(time.perf_counter() - start) / 60:.1f} minutes in all")
@@ -108,17 +108,16 @@ def _command(name: str, function: Callable[[list[str]], None], arguments: list[s
     function(arguments)
 
 
-def _print_table(raw: Path, predictions: dict[str, Path]) -> None:
-    """Mean over the test volumes, with 95 % intervals."""
-    dataset = RawDataset(raw)
+def _print_table(predictions: dict[str, Path]) -> None:
+    """Mean over the test volumes, with 95 % intervals, as spd_evaluate left them."""
     print(f"\n{'method':<16} {'slice DSC':>10} {'95 % interval':>18} {'volume Dice':>12} {'95 % interval':>18}")
     for method, folder in predictions.items():
-        result = evaluate_folder(raw / "labelsTs", folder, dataset.labels, dataset.file_ending)
+        scores = json.loads((folder / evaluate.RESULT_FILE).read_text())["mean"]
         cells = []
         for metric, width in (("dsc", 10), ("volume_dice", 12)):
-            estimate = result.estimate(metric, None)
-            interval = f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
-            cells.append(f"{100 * estimate.mean:>{width}.1f} {interval:>18}")
+            mean, low, high = (100 * (scores[metric][key] or 0.0) for key in ("mean", "low", "high"))
+            interval = f"{low:.1f} to {high:.1f}"
+            cells.append(f"{mean:>{width}.1f} {interval:>18}")
         print(f"{method:<16} {' '.join(cells)}")
 
 

@@ -23,7 +23,7 @@ from spdnet.inference.model_folder import ModelFolder
 from spdnet.inference.volume import VolumePrediction, predict_volume
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import get_device
-from spdnet.planning import NetworkCase, SPDPlans, preprocess_image
+from spdnet.planning import NetworkCase, SPDPlans, SPDSettings, preprocess_image
 from spdnet.prompts import ALL_CLASSES, SlicePrompts, load_slice_prompts
 from spdnet.prompts.loading import in_crop, read_checked_markups
 
@@ -204,7 +204,7 @@ class SPDPredictor:
                 _save_probabilities(output_folder / f"{case.case}.npz", prediction.probabilities, self.labels)
             write_segmentation(output_folder / f"{case.case}{ending}", prediction.segmentation, geometry)
 
-    def _settings(self) -> Any:
+    def _settings(self) -> SPDSettings:
         if not self.networks:
             raise ConfigurationError("no model is loaded; call initialize_from_trained_model_folder first")
         return self.plans.settings

@@ -173,9 +173,6 @@ def measure_case(case: CaseFiles, labels: Labels, slicing_axis: int) -> CaseFing
     label_map = read_checked_label(case, labels, geometry)
     masks = mapping.orient(labels.masks(label_map))
     area_mm2, spacing = _pixel_area_mm2(geometry, slicing_axis), geometry.canonical_spacing_mm()
-    permutation, flips = geometry.canonical_axes()
-    nonzero = np.flip(np.transpose((image != 0).any(axis=0), permutation), tuple(i for i in range(3) if flips[i]))
-    box = get_bbox_from_mask(nonzero) if nonzero.any() else [[0, n] for n in nonzero.shape]
     foreground = masks.any(axis=0)
     oriented = mapping.orient(image)
     statistics = None
@@ -188,7 +185,7 @@ def measure_case(case: CaseFiles, labels: Labels, slicing_axis: int) -> CaseFing
         spacing,
         geometry.has_patient_axes,
         masks.shape[1],
-        tuple((int(lo), int(hi)) for lo, hi in box),
+        tuple(nonzero_box(image, geometry)),
         tuple(_measure_class(mask, area_mm2) for mask in masks),
         tuple(_intensity(channel) for channel in oriented),
         tuple(_intensity(channel[foreground]) for channel in oriented),
@@ -216,6 +213,18 @@ def read_checked_label(case: CaseFiles, labels: Labels, geometry: ImageGeometry)
             f"(declared: {sorted(labels.declared_values)})"
         )
     return label_map
+
+
+def nonzero_box(image: np.ndarray, geometry: ImageGeometry) -> list[tuple[int, int]]:
+    """Half-open box of the voxels of an image (c, z, y, x) that are not zero in every channel, canonical axes.
+
+    An image of zeros is kept whole.
+    """
+    permutation, flips = geometry.canonical_axes()
+    nonzero = np.flip(np.transpose((image != 0).any(axis=0), permutation), tuple(i for i in range(3) if flips[i]))
+    if not nonzero.any():
+        return [(0, n) for n in nonzero.shape]
+    return [(int(lo), int(hi)) for lo, hi in get_bbox_from_mask(nonzero)]
 
 
 def _measure_class(mask: np.ndarray, pixel_area_mm2: float) -> ClassFingerprint:

@@ -28,7 +28,7 @@ from spdnet.planning.plans import (
     StageSettings,
 )
 
-# A target that is only two or three tokens wide cannot be delineated; see the documentation's results.
+# A target that is only two or three tokens wide cannot be delineated. Four is a choice, not yet a measured one.
 MIN_TOKENS_ACROSS_TARGET = 4.0
 # Largest input by device: beyond it a slice costs more than a user would wait for.
 LARGEST_IMAGE = {("lite", "cpu"): 112, ("lite", "cuda"): 224, ("vit", "cpu"): 224, ("vit", "cuda"): 448}

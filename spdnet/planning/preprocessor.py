@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask
 
 from spdnet.dataset import CaseFiles, Labels, RawDataset, read_image
 from spdnet.errors import DatasetError
@@ -21,7 +20,7 @@ from spdnet.files import write_json
 from spdnet.geometry import CaseMapping, ImageGeometry, plan_case_mapping
 from spdnet.geometry.image_geometry import axis_from_name
 from spdnet.parallel import map_cases
-from spdnet.planning.fingerprint import read_checked_label
+from spdnet.planning.fingerprint import nonzero_box, read_checked_label
 from spdnet.planning.plans import NormalizationSettings, SPDPlans, SPDSettings
 from spdnet.planning.storage import CaseWriter, StoredCase
 from spdnet.prompts import SlicePrompts, load_slice_prompts
@@ -46,8 +45,11 @@ def preprocess_image(image: np.ndarray, geometry: ImageGeometry, settings: SPDSe
     """
     if len(image) != len(settings.normalization):
         raise DatasetError(f"case {case}: {len(image)} channels; the plans are for {len(settings.normalization)}")
-    crop_box = _in_plane_nonzero_box(image, geometry, settings) if settings.crop_to_nonzero else None
     axis = axis_from_name(settings.slicing_axis) if geometry.has_patient_axes else 0
+    crop_box = None
+    if settings.crop_to_nonzero:
+        crop_box = nonzero_box(image, geometry)
+        crop_box[axis] = (0, geometry.canonical_shape()[axis])  # in plane only: all slices are kept
     mapping = plan_case_mapping(geometry, axis, settings.image_size, settings.pixel_spacing_mm, crop_box)
     normalized = np.stack([_normalize(c, s, case) for c, s in zip(image, settings.normalization, strict=True)])
     return NetworkCase(mapping.image_to_network(normalized), mapping, geometry)
@@ -62,21 +64,6 @@ def _normalize(channel: np.ndarray, settings: NormalizationSettings, case: str) 
     if high <= low:
         raise DatasetError(f"case {case}: the image is constant ({low:g} everywhere); there is nothing to segment")
     return np.clip((channel - low) / (high - low), 0.0, 1.0).astype(np.float32)
-
-
-def _in_plane_nonzero_box(
-    image: np.ndarray, geometry: ImageGeometry, settings: SPDSettings
-) -> list[tuple[int, int]] | None:
-    """Box of the non-zero voxels along the canonical axes; all slices are kept."""
-    permutation, flips = geometry.canonical_axes()
-    nonzero = np.transpose((image != 0).any(axis=0), permutation)
-    nonzero = np.flip(nonzero, tuple(i for i in range(3) if flips[i]))
-    if not nonzero.any():
-        return None
-    box = [(int(lo), int(hi)) for lo, hi in get_bbox_from_mask(nonzero)]
-    axis = axis_from_name(settings.slicing_axis) if geometry.has_patient_axes else 0
-    box[axis] = (0, nonzero.shape[axis])
-    return box
 
 
 class SPDPreprocessor:

@@ -618,6 +618,10 @@ def test_stage_1_can_be_taken_from_another_training(planned: Workspace) -> None:
     other.initialize()
     with pytest.raises(ModelError, match="does not fit"):
         other.start_from_stage1(file)
+    resized = make_trainer(planned, "all", (1, 1), change=lambda s: replace(s, pixel_spacing_mm=9.0))
+    resized.initialize()
+    with pytest.raises(ModelError, match="trained with other plans: pixel_spacing_mm"):
+        resized.start_from_stage1(file)
     tuning = run(make_trainer(planned, "all", (1, 0), TRAINERS["SPDTrainerSAMTuning"]))
     with pytest.raises(ModelError, match="lacks .*lora.* more weights of stage 1"):
         other.start_from_stage1(tuning.output_folder / "checkpoint_final.pth")

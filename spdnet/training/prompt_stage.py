@@ -72,9 +72,7 @@ class PromptStage(Stage):
     def prepare(self) -> None:
         """Encode all cases; see the base class."""
         super().prepare()
-        self.network.requires_grad_(False)
-        for parameter in self.parameters():
-            parameter.requires_grad_(True)
+        self.freeze_other_parts()
         size = self.settings.stage1.batch_size
         self._train = self._store.encode(self.train_cases, True, size, self.device)
         self._val = [variants[0] for variants in self._store.encode(self.val_cases, False, size, self.device)]

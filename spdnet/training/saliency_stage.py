@@ -37,9 +37,7 @@ class SaliencyStage(Stage):
     def prepare(self) -> None:
         """List the slices; see the base class."""
         super().prepare()
-        self.network.requires_grad_(False)
-        for parameter in self.parameters():
-            parameter.requires_grad_(True)
+        self.freeze_other_parts()
         self._train_table = slice_table(self.train_cases)
         self._is_target = np.concatenate([c.target_slices for c in self.train_cases])
         self._val_table = slice_table(self.val_cases)

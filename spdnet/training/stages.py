@@ -82,6 +82,12 @@ class Stage(ABC):
         if s.scheduler == "plateau":
             self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.5, patience=4)
 
+    def freeze_other_parts(self) -> None:
+        """Leave gradients to this stage's parameters alone."""
+        self.network.requires_grad_(False)
+        for parameter in self.parameters():
+            parameter.requires_grad_(True)
+
     def finish(self) -> None:  # noqa: B027 - optional hook
         """Release what `prepare` made."""
 

@@ -77,6 +77,7 @@ class SPDTrainer:
         self.current_epoch = 0
         self.best_smoothed_dice: float | None = None
         self.smoothed_dice: float | None = None
+        self._resume_state: dict[str, Any] | None = None
         self.network: SPDNetwork
 
     @staticmethod
@@ -163,8 +164,6 @@ class SPDTrainer:
         self.save_checkpoint(FINAL)
         (self.output_folder / LATEST).unlink(missing_ok=True)
         self.print_to_log_file(f"training done: {self.output_folder / FINAL}")
-
-    _resume_state: dict[str, Any] | None = None
 
     def _run_stage(self, stage: Stage, resumed: dict[str, Any] | None) -> None:
         epochs = stage.stage_settings.epochs
@@ -262,15 +261,17 @@ class SPDTrainer:
         """Take LoRA and saliency head from another training's checkpoint and go straight to stage 2.
 
         Raises:
-            ModelError: the checkpoint is missing or of another network.
+            ModelError: the checkpoint is missing, or of another network or input.
         """
         own = self.network.own_state()
-        given = read_checkpoint(file)["network_weights"]
+        content = read_checkpoint(file)
+        given = content["network_weights"]
         stage1 = self.network.stage1_parameters()
         missing = [name for name in stage1 if name not in given]
         if missing:
             raise ModelError(f"{file} lacks {missing[0]} and {len(missing) - 1} more weights of stage 1")
         self.load_weights({**own, **{name: given[name] for name in stage1}}, file)
+        self._check_plans(content, file)
         self.stage_number, self.current_epoch = 2, 0
         self.print_to_log_file(f"stage 1 taken from {file}")
 
@@ -311,6 +312,9 @@ class SPDTrainer:
             raise ModelError(
                 f"{file} was written by {content['trainer_name']}, not {type(self).__name__}; choose it with -tr"
             )
+        self._check_plans(content, file)
+
+    def _check_plans(self, content: dict[str, Any], file: Path) -> None:
         if content["backbone"] != self.settings.backbone:
             raise ModelError(
                 f"{file} is a model on {content['backbone']}, the plans are for {self.settings.backbone}: plans "
