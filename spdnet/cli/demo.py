@@ -14,7 +14,7 @@ from pathlib import Path
 
 from spdnet.cli import evaluate, plan_and_preprocess, predict, train
 from spdnet.cli.common import entry_point
-from spdnet.dataset import RawDataset, read_label
+from spdnet.dataset import RawDataset
 from spdnet.demo.explain import draw_case
 from spdnet.demo.phantom import DATASET_NAME, write_tube_phantom
 from spdnet.errors import ConfigurationError
@@ -127,5 +127,5 @@ def _draw_picture(file: Path, raw: Path, folder: Path, predictions: dict[str, Pa
     case = dataset.cases("Ts")[0]
     model = folder / "nnUNet_results" / DATASET_NAME / "SPDTrainer__SPDPlans__2d"
     assert case.label is not None
-    label_maps = {m: read_label(p / case.label.name, case.case)[0] for m, p in predictions.items()}
+    label_maps = {m: dataset.reader.read_label(p / case.label.name, case.case)[0] for m, p in predictions.items()}
     draw_case(file, case, model, label_maps, device)

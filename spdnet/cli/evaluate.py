@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from spdnet.cli.common import entry_point
+from spdnet.dataset.image_io import choose_reader
 from spdnet.dataset.labels import Labels
 from spdnet.dataset.raw_dataset import read_dataset_json
 from spdnet.errors import ConfigurationError, DatasetError, PlansError
@@ -39,6 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     result = evaluate_folder(
         arguments.ref,
         arguments.pred,
+        choose_reader(dataset_json, next(iter(sorted(arguments.ref.glob(f"*{dataset_json['file_ending']}"))), None)),
         labels,
         str(dataset_json["file_ending"]),
         slicing_axis,

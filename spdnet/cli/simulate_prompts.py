@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from spdnet.cli.common import entry_point
-from spdnet.dataset import RawDataset
+from spdnet.dataset import RawDataset, choose_reader
 from spdnet.errors import ConfigurationError, PlansError
 from spdnet.geometry.image_geometry import axis_from_name
 from spdnet.paths import DEFAULT_PLANS_NAME, preprocessed_root, raw_root, resolve_dataset_name
@@ -30,9 +30,10 @@ def main(argv: list[str] | None = None) -> None:
     check_can_simulate(cases, folder, args.overwrite)
     slicing_axis = _planned_slicing_axis(name)
     folder.mkdir(parents=True, exist_ok=True)
+    reader = choose_reader(dataset.dataset_json, cases[0].images[0])
     statistics = PromptStatistics()
     for files in tqdm(cases, desc="simulating prompts", unit="case"):
-        markups, counts = simulate_case(files, labels, slicing_axis, args.seed, recipe, args.true_points)
+        markups, counts = simulate_case(files, reader, labels, slicing_axis, args.seed, recipe, args.true_points)
         write_markups(folder / f"{files.case}.mrk.json", markups)
         statistics = statistics + counts
     axis_source = "largest spacing of each case" if slicing_axis is None else "the data set's plans"

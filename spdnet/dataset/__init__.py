@@ -3,7 +3,7 @@
 Knows nnU-Net's raw folder format; knows nothing of prompts' content, plans or networks.
 """
 
-from spdnet.dataset.image_io import read_image, read_label, write_segmentation
+from spdnet.dataset.image_io import ReaderWriter, choose_reader, get_reader
 from spdnet.dataset.labels import Labels
 from spdnet.dataset.raw_dataset import CaseFiles, RawDataset
 from spdnet.dataset.splits import Split, load_or_create_splits
@@ -12,9 +12,9 @@ __all__ = [
     "CaseFiles",
     "Labels",
     "RawDataset",
+    "ReaderWriter",
     "Split",
+    "choose_reader",
+    "get_reader",
     "load_or_create_splits",
-    "read_image",
-    "read_label",
-    "write_segmentation",
 ]

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from spdnet.dataset.image_io import ReaderWriter, choose_reader
 from spdnet.dataset.labels import Labels
 from spdnet.errors import DatasetError
 
@@ -55,6 +56,15 @@ class RawDataset:
     def file_ending(self) -> str:
         """File ending of images, labels and predictions, with the dot."""
         return str(self.dataset_json["file_ending"])
+
+    @cached_property
+    def reader(self) -> ReaderWriter:
+        """The reader of images and labels that nnU-Net would choose; tried on the first training image.
+
+        Raises:
+            DatasetError: none can read it.
+        """
+        return choose_reader(self.dataset_json, self.training_cases()[0].images[0])
 
     @property
     def channel_names(self) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spdnet.dataset import CaseFiles, read_label
+from spdnet.dataset import CaseFiles
 from spdnet.demo.figure import choose_slices, draw_demo_figure
 from spdnet.geometry import rescale_points
 from spdnet.inference import SPDPredictor
@@ -39,7 +39,7 @@ def draw_case(
     prompts = predictor.network_prompts(case, prediction.network_case).for_class(0).points_syx
     kept = np.column_stack([consensus.slice_index, rescale_points(consensus.points_yx, mask_size, size)])
     tau = predictor.plans.settings.distillation.tau
-    reference = to_network(read_label(case.label, case.case)[0])
+    reference = to_network(predictor.reader.read_label(case.label, case.case)[0])
     draw_demo_figure(
         file,
         prediction.network_case.slices[:, 0],

@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d, zoom
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from spdnet.dataset import write_segmentation
+from spdnet.dataset.image_io import SimpleITKIO
 from spdnet.errors import DatasetError
 from spdnet.geometry import ImageGeometry, nearest_index
 from spdnet.prompts import Markup, write_markups
@@ -215,7 +215,7 @@ def _write_case(folder: Path, subset: str, name: str, case: PhantomCase) -> None
     image = sitk.GetImageFromArray(case.image)
     case.geometry.apply_to_sitk(image)
     sitk.WriteImage(image, str(folder / f"images{subset}" / f"{name}_0000{_FILE_ENDING}"), useCompression=True)
-    write_segmentation(folder / f"labels{subset}" / f"{name}{_FILE_ENDING}", case.label, case.geometry)
+    SimpleITKIO().write_segmentation(folder / f"labels{subset}" / f"{name}{_FILE_ENDING}", case.label, case.geometry)
     centreline = Markup(
         name=CENTRELINE_NAME,
         kind="points",

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from spdnet.dataset import Labels
+from spdnet.dataset import Labels, ReaderWriter
 from spdnet.errors import DatasetError
 from spdnet.evaluation import metrics
 from spdnet.evaluation.pairs import LabelPair, check_label_values, class_mask, find_pairs, read_pair
@@ -185,6 +185,7 @@ def evaluate_case(
 def evaluate_folder(
     reference_folder: Path,
     prediction_folder: Path,
+    reader: ReaderWriter,
     labels: Labels,
     file_ending: str,
     slicing_axis: int | None = None,
@@ -195,6 +196,7 @@ def evaluate_folder(
     Args:
         reference_folder: label files CASE{file_ending}.
         prediction_folder: predictions of the same names; others are reported in the log and left out.
+        reader: of both.
         labels: the classes.
         file_ending: with the dot.
         slicing_axis: canonical axis for all cases; None: by `slicing_axis_of`, for each file.
@@ -205,7 +207,7 @@ def evaluate_folder(
             not on one grid, or a label value is undeclared.
     """
     pairs = find_pairs(reference_folder, prediction_folder, file_ending)
-    score = functools.partial(_evaluate_pair, labels=labels, slicing_axis=slicing_axis)
+    score = functools.partial(_evaluate_pair, reader=reader, labels=labels, slicing_axis=slicing_axis)
     cases = tuple(map_cases(score, pairs, n_processes, "evaluating"))
     return EvaluationResult(labels.names, cases, str(reference_folder), str(prediction_folder))
 
@@ -223,8 +225,8 @@ def slicing_axis_of(geometry: ImageGeometry, slicing_axis: int | None = None) ->
     return default_slicing_axis(geometry.canonical_spacing_mm())
 
 
-def _evaluate_pair(pair: LabelPair, labels: Labels, slicing_axis: int | None) -> CaseScores:
-    reference, prediction, geometry = read_pair(pair, labels)
+def _evaluate_pair(pair: LabelPair, reader: ReaderWriter, labels: Labels, slicing_axis: int | None) -> CaseScores:
+    reference, prediction, geometry = read_pair(pair, reader, labels)
     return evaluate_case(reference, prediction, geometry, labels, slicing_axis, pair.case)
 
 

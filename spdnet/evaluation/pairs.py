@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spdnet.dataset import Labels, read_label
+from spdnet.dataset import Labels, ReaderWriter
 from spdnet.errors import DatasetError
 from spdnet.geometry import ImageGeometry
 
@@ -58,7 +58,7 @@ def find_pairs(reference_folder: Path, prediction_folder: Path, file_ending: str
     return [LabelPair(case, references[case], predictions[case]) for case in references]
 
 
-def read_pair(pair: LabelPair, labels: Labels) -> tuple[np.ndarray, np.ndarray, ImageGeometry]:
+def read_pair(pair: LabelPair, reader: ReaderWriter, labels: Labels) -> tuple[np.ndarray, np.ndarray, ImageGeometry]:
     """Read and check both label maps of a case.
 
     Returns:
@@ -67,8 +67,8 @@ def read_pair(pair: LabelPair, labels: Labels) -> tuple[np.ndarray, np.ndarray, 
     Raises:
         DatasetError: a file cannot be read, the grids differ, or a label value is not declared.
     """
-    reference, geometry = read_label(pair.reference, pair.case)
-    prediction, predicted_geometry = read_label(pair.prediction, pair.case)
+    reference, geometry = reader.read_label(pair.reference, pair.case)
+    prediction, predicted_geometry = reader.read_label(pair.prediction, pair.case)
     if difference := geometry.difference(predicted_geometry):
         raise DatasetError(
             f"case {pair.case}: reference {pair.reference} and prediction {pair.prediction} are not on one grid: "

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spdnet.dataset import Labels
+from spdnet.dataset import Labels, ReaderWriter
 from spdnet.evaluation.metrics import count_metrics
 from spdnet.evaluation.pairs import LabelPair, class_mask, read_pair
 from spdnet.files import write_json
@@ -18,7 +18,9 @@ from spdnet.parallel import map_cases
 _METRICS = ("Dice", "IoU", "TP", "FP", "FN", "TN", "n_pred", "n_ref")
 
 
-def nnunet_summary(pairs: Sequence[tuple[Path, Path]], labels: Labels, n_processes: int = 1) -> dict[str, Any]:
+def nnunet_summary(
+    pairs: Sequence[tuple[Path, Path]], reader: ReaderWriter, labels: Labels, n_processes: int = 1
+) -> dict[str, Any]:
     """The content of summary.json for (reference file, prediction file) pairs.
 
     As in nnU-Net: no background; Dice and IoU of a class absent in both are NaN and skipped in the class mean;
@@ -35,7 +37,7 @@ def nnunet_summary(pairs: Sequence[tuple[Path, Path]], labels: Labels, n_process
     if not pairs:
         raise ValueError("no pairs of reference and prediction to summarise")
     named = [LabelPair(reference.name, reference, prediction) for reference, prediction in pairs]
-    per_case = map_cases(functools.partial(_case_entry, labels=labels), named, n_processes, "summary")
+    per_case = map_cases(functools.partial(_case_entry, reader=reader, labels=labels), named, n_processes, "summary")
     mean = {
         key: {metric: _mean_ignoring_nan([case["metrics"][key][metric] for case in per_case]) for metric in _METRICS}
         for key in labels.summary_keys
@@ -49,8 +51,8 @@ def write_summary_json(path: Path, summary: dict[str, Any]) -> None:
     write_json(path, _sorted(summary))
 
 
-def _case_entry(pair: LabelPair, labels: Labels) -> dict[str, Any]:
-    reference, prediction, _ = read_pair(pair, labels)
+def _case_entry(pair: LabelPair, reader: ReaderWriter, labels: Labels) -> dict[str, Any]:
+    reference, prediction, _ = read_pair(pair, reader, labels)
     valid = None if labels.ignore_value is None else reference != labels.ignore_value
     metrics = {
         key: count_metrics(class_mask(reference, values), class_mask(prediction, values), valid)

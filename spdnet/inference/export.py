@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from spdnet.dataset import Labels, write_segmentation
+from spdnet.dataset import Labels, ReaderWriter
 from spdnet.geometry import CaseMapping, ImageGeometry
 
 
@@ -23,7 +23,12 @@ def probabilities_on_raw_grid(probabilities: np.ndarray, mapping: CaseMapping) -
 
 
 def export_prediction(
-    probabilities: np.ndarray, mapping: CaseMapping, geometry: ImageGeometry, labels: Labels, file: Path
+    probabilities: np.ndarray,
+    mapping: CaseMapping,
+    geometry: ImageGeometry,
+    labels: Labels,
+    reader: ReaderWriter,
+    file: Path,
 ) -> None:
     """Merge the classes on the raw grid and write an integer label map with the image's geometry."""
-    write_segmentation(file, labels.merge(probabilities_on_raw_grid(probabilities, mapping)), geometry)
+    reader.write_segmentation(file, labels.merge(probabilities_on_raw_grid(probabilities, mapping)), geometry)

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from spdnet.dataset import CaseFiles, Labels, read_image, write_segmentation
-from spdnet.dataset.image_io import read_geometry
+from spdnet.dataset import CaseFiles, Labels, ReaderWriter, get_reader
 from spdnet.dataset.raw_dataset import find_cases, find_prompt_file
 from spdnet.errors import ConfigurationError, ModelError, PromptFileError
 from spdnet.files import write_json
@@ -64,6 +63,7 @@ class SPDPredictor:
         self.networks: list[SPDNetwork] = []
         self.plans: SPDPlans
         self.labels: Labels
+        self.reader: ReaderWriter
         self.dataset_json: dict[str, Any]
 
     def initialize_from_trained_model_folder(
@@ -85,6 +85,7 @@ class SPDPredictor:
         """
         folder = ModelFolder(Path(model_training_output_dir))
         self.plans, self.dataset_json, self.labels = folder.plans(), folder.dataset_json(), folder.labels()
+        self.reader = get_reader(self.plans.image_reader_writer)
         wanted = [str(f) for f in use_folds] if use_folds is not None else None
         folds = folder.choose_folds(wanted, checkpoint_name)
         self.device = get_device(str(self.device)) if self.device is not None else get_device(None)
@@ -162,7 +163,7 @@ class SPDPredictor:
         Raises:
             DatasetError, PromptFileError: a file is not what it must be.
         """
-        image, geometry = read_image(case.images, case.case)
+        image, geometry = self.reader.read_image(case.images, case.case)
         network_case = preprocess_image(image, geometry, self._settings(), case.case)
         prompts = self.network_prompts(case, network_case) if case.prompts is not None else None
         return self.predict_network_case(network_case, prompts), geometry
@@ -194,7 +195,7 @@ class SPDPredictor:
             cases = _with_prompts(cases, prompts_folder)
             for case in cases:
                 assert case.prompts is not None
-                read_checked_markups(case.prompts, case.case, read_geometry(case.images[0], case.case))
+                read_checked_markups(case.prompts, case.case, self.reader.read_geometry(case.images[0], case.case))
         output_folder.mkdir(parents=True, exist_ok=True)
         write_json(output_folder / "dataset.json", self.dataset_json)
         write_json(output_folder / "plans.json", self.plans.to_dict())
@@ -202,7 +203,7 @@ class SPDPredictor:
             prediction, geometry = self.predict_case(case)
             if save_probabilities:
                 _save_probabilities(output_folder / f"{case.case}.npz", prediction.probabilities, self.labels)
-            write_segmentation(output_folder / f"{case.case}{ending}", prediction.segmentation, geometry)
+            self.reader.write_segmentation(output_folder / f"{case.case}{ending}", prediction.segmentation, geometry)
 
     def _settings(self) -> SPDSettings:
         if not self.networks:

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask
 
-from spdnet.dataset import CaseFiles, Labels, RawDataset, read_image, read_label
-from spdnet.dataset.image_io import read_geometry
+from spdnet.dataset import CaseFiles, Labels, RawDataset, ReaderWriter
 from spdnet.errors import DatasetError, PlansError
 from spdnet.files import read_json, write_json
 from spdnet.geometry import ImageGeometry, default_slicing_axis, raw_resolution_mapping
@@ -69,9 +68,10 @@ class CaseFingerprint:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A data set, measured: slicing axis (S, P or L), class names and all training cases."""
+    """A data set, measured: the reader that fits it, slicing axis (S, P or L), class names and all training cases."""
 
     dataset_name: str
+    image_reader_writer: str
     slicing_axis: str
     class_names: tuple[str, ...]
     channel_names: tuple[str, ...]
@@ -126,6 +126,7 @@ class Fingerprint:
         try:
             return cls(
                 content["dataset_name"],
+                content["image_reader_writer"],
                 content["slicing_axis"],
                 tuple(content["class_names"]),
                 tuple(content["channel_names"]),
@@ -148,29 +149,35 @@ def extract_fingerprint(dataset: RawDataset, n_processes: int) -> Fingerprint:
             f"{dataset.folder}: dataset.json declares an ignore label, which spdnet does not support yet"
         )
     cases = dataset.training_cases()
-    geometries = [read_geometry(case.images[0], case.case) for case in cases]
+    reader = dataset.reader
+    geometries = [reader.read_geometry(case.images[0], case.case) for case in cases]
     spacing = np.median([g.canonical_spacing_mm() for g in geometries], axis=0)
     axis = default_slicing_axis(spacing.tolist()) if geometries[0].has_patient_axes else 0
-    measure = functools.partial(measure_case, labels=dataset.labels, slicing_axis=axis)
+    measure = functools.partial(measure_case, reader=reader, labels=dataset.labels, slicing_axis=axis)
     measured = map_cases(measure, cases, n_processes, "fingerprint")
     if not any(c.target_slices for case in measured for c in case.classes):
         raise DatasetError(f"{dataset.folder}: the labels of all {len(cases)} training cases are empty")
     return Fingerprint(
-        dataset.folder.name, axis_name(axis), dataset.labels.names, tuple(dataset.channel_names), tuple(measured)
+        dataset.folder.name,
+        reader.name,
+        axis_name(axis),
+        dataset.labels.names,
+        tuple(dataset.channel_names),
+        tuple(measured),
     )
 
 
-def measure_case(case: CaseFiles, labels: Labels, slicing_axis: int) -> CaseFingerprint:
+def measure_case(case: CaseFiles, reader: ReaderWriter, labels: Labels, slicing_axis: int) -> CaseFingerprint:
     """Read, check and measure one case.
 
     Raises:
         DatasetError: unreadable files, image and label on different grids, undeclared label values.
         PromptFileError: unreadable prompts or points outside the image.
     """
-    image, geometry = read_image(case.images, case.case)
+    image, geometry = reader.read_image(case.images, case.case)
     mapping = raw_resolution_mapping(geometry, slicing_axis)
     assert case.label is not None
-    label_map = read_checked_label(case, labels, geometry)
+    label_map = read_checked_label(case, reader, labels, geometry)
     masks = mapping.orient(labels.masks(label_map))
     area_mm2, spacing = _pixel_area_mm2(geometry, slicing_axis), geometry.canonical_spacing_mm()
     foreground = masks.any(axis=0)
@@ -193,14 +200,14 @@ def measure_case(case: CaseFiles, labels: Labels, slicing_axis: int) -> CaseFing
     )
 
 
-def read_checked_label(case: CaseFiles, labels: Labels, geometry: ImageGeometry) -> np.ndarray:
+def read_checked_label(case: CaseFiles, reader: ReaderWriter, labels: Labels, geometry: ImageGeometry) -> np.ndarray:
     """Label map (z, y, x) of a case, checked against its image's grid and the declared values.
 
     Raises:
         DatasetError: naming case, file, what differs, and what to do.
     """
     assert case.label is not None
-    label_map, label_geometry = read_label(case.label, case.case)
+    label_map, label_geometry = reader.read_label(case.label, case.case)
     if difference := geometry.difference(label_geometry):
         raise DatasetError(
             f"case {case.case}: image {case.images[0]} and label {case.label} are not on the same grid: {difference}. "

@@ -81,7 +81,8 @@ class SPDPlanner:
             augmentation=AugmentationSettings(),
             prompts=self.choose_prompts(),
         )
-        return SPDPlans(self.fingerprint.dataset_name, self.plans_name, settings, self.reasons)
+        f = self.fingerprint
+        return SPDPlans(f.dataset_name, self.plans_name, f.image_reader_writer, settings, self.reasons)
 
     def slicing_axis_reason(self) -> str:
         """Why the fingerprint's slicing axis is what it is."""

@@ -171,12 +171,14 @@ class SPDPlans:
     Attributes:
         dataset_name: `DatasetNNN_Name`.
         plans_name: name of the file and part of the model folder's name.
+        image_reader_writer: name of the reader of images and labels, nnU-Net's.
         settings: the decisions.
         reasons: for each decision ("image_size", "stage1.epochs", ...) the rule that made it, in words.
     """
 
     dataset_name: str
     plans_name: str
+    image_reader_writer: str
     settings: SPDSettings
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -203,7 +205,7 @@ class SPDPlans:
         return {
             "dataset_name": self.dataset_name,
             "plans_name": self.plans_name,
-            "image_reader_writer": "SimpleITKIO",
+            "image_reader_writer": self.image_reader_writer,
             "configurations": {CONFIGURATION: configuration},
             "spd": dataclasses.asdict(s),
             "spd_reasons": self.reasons,
@@ -222,11 +224,17 @@ class SPDPlans:
     @classmethod
     def from_dict(cls, content: dict[str, Any], source: str = "plans") -> SPDPlans:
         """Inverse of `to_dict`; errors as in `load`."""
-        for key in ("dataset_name", "plans_name", "spd"):
+        for key in ("dataset_name", "plans_name", "image_reader_writer", "spd"):
             if not isinstance(content, dict) or key not in content:
                 raise PlansError(f'{source}: key "{key}" is missing; is this a plans file of spdnet?')
         settings = settings_from_dict(SPDSettings, content["spd"], f"{source}: spd")
-        return cls(content["dataset_name"], content["plans_name"], settings, dict(content.get("spd_reasons", {})))
+        return cls(
+            content["dataset_name"],
+            content["plans_name"],
+            content["image_reader_writer"],
+            settings,
+            dict(content.get("spd_reasons", {})),
+        )
 
 
 def settings_from_dict(kind: type[Settings], content: Any, where: str) -> Settings:

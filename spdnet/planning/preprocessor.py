@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spdnet.dataset import CaseFiles, Labels, RawDataset, read_image
+from spdnet.dataset import CaseFiles, Labels, RawDataset, ReaderWriter
 from spdnet.errors import DatasetError
 from spdnet.files import write_json
 from spdnet.geometry import CaseMapping, ImageGeometry, plan_case_mapping
@@ -84,7 +84,13 @@ class SPDPreprocessor:
         target = self.folder / self.plans.data_identifier
         target.mkdir(parents=True, exist_ok=True)
         self._remove_foreign_cases(target, {c.case for c in cases})
-        write = functools.partial(preprocess_training_case, plans=self.plans, labels=self.dataset.labels, folder=target)
+        write = functools.partial(
+            preprocess_training_case,
+            reader=self.dataset.reader,
+            plans=self.plans,
+            labels=self.dataset.labels,
+            folder=target,
+        )
         map_cases(write, cases, n_processes, "preprocessing")
         ground_truth = self.folder / "gt_segmentations"
         ground_truth.mkdir(exist_ok=True)
@@ -106,10 +112,12 @@ class SPDPreprocessor:
             )
 
 
-def preprocess_training_case(case: CaseFiles, plans: SPDPlans, labels: Labels, folder: Path) -> None:
+def preprocess_training_case(
+    case: CaseFiles, reader: ReaderWriter, plans: SPDPlans, labels: Labels, folder: Path
+) -> None:
     """Preprocess one training case and write it; raises as `SPDPreprocessor.run`."""
-    image, geometry = read_image(case.images, case.case)
-    label_map = read_checked_label(case, labels, geometry)
+    image, geometry = reader.read_image(case.images, case.case)
+    label_map = read_checked_label(case, reader, labels, geometry)
     network_case = preprocess_image(image, geometry, plans.settings, case.case)
     masks = network_case.mapping.masks_to_network(labels.masks(label_map))
     prompts = None

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spdnet.dataset import CaseFiles, Labels, read_label
-from spdnet.dataset.image_io import read_geometry
+from spdnet.dataset import CaseFiles, Labels, ReaderWriter
 from spdnet.dataset.raw_dataset import find_prompt_file
 from spdnet.errors import ConfigurationError, DatasetError
 from spdnet.geometry import CaseMapping, ImageGeometry, default_slicing_axis, raw_resolution_mapping
@@ -50,6 +49,7 @@ def check_can_simulate(cases: list[CaseFiles], folder: Path, overwrite: bool) ->
 
 def simulate_case(
     files: CaseFiles,
+    reader: ReaderWriter,
     labels: Labels,
     slicing_axis: int | None,
     seed: int,
@@ -60,6 +60,7 @@ def simulate_case(
 
     Args:
         files: the case; its label must be there.
+        reader: of images and labels.
         labels: classes of the data set.
         slicing_axis: canonical axis, or None for the axis of largest spacing.
         seed: together with the case identifier decides every draw.
@@ -73,8 +74,8 @@ def simulate_case(
         DatasetError: the label cannot be read or is on another grid than the image.
     """
     assert files.label is not None
-    label_map, geometry = read_label(files.label, files.case)
-    if difference := read_geometry(files.images[0], files.case).difference(geometry):
+    label_map, geometry = reader.read_label(files.label, files.case)
+    if difference := reader.read_geometry(files.images[0], files.case).difference(geometry):
         raise DatasetError(f"case {files.case}: image and label {files.label} are on different grids: {difference}")
     if slicing_axis is None or not geometry.has_patient_axes:
         slicing_axis = default_slicing_axis(geometry.canonical_spacing_mm()) if geometry.has_patient_axes else 0

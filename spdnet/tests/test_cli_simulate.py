@@ -10,7 +10,8 @@ import pytest
 import SimpleITK as sitk
 
 from spdnet.cli.simulate_prompts import main
-from spdnet.dataset import Labels, read_label
+from spdnet.dataset import Labels
+from spdnet.dataset.image_io import SimpleITKIO
 from spdnet.geometry import nearest_index, plan_case_mapping, raw_resolution_mapping
 from spdnet.prompts import load_slice_prompts, read_markups
 from spdnet.prompts.simulate_files import case_generator
@@ -75,7 +76,7 @@ def test_files_hold_one_list_per_class_on_the_target_and_around_it(
 def test_inside_points_fall_on_labelled_voxels_of_every_target_slice(dataset: Path) -> None:
     main(["-d", "Dataset501_Tiny", "-s", "Ts", "-inside", "2", "-random", "0", "0"])
     for case in ("TI_001", "TI_002"):
-        label_map, geometry = read_label(dataset / "labelsTs" / f"{case}.nii.gz")
+        label_map, geometry = SimpleITKIO().read_label(dataset / "labelsTs" / f"{case}.nii.gz")
         for markup, value in zip(read_markups(dataset / "promptsTs" / f"{case}.mrk.json"), (1, 2), strict=True):
             z, y, x = nearest_index(geometry.world_to_voxel(markup.points_lps_mm)).T
             assert (label_map[z, y, x] == value).all()
@@ -86,7 +87,7 @@ def test_inside_points_fall_on_labelled_voxels_of_every_target_slice(dataset: Pa
 
 def test_files_load_with_the_checks_of_any_prompt_file(dataset: Path) -> None:
     main(["-d", "501"])
-    _, geometry = read_label(dataset / "labelsTs" / "TI_001.nii.gz")
+    _, geometry = SimpleITKIO().read_label(dataset / "labelsTs" / "TI_001.nii.gz")
     mapping = plan_case_mapping(geometry, 1, 32, 1.0)
     prompts = load_slice_prompts(dataset / "promptsTs" / "TI_001.mrk.json", "TI_001", geometry, mapping, LABELS)
     n_points = sum(len(m.points_lps_mm) for m in read_markups(dataset / "promptsTs" / "TI_001.mrk.json"))
@@ -131,7 +132,7 @@ def test_options_reach_the_recipe(dataset: Path) -> None:
     main(["-d", "501", "--unnamed", "-empty_slices", "none", "-random", "3", "3"])
     (markup,) = read_markups(dataset / "promptsTs" / "TI_001.mrk.json")
     assert markup.name == "noisy points"
-    _, geometry = read_label(dataset / "labelsTs" / "TI_001.nii.gz")
+    _, geometry = SimpleITKIO().read_label(dataset / "labelsTs" / "TI_001.nii.gz")
     slices = nearest_index(geometry.world_to_voxel(markup.points_lps_mm))[:, 0]
     assert np.bincount(slices, minlength=14).tolist() == [0, 0, 0, 0, 4, 4, 4, 4, 4, 0, 0, 4, 0, 0]
 
@@ -216,7 +217,7 @@ def test_2d_images_get_points_in_their_plane(tmp_path: Path, dataset: Path, caps
         image = sitk.GetImageFromArray(labels)
         image.SetSpacing((4.0, 4.0))  # wider than the nominal 1 mm between slices
         sitk.WriteImage(image, str(folder / name))
-    label_map, geometry = read_label(folder / "labelsTs" / "flat.png")
+    label_map, geometry = SimpleITKIO().read_label(folder / "labelsTs" / "flat.png")
     plans = tmp_path / "preprocessed" / "Dataset502_Flat" / "SPDPlans.json"
     for planned in (False, True):  # an axis in the plans has no meaning here either
         if planned:
@@ -229,7 +230,7 @@ def test_2d_images_get_points_in_their_plane(tmp_path: Path, dataset: Path, caps
 
 
 def test_raw_resolution_mapping_orients_only(dataset: Path) -> None:
-    label_map, geometry = read_label(dataset / "labelsTs" / "TI_001.nii.gz")
+    label_map, geometry = SimpleITKIO().read_label(dataset / "labelsTs" / "TI_001.nii.gz")
     mapping = raw_resolution_mapping(geometry, 1)
     assert mapping.scale == (1.0, 1.0) and mapping.content_box == ((0, 16), (0, 12)) and mapping.image_size == 16
     network = mapping.image_to_network(label_map[None].astype(np.float32))

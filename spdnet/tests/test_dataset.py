@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from spdnet.dataset import Labels, RawDataset, load_or_create_splits, read_image, read_label, write_segmentation
-from spdnet.dataset.image_io import read_geometry
+from spdnet.dataset import Labels, RawDataset, load_or_create_splits
+from spdnet.dataset.image_io import SimpleITKIO
 from spdnet.dataset.raw_dataset import find_cases, read_dataset_json
 from spdnet.dataset.splits import create_splits
 from spdnet.errors import ConfigurationError, DatasetError
@@ -107,7 +107,7 @@ def test_channels_are_stacked_on_one_grid(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     arrays = [rng.integers(-100, 100, size=(3, 4, 5)).astype(np.int16) for _ in range(2)]
     files = [write_array(tmp_path / f"a_000{i}.nii.gz", a) for i, a in enumerate(arrays)]
-    image, geometry = read_image(files, "a")
+    image, geometry = SimpleITKIO().read_image(files, "a")
     assert image.dtype == np.float32
     np.testing.assert_array_equal(image, np.stack(arrays))
     assert geometry.shape_zyx == (3, 4, 5)
@@ -118,7 +118,7 @@ def test_channels_on_different_grids_are_refused(tmp_path: Path) -> None:
     array = np.zeros((3, 4, 5), dtype=np.float32)
     files = [write_array(tmp_path / "a_0000.nii.gz", array), write_array(tmp_path / "a_0001.nii.gz", array, (1, 1, 2))]
     with pytest.raises(DatasetError, match=r"case a: .*a_0000.* a_0001.* differ: .*spacing"):
-        read_image(files, "a")
+        SimpleITKIO().read_image(files, "a")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -127,51 +127,51 @@ def test_nan_and_infinity_are_refused(value: float, tmp_path: Path) -> None:
     array[1, 2, 3] = value
     file = write_array(tmp_path / "a_0000.mha", array)
     with pytest.raises(DatasetError, match="case a: .*NaN or infinite"):
-        read_image([file], "a")
+        SimpleITKIO().read_image([file], "a")
     with pytest.raises(DatasetError, match="not an integer"):
-        read_label(file)
+        SimpleITKIO().read_label(file)
 
 
 def test_nan_in_a_nifti_file_is_read_as_0(tmp_path: Path) -> None:
     array = np.ones((3, 4, 5), dtype=np.float32)
     array[1, 2, 3] = np.nan
-    image, _ = read_image([write_array(tmp_path / "a_0000.nii.gz", array)])
+    image, _ = SimpleITKIO().read_image([write_array(tmp_path / "a_0000.nii.gz", array)])
     assert image[0, 1, 2, 3] == 0 and image.sum() == 59
 
 
 def test_unreadable_and_colour_and_4d_images_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.nii.gz").write_text("no image")
     with pytest.raises(DatasetError, match="case a: cannot read .*text.nii.gz"):
-        read_image([tmp_path / "text.nii.gz"], "a")
+        SimpleITKIO().read_image([tmp_path / "text.nii.gz"], "a")
     with pytest.raises(DatasetError, match="cannot read the header"):
-        read_geometry(tmp_path / "missing.nii.gz")
+        SimpleITKIO().read_geometry(tmp_path / "missing.nii.gz")
     colour = sitk.GetImageFromArray(np.zeros((4, 5, 3), dtype=np.uint8), isVector=True)
     sitk.WriteImage(colour, str(tmp_path / "colour.png"))
     with pytest.raises(DatasetError, match="3 values per pixel"):
-        read_image([tmp_path / "colour.png"])
+        SimpleITKIO().read_image([tmp_path / "colour.png"])
     sitk.WriteImage(sitk.Image([3, 3, 3, 2], sitk.sitkUInt8), str(tmp_path / "time.nii.gz"))
     with pytest.raises(DatasetError, match="4 dimensions"):
-        read_image([tmp_path / "time.nii.gz"])
+        SimpleITKIO().read_image([tmp_path / "time.nii.gz"])
 
 
 def test_labels_stored_as_floats_are_integers_and_fractions_are_refused(tmp_path: Path) -> None:
     array = np.random.default_rng(2).integers(0, 3, size=(3, 4, 5)).astype(np.float64)
-    labels, _ = read_label(write_array(tmp_path / "a.nii.gz", array))
+    labels, _ = SimpleITKIO().read_label(write_array(tmp_path / "a.nii.gz", array))
     assert labels.dtype == np.int32
     np.testing.assert_array_equal(labels, array)
     array[0, 0, 0] = 1.5
     with pytest.raises(DatasetError, match="holds 1.5"):
-        read_label(write_array(tmp_path / "b.nii.gz", array))
+        SimpleITKIO().read_label(write_array(tmp_path / "b.nii.gz", array))
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (4, 5)])
 def test_segmentation_is_written_on_the_grid_of_its_image(shape: tuple[int, ...], tmp_path: Path) -> None:
     ending = ".nii.gz" if len(shape) == 3 else ".png"
     source = write_array(tmp_path / f"image{ending}", np.zeros(shape, dtype=np.uint8))
-    _, geometry = read_image([source])
+    _, geometry = SimpleITKIO().read_image([source])
     label_map = np.random.default_rng(3).integers(0, 3, size=geometry.shape_zyx).astype(np.uint8)
-    write_segmentation(tmp_path / f"out{ending}", label_map, geometry)
-    returned, returned_geometry = read_label(tmp_path / f"out{ending}")
+    SimpleITKIO().write_segmentation(tmp_path / f"out{ending}", label_map, geometry)
+    returned, returned_geometry = SimpleITKIO().read_label(tmp_path / f"out{ending}")
     np.testing.assert_array_equal(returned, label_map)
     assert returned_geometry.difference(geometry) is None
     assert sitk.ReadImage(str(tmp_path / f"out{ending}")).GetDimension() == len(shape)
@@ -180,7 +180,7 @@ def test_segmentation_is_written_on_the_grid_of_its_image(shape: tuple[int, ...]
 
 def test_2d_images_are_volumes_of_one_slice(tmp_path: Path) -> None:
     array = np.random.default_rng(4).integers(0, 255, size=(4, 6)).astype(np.uint8)
-    image, geometry = read_image([write_array(tmp_path / "a_0000.png", array)])
+    image, geometry = SimpleITKIO().read_image([write_array(tmp_path / "a_0000.png", array)])
     assert image.shape == (1, 1, 4, 6)
     assert not geometry.has_patient_axes
     np.testing.assert_array_equal(image[0, 0], array)
@@ -193,7 +193,7 @@ def test_header_alone_gives_the_same_geometry(name: str, tmp_path: Path) -> None
     image.SetOrigin((1.0, -2.0, 3.0))
     image.SetDirection((0, 1, 0, 0, 0, 1, 1, 0, 0))
     sitk.WriteImage(image, str(tmp_path / name))
-    assert read_geometry(tmp_path / name).difference(ImageGeometry.from_sitk(image), 1e-5) is None
+    assert SimpleITKIO().read_geometry(tmp_path / name).difference(ImageGeometry.from_sitk(image), 1e-5) is None
 
 
 # the raw folder

@@ -12,7 +12,8 @@ import pytest
 import SimpleITK as sitk
 
 from spdnet.cli.evaluate import main
-from spdnet.dataset import Labels, write_segmentation
+from spdnet.dataset import Labels
+from spdnet.dataset.image_io import SimpleITKIO
 from spdnet.errors import DatasetError
 from spdnet.evaluation import evaluate_case, evaluate_folder, metrics, nnunet_summary, write_summary_json
 from spdnet.evaluation.evaluate import CaseScores, slicing_axis_of
@@ -35,8 +36,8 @@ def _write_folders(root: Path, n_cases: int = 3) -> tuple[Path, Path]:
     reference_folder.mkdir()
     prediction_folder.mkdir()
     for i in range(n_cases):
-        write_segmentation(reference_folder / f"case_{i}{ENDING}", _label_map(i), GEOMETRY)
-        write_segmentation(prediction_folder / f"case_{i}{ENDING}", _label_map(100 + i), GEOMETRY)
+        SimpleITKIO().write_segmentation(reference_folder / f"case_{i}{ENDING}", _label_map(i), GEOMETRY)
+        SimpleITKIO().write_segmentation(prediction_folder / f"case_{i}{ENDING}", _label_map(100 + i), GEOMETRY)
     return reference_folder, prediction_folder
 
 
@@ -154,8 +155,8 @@ def test_folder_means_are_over_all_slices_and_json_is_strict(tmp_path: Path) -> 
     folders = _write_folders(tmp_path, 2)
     tall, tall_geometry = _label_map(5, (11, 9, 8)), ImageGeometry((11, 9, 8), (3.0, 0.8, 1.3))
     for folder in folders:
-        write_segmentation(folder / f"tall{ENDING}", np.where(tall == 2, 0, tall), tall_geometry)
-    result = evaluate_folder(*folders, LABELS, ENDING)
+        SimpleITKIO().write_segmentation(folder / f"tall{ENDING}", np.where(tall == 2, 0, tall), tall_geometry)
+    result = evaluate_folder(*folders, SimpleITKIO(), LABELS, ENDING)
     assert [case.case for case in result.cases] == ["case_0", "case_1", "tall"]
     slices = [metrics.overlap_per_slice(_label_map(i) == 1, _label_map(100 + i) == 1)[0] for i in (0, 1)]
     estimate = result.estimate("dsc", 0)
@@ -172,8 +173,8 @@ def test_folder_means_are_over_all_slices_and_json_is_strict(tmp_path: Path) -> 
 
 def test_processes_give_the_same_result(tmp_path: Path) -> None:
     folders = _write_folders(tmp_path, 2)
-    alone = evaluate_folder(*folders, LABELS, ENDING)
-    assert evaluate_folder(*folders, LABELS, ENDING, n_processes=2) == alone
+    alone = evaluate_folder(*folders, SimpleITKIO(), LABELS, ENDING)
+    assert evaluate_folder(*folders, SimpleITKIO(), LABELS, ENDING, n_processes=2) == alone
 
 
 def test_missing_predictions_are_listed(tmp_path: Path) -> None:
@@ -181,38 +182,38 @@ def test_missing_predictions_are_listed(tmp_path: Path) -> None:
     for case in ("case_0", "case_2"):
         (prediction_folder / f"{case}{ENDING}").unlink()
     with pytest.raises(DatasetError, match=r"2 of 3 cases .* have no prediction .*: case_0, case_2") as caught:
-        evaluate_folder(reference_folder, prediction_folder, LABELS, ENDING)
+        evaluate_folder(reference_folder, prediction_folder, SimpleITKIO(), LABELS, ENDING)
     assert str(prediction_folder) in str(caught.value)
 
 
 def test_extra_predictions_are_reported_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     reference_folder, prediction_folder = _write_folders(tmp_path)
     (reference_folder / f"case_1{ENDING}").unlink()
-    result = evaluate_folder(reference_folder, prediction_folder, LABELS, ENDING)
+    result = evaluate_folder(reference_folder, prediction_folder, SimpleITKIO(), LABELS, ENDING)
     assert [case.case for case in result.cases] == ["case_0", "case_2"]
     assert "1 predictions" in caplog.text and "case_1" in caplog.text
 
 
 def test_folders_must_exist_and_hold_labels(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"reference folder .*nowhere does not exist"):
-        evaluate_folder(tmp_path / "nowhere", tmp_path, LABELS, ENDING)
+        evaluate_folder(tmp_path / "nowhere", tmp_path, SimpleITKIO(), LABELS, ENDING)
     with pytest.raises(DatasetError, match=r"holds no label files named CASE.nii.gz"):
-        evaluate_folder(tmp_path, tmp_path, LABELS, ENDING)
+        evaluate_folder(tmp_path, tmp_path, SimpleITKIO(), LABELS, ENDING)
 
 
 def test_another_grid_is_refused(tmp_path: Path) -> None:
     reference_folder, prediction_folder = _write_folders(tmp_path)
     flipped = ImageGeometry(SHAPE, GEOMETRY.spacing_zyx_mm, direction=(-1, 0, 0, 0, -1, 0, 0, 0, 1))
-    write_segmentation(prediction_folder / f"case_1{ENDING}", _label_map(1), flipped)
+    SimpleITKIO().write_segmentation(prediction_folder / f"case_1{ENDING}", _label_map(1), flipped)
     with pytest.raises(DatasetError, match=r"case case_1: .* not on one grid: corners up to"):
-        evaluate_folder(reference_folder, prediction_folder, LABELS, ENDING)
+        evaluate_folder(reference_folder, prediction_folder, SimpleITKIO(), LABELS, ENDING)
 
 
 def test_undeclared_values_name_the_file(tmp_path: Path) -> None:
     reference_folder, prediction_folder = _write_folders(tmp_path)
-    write_segmentation(prediction_folder / f"case_2{ENDING}", _label_map(1) * 7, GEOMETRY)
+    SimpleITKIO().write_segmentation(prediction_folder / f"case_2{ENDING}", _label_map(1) * 7, GEOMETRY)
     with pytest.raises(DatasetError, match=r"case case_2: prediction .*case_2.nii.gz holds the label values 7, 14;"):
-        evaluate_folder(reference_folder, prediction_folder, LABELS, ENDING)
+        evaluate_folder(reference_folder, prediction_folder, SimpleITKIO(), LABELS, ENDING)
 
 
 # --- nnU-Net's summary.json
@@ -224,7 +225,7 @@ def _pairs(folders: tuple[Path, Path]) -> list[tuple[Path, Path]]:
 
 def test_summary_has_nnunets_keys_and_means(tmp_path: Path) -> None:
     pairs = _pairs(_write_folders(tmp_path))
-    summary = nnunet_summary(pairs, LABELS)
+    summary = nnunet_summary(pairs, SimpleITKIO(), LABELS)
     assert set(summary) == {"foreground_mean", "mean", "metric_per_case"}
     first = summary["metric_per_case"][0]
     assert (first["reference_file"], first["prediction_file"]) == (str(pairs[0][0]), str(pairs[0][1]))
@@ -235,22 +236,22 @@ def test_summary_has_nnunets_keys_and_means(tmp_path: Path) -> None:
     assert summary["mean"]["2"]["Dice"] == pytest.approx(dice[:, 1].mean())
     assert summary["foreground_mean"]["Dice"] == pytest.approx(dice.mean())
     with pytest.raises(ValueError, match="no pairs"):
-        nnunet_summary([], LABELS)
+        nnunet_summary([], SimpleITKIO(), LABELS)
 
 
 def test_summary_names_regions_as_nnunet_does(tmp_path: Path) -> None:
-    assert set(nnunet_summary(_pairs(_write_folders(tmp_path)), REGIONS)["mean"]) == {"(1, 2)", "2"}
+    assert set(nnunet_summary(_pairs(_write_folders(tmp_path)), SimpleITKIO(), REGIONS)["mean"]) == {"(1, 2)", "2"}
 
 
 def test_summary_skips_absent_classes_and_ignored_voxels(tmp_path: Path) -> None:
     folders = _write_folders(tmp_path)
     for folder in folders:
-        write_segmentation(folder / f"case_0{ENDING}", np.zeros(SHAPE, dtype=np.uint8), GEOMETRY)
+        SimpleITKIO().write_segmentation(folder / f"case_0{ENDING}", np.zeros(SHAPE, dtype=np.uint8), GEOMETRY)
     labels = Labels(("head", "none"), ((1,), (3,)), ignore_value=2)
     for file in folders[1].iterdir():
-        write_segmentation(file, _label_map(9) % 2, GEOMETRY)
-    write_segmentation(folders[1] / f"case_0{ENDING}", np.zeros(SHAPE, dtype=np.uint8), GEOMETRY)
-    summary = nnunet_summary(_pairs(folders), labels)
+        SimpleITKIO().write_segmentation(file, _label_map(9) % 2, GEOMETRY)
+    SimpleITKIO().write_segmentation(folders[1] / f"case_0{ENDING}", np.zeros(SHAPE, dtype=np.uint8), GEOMETRY)
+    summary = nnunet_summary(_pairs(folders), SimpleITKIO(), labels)
     cases = [case["metrics"]["1"] for case in summary["metric_per_case"]]
     assert math.isnan(cases[0]["Dice"])
     assert summary["mean"]["1"]["Dice"] == pytest.approx((cases[1]["Dice"] + cases[2]["Dice"]) / 2)

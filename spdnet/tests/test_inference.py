@@ -14,7 +14,8 @@ import SimpleITK as sitk
 import torch
 
 from spdnet.cli import evaluate, predict
-from spdnet.dataset import RawDataset, read_image
+from spdnet.dataset import RawDataset
+from spdnet.dataset.image_io import SimpleITKIO
 from spdnet.errors import ConfigurationError, DatasetError, ModelError, PromptFileError
 from spdnet.geometry import CaseMapping
 from spdnet.inference import ModelFolder, SPDPredictor, find_model
@@ -352,7 +353,7 @@ def test_an_array_gives_what_its_files_give(trained: Workspace, tmp_path: Path) 
     predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "out", trained.raw / "promptsTs", True)
     found = segmentations(tmp_path / "out")
     for case in RawDataset(trained.raw).cases("Ts"):
-        image, geometry = read_image(case.images, case.case)
+        image, geometry = SimpleITKIO().read_image(case.images, case.case)
         assert case.prompts is not None
         points, classes = [], []
         for markup in read_markups(case.prompts):
@@ -378,7 +379,7 @@ def test_points_of_arrays_outside_the_crop_are_dropped_as_those_of_files(trained
     s = predictor.plans.settings
     raw = replace(s, crop_to_nonzero=True, distillation=replace(s.distillation, mode="raw"))
     predictor.plans = replace(predictor.plans, settings=raw)
-    image, geometry = read_image(RawDataset(trained.raw).cases("Ts")[1].images)
+    image, geometry = SimpleITKIO().read_image(RawDataset(trained.raw).cases("Ts")[1].images)
     image[:, :, 18:] = 0
     points = np.array([[2, 10, 10], [2, 20, 10]])
     found = []
@@ -391,7 +392,7 @@ def test_points_of_arrays_outside_the_crop_are_dropped_as_those_of_files(trained
 
 def test_arrays_need_points_within_them(trained: Workspace) -> None:
     predictor = predictor_of(trained, [0])
-    image, geometry = read_image(RawDataset(trained.raw).cases("Ts")[0].images)
+    image, geometry = SimpleITKIO().read_image(RawDataset(trained.raw).cases("Ts")[0].images)
     properties = {"spacing": geometry.spacing_zyx_mm}
     with pytest.raises(PromptFileError, match=r"point 1 at voxel \(z, y, x\) \[0\.0, 24\.0, 0\.0\] lies outside"):
         predictor.predict_single_npy_array(image, properties, np.array([[0, 23, 0], [0, 24, 0]]))

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spdnet.dataset import RawDataset, read_image, read_label
+from spdnet.dataset import RawDataset
+from spdnet.dataset.image_io import SimpleITKIO
 from spdnet.demo.phantom import PhantomCase, PhantomSettings, make_case, write_tube_phantom
 from spdnet.errors import DatasetError
 from spdnet.geometry import nearest_index
@@ -52,9 +53,9 @@ def test_written_data_set_is_read_back(folder: Path, cases: list[PhantomCase]) -
     assert dataset.labels.names == ("terminal_ileum",) and dataset.channel_names == ["T2"]
     assert dataset.dataset_json["numTraining"] == 2
     for files, case in zip(training + test, cases, strict=False):
-        image, geometry = read_image(files.images)
+        image, geometry = SimpleITKIO().read_image(files.images)
         assert files.label is not None and files.prompts is not None
-        label, label_geometry = read_label(files.label)
+        label, label_geometry = SimpleITKIO().read_label(files.label)
         assert geometry.difference(case.geometry) is None and geometry.difference(label_geometry) is None
         assert np.array_equal(image[0], case.image) and np.array_equal(label, case.label)
 
@@ -64,7 +65,7 @@ def test_written_points_are_the_case_s_points_in_world_coordinates(folder: Path,
     assert files.prompts is not None
     (markup,) = read_markups(files.prompts)
     assert (markup.kind, markup.name) == ("points", "bowel centreline")
-    _, geometry = read_image(files.images)
+    _, geometry = SimpleITKIO().read_image(files.images)
     assert np.allclose(geometry.world_to_voxel(markup.points_lps_mm), cases[0].points_zyx, atol=1e-3)
 
 

@@ -166,7 +166,7 @@ def a_fingerprint(*cases: CaseFingerprint, channel: str = "T2") -> Fingerprint:
     cases = cases or (a_case(), a_case())
     names = tuple(f"class {i}" for i in range(len(cases[0].classes)))
     channels = (channel,) * len(cases[0].intensity)
-    return Fingerprint("Dataset501_TI", "S", names, channels, cases)
+    return Fingerprint("Dataset501_TI", "SimpleITKIO", "S", names, channels, cases)
 
 
 def plan(

@@ -18,7 +18,7 @@ from spdnet.tests.tiny import tiny_settings
 def some_plans() -> SPDPlans:
     normalization = (NormalizationSettings("window", -100.0, 250.5), NormalizationSettings("percentile", 0.5, 99.5))
     settings = tiny_settings(normalization=normalization, pixel_spacing_mm=0.1 + 0.2, slicing_axis="P")
-    return SPDPlans("Dataset501_TI", "Fine", settings, {"image_size": "because"})
+    return SPDPlans("Dataset501_TI", "Fine", "SimpleITKIO", settings, {"image_size": "because"})
 
 
 def test_plans_survive_their_file_exactly(tmp_path: Path) -> None:

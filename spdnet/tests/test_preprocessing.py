@@ -12,7 +12,8 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from spdnet.dataset import RawDataset, read_image, read_label
+from spdnet.dataset import RawDataset
+from spdnet.dataset.image_io import SimpleITKIO
 from spdnet.errors import DatasetError, PromptFileError
 from spdnet.geometry import CaseMapping, ImageGeometry
 from spdnet.planning import SPDPlans, SPDPreprocessor, SPDSettings, StoredCase, preprocess_image
@@ -28,7 +29,9 @@ def preprocess(workspace: Workspace, target: Path, settings: SPDSettings | None 
     """Preprocess the training cases by settings into a folder of their own; returns the cases' folder."""
     settings = settings or tiny_settings()
     target.mkdir(exist_ok=True)
-    SPDPreprocessor(RawDataset(workspace.raw), SPDPlans("Dataset507_Blobs", "P", settings), target).run(n_processes)
+    SPDPreprocessor(RawDataset(workspace.raw), SPDPlans("Dataset507_Blobs", "P", "SimpleITKIO", settings), target).run(
+        n_processes
+    )
     return target / "P_2d"
 
 
@@ -37,7 +40,7 @@ def write_inside_prompts(workspace: Workspace) -> None:
     (workspace.raw / "promptsTr").mkdir()
     for case in RawDataset(workspace.raw).training_cases():
         assert case.label is not None
-        label, geometry = read_label(case.label)
+        label, geometry = SimpleITKIO().read_label(case.label)
         markups = []
         for name, value in (("bright", 1), ("half", 2)):
             core = np.stack([ndimage.binary_erosion(m) for m in label == value])
@@ -78,7 +81,7 @@ def test_image_masks_and_prompts_share_one_frame_in_any_orientation(
         content[top:bottom, left:right] = True
         assert not slices[:, ~content].any()
         assert slices[:, content].mean() > 0.01
-        label, geometry = read_label(workspace.raw / "labelsTr" / f"{name}.nii.gz")
+        label, geometry = SimpleITKIO().read_label(workspace.raw / "labelsTr" / f"{name}.nii.gz")
         assert case.geometry.difference(geometry) is None
         back = case.mapping.probabilities_to_raw(masks.astype(np.float32)) > 0.5
         for k, value in enumerate((1, 2)):
@@ -86,7 +89,7 @@ def test_image_masks_and_prompts_share_one_frame_in_any_orientation(
             assert 2 * (back[k] & truth).sum() / (back[k].sum() + truth.sum()) > 0.9
         assert case.target_slices.tolist() == masks.any(axis=(1, 2, 3)).tolist()
         assert 0 < case.target_slices.sum() < len(slices)
-        image, _ = read_image([workspace.raw / "imagesTr" / f"{name}_0000.nii.gz"])
+        image, _ = SimpleITKIO().read_image([workspace.raw / "imagesTr" / f"{name}_0000.nii.gz"])
         oriented = case.mapping.orient(image[0]) != 0
         kept = np.zeros_like(oriented)
         kept[tuple(slice(lo, hi) for lo, hi in case.mapping.crop_box)] = True
@@ -100,7 +103,7 @@ def test_points_outside_the_crop_are_dropped_and_reported(
     workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = workspace.raw / "imagesTr" / "blob_000_0000.nii.gz"
-    image, geometry = read_image([file])
+    image, geometry = SimpleITKIO().read_image([file])
     image[:, :, 18:] = 0
     array = sitk.GetImageFromArray(image[0])
     array.CopyInformation(sitk.ReadImage(str(file)))
@@ -108,7 +111,7 @@ def test_points_outside_the_crop_are_dropped_and_reported(
     (workspace.raw / "promptsTr").mkdir()
     points = geometry.voxel_to_world(np.array([[2, 10, 10], [2, 20, 10]]))
     for case in RawDataset(workspace.raw).training_cases():
-        own = read_image(case.images)[1].voxel_to_world(np.array([[2, 10, 10], [2, 20, 10]]))
+        own = SimpleITKIO().read_image(case.images)[1].voxel_to_world(np.array([[2, 10, 10], [2, 20, 10]]))
         markup = Markup("", "points", points if case.case == "blob_000" else own, ("a", "b"))
         write_markups(workspace.raw / "promptsTr" / f"{case.case}.mrk.json", [markup])
     settings = tiny_settings(prompts=PromptSettings("files"), crop_to_nonzero=True)
@@ -259,8 +262,8 @@ def test_channels_must_be_those_of_the_plans() -> None:
 
 def first_case_error(workspace: Workspace, tmp_path: Path, settings: SPDSettings | None = None) -> None:
     case = RawDataset(workspace.raw).training_cases()[0]
-    plans = SPDPlans("Dataset507_Blobs", "P", settings or tiny_settings())
-    preprocess_training_case(case, plans, RawDataset(workspace.raw).labels, tmp_path)
+    plans = SPDPlans("Dataset507_Blobs", "P", "SimpleITKIO", settings or tiny_settings())
+    preprocess_training_case(case, SimpleITKIO(), plans, RawDataset(workspace.raw).labels, tmp_path)
 
 
 def test_faulty_cases_are_named_and_leave_nothing(workspace: Workspace, tmp_path: Path) -> None:

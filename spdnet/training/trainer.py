@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from spdnet.dataset import Labels, load_or_create_splits
+from spdnet.dataset import Labels, get_reader, load_or_create_splits
 from spdnet.errors import DatasetError, ModelError
 from spdnet.evaluation import nnunet_summary, write_summary_json
 from spdnet.files import write_json
@@ -65,7 +65,7 @@ class SPDTrainer:
     ) -> None:
         loaded = SPDPlans.from_dict(plans)
         settings = self.adapt_settings(loaded.settings)
-        self.plans = SPDPlans(loaded.dataset_name, loaded.plans_name, settings, loaded.reasons)
+        self.plans = dataclasses.replace(loaded, settings=settings)
         self.configuration = configuration
         self.fold = fold
         self.dataset_json = dataset_json
@@ -287,6 +287,7 @@ class SPDTrainer:
         folder = self.output_folder / "validation"
         folder.mkdir(exist_ok=True)
         ending = self.dataset_json["file_ending"]
+        reader = get_reader(self.plans.image_reader_writer)
         self.network.eval()
         pairs = []
         for case in self.val_cases:
@@ -296,9 +297,9 @@ class SPDTrainer:
                 self.network, case.slices, prompts, s.distillation, s.stage1.batch_size, self.device
             )
             file = folder / f"{case.case}{ending}"
-            export_prediction(prediction.probabilities, case.mapping, case.geometry, self.labels, file)
+            export_prediction(prediction.probabilities, case.mapping, case.geometry, self.labels, reader, file)
             pairs.append((self.preprocessed_folder / "gt_segmentations" / file.name, file))
-        summary = nnunet_summary(pairs, self.labels)
+        summary = nnunet_summary(pairs, reader, self.labels)
         write_summary_json(folder / "summary.json", summary)
         self.print_to_log_file(f"validation: mean Dice {summary['foreground_mean']['Dice']:.4f}; {folder}")
         return summary

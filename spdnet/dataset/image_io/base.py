@@ -1,0 +1,134 @@
+"""What every reader does alike: several channel files to one array, labels to integers, checks and error texts.
+
+Arrays are (c, z, y, x) for images and (z, y, x) for labels, in the order in which the file stores its voxels
+(slowest axis first, as SimpleITK hands them over). nnU-Net's reader of the same name may turn the axes;
+`to_reader_order` says how.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from spdnet.errors import DatasetError
+from spdnet.geometry import ImageGeometry
+
+
+class ReaderWriter(ABC):
+    """Reads images and labels of some formats, and writes segmentations.
+
+    Attributes:
+        supported_file_endings: with the dot, in lower case.
+    """
+
+    supported_file_endings: ClassVar[tuple[str, ...]]
+
+    @property
+    def name(self) -> str:
+        """Name of this reader, and of its counterpart in nnU-Net."""
+        return type(self).__name__
+
+    def read_image(self, files: Sequence[Path], case: str = "") -> tuple[np.ndarray, ImageGeometry]:
+        """Read the channels of one case.
+
+        Args:
+            files: one file per channel, in the order of `channel_names`, or fewer that hold several channels each.
+            case: name for error messages, default the first file's name.
+
+        Returns:
+            image: float32 (c, z, y, x), intensities as stored. geometry: the common grid.
+
+        Raises:
+            DatasetError: a file cannot be read or is not a 2D or 3D image, holds NaN or infinity, or the channels
+                are not on one grid.
+        """
+        case = case or files[0].name
+        channels, geometry = [], None
+        for file in files:
+            array, own_geometry = self._read(file, case)
+            if not np.isfinite(array).all():
+                raise DatasetError(f"case {case}: {file} holds NaN or infinite values; replace them before use")
+            if geometry is not None and (difference := geometry.difference(own_geometry)):
+                raise DatasetError(f"case {case}: channels {files[0].name} and {file.name} differ: {difference}")
+            geometry = own_geometry
+            channels.append(array.astype(np.float32))
+        assert geometry is not None
+        return np.concatenate(channels), geometry
+
+    def read_label(self, file: Path, case: str = "") -> tuple[np.ndarray, ImageGeometry]:
+        """Read a label map; files that store integers as floats are accepted.
+
+        Returns:
+            labels: int32 (z, y, x). geometry: its grid.
+
+        Raises:
+            DatasetError: the file cannot be read, has several values per voxel, or holds values that are not integers.
+        """
+        case = case or file.name
+        array, geometry = self._read(file, case)
+        if len(array) != 1:
+            raise DatasetError(f"case {case}: label {file} has {len(array)} values per voxel; one is needed")
+        is_integer = np.isfinite(array) & (array == np.rint(array)) if array.dtype.kind == "f" else np.ones(1, bool)
+        if not is_integer.all():
+            raise DatasetError(f"case {case}: label {file} holds {array[~is_integer][0]}, which is not an integer")
+        return array[0].astype(np.int32), geometry
+
+    def read_geometry(self, file: Path, case: str = "") -> ImageGeometry:
+        """The grid of an image file, from its header alone where the format allows it.
+
+        Raises:
+            DatasetError: as in `read_image`.
+        """
+        return self._read(file, case or file.name)[1]
+
+    @abstractmethod
+    def write_segmentation(self, file: Path, label_map: np.ndarray, geometry: ImageGeometry) -> None:
+        """Write an integer label map (z, y, x) on the given grid; the file appears whole or not at all."""
+
+    @abstractmethod
+    def properties(self, geometry: ImageGeometry) -> dict[str, Any]:
+        """What nnU-Net's reader of this name would say of a grid, in plain Python values.
+
+        It always holds "spacing" (three numbers, mm, in the reader's array order).
+        """
+
+    @abstractmethod
+    def geometry_from_properties(self, properties: dict[str, Any], shape_zyx: Sequence[int]) -> ImageGeometry:
+        """Inverse of `properties`, for an array in the reader's order; without geometry but "spacing", axis-aligned.
+
+        Raises:
+            DatasetError: "spacing" is missing or not three positive numbers.
+        """
+
+    def to_reader_order(self, array: np.ndarray, geometry: ImageGeometry) -> np.ndarray:
+        """Array (..., z, y, x) in stored order to the order of nnU-Net's reader of this name; a view."""
+        return array
+
+    def from_reader_order(self, array: np.ndarray, geometry: ImageGeometry) -> np.ndarray:
+        """Inverse of `to_reader_order`; `geometry` is the stored grid."""
+        return array
+
+    @abstractmethod
+    def _read(self, file: Path, case: str) -> tuple[np.ndarray, ImageGeometry]:
+        """One file: array (c, z, y, x) of any type, and its grid. Raises DatasetError."""
+
+
+def spacing_of_properties(properties: dict[str, Any]) -> tuple[float, float, float]:
+    """The "spacing" of nnU-Net's properties, three positive numbers in array order.
+
+    Raises:
+        DatasetError: it is not there or not that.
+    """
+    try:
+        first, second, third = (float(v) for v in properties["spacing"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f'image properties need "spacing", three numbers (z, y, x) in mm, not {properties}'
+        ) from error
+    if min(first, second, third) <= 0:
+        raise DatasetError(f"spacing {(first, second, third)} must be positive")
+    return first, second, third
