@@ -11,8 +11,12 @@ COMMANDS = {
     "spd_preprocess": "plan_and_preprocess:preprocess_main",
     "spd_train": "train:main",
     "spd_predict": "predict:main",
+    "spd_predict_from_modelfolder": "predict:from_modelfolder_main",
     "spd_evaluate": "evaluate:main",
     "spd_simulate_prompts": "simulate_prompts:main",
+    "spd_find_best": "find_best:main",
+    "spd_export_model_to_zip": "export_model:main",
+    "spd_install_pretrained_model_from_zip": "install_model:main",
     "spd_demo": "demo:main",
 }
 TEST = ["pytest>=8", "jsonschema>=4.20", "scikit-learn>=1.4", "surface-distance-based-measures>=0.1"]
@@ -41,6 +45,6 @@ setup(
         "matplotlib>=3.8",
         "tqdm>=4.66",
     ],
-    extras_require={"test": TEST, "dev": [*TEST, "ruff>=0.6", "mypy>=1.11"]},
+    extras_require={"test": TEST, "dev": [*TEST, "ruff>=0.6", "mypy>=1.11"], "nnunet": ["nnunetv2>=2.6"]},
     entry_points={"console_scripts": [f"{name} = spdnet.cli.{target}" for name, target in COMMANDS.items()]},
 )

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from spdnet.dataset import RawDataset
-from spdnet.dataset.raw_dataset import find_cases
+from spdnet.dataset import RawDataset, verify_dataset_integrity
 from spdnet.errors import ConfigurationError, DatasetError
 from spdnet.network.backbones import get_backbone
 from spdnet.network.precision import get_device
@@ -68,7 +67,7 @@ def preprocessed_folder(dataset: RawDataset) -> Path:
 def run_fingerprint(dataset: RawDataset, args: argparse.Namespace) -> Fingerprint:
     """Measure the data set, or read the fingerprint that is there."""
     if args.verify_dataset_integrity:
-        verify_integrity(dataset)
+        verify_dataset_integrity(dataset)
     file = preprocessed_folder(dataset) / FINGERPRINT_FILE
     if file.exists() and not args.clean and not args.verify_dataset_integrity:
         print(f"{dataset.folder.name}: using the fingerprint {file} (measure again with --clean)")
@@ -77,31 +76,6 @@ def run_fingerprint(dataset: RawDataset, args: argparse.Namespace) -> Fingerprin
     fingerprint.save(file)
     print(f"{dataset.folder.name}: fingerprint of {len(fingerprint.cases)} cases written to {file}")
     return fingerprint
-
-
-def verify_integrity(dataset: RawDataset) -> None:
-    """Checks beyond those that every case passes while it is measured.
-
-    Raises:
-        DatasetError: the number of cases is not dataset.json's, prompts of unknown cases, or incomplete test cases.
-    """
-    cases = dataset.training_cases()
-    declared = dataset.dataset_json.get("numTraining")
-    if declared is not None and declared != len(cases):
-        raise DatasetError(
-            f"{dataset.folder}: dataset.json says numTraining {declared}, imagesTr holds {len(cases)} cases"
-        )
-    prompts = dataset.folder / "promptsTr"
-    if prompts.is_dir():
-        known = {c.case for c in cases}
-        strays = sorted(f.name for f in prompts.glob("*.mrk.json") if f.name.removesuffix(".mrk.json") not in known)
-        if strays:
-            raise DatasetError(f"{prompts} holds prompts of cases that imagesTr does not: {', '.join(strays[:5])}")
-        without = [c.case for c in cases if c.prompts is None]
-        if without:
-            raise DatasetError(f"{len(without)} training cases have no prompts in {prompts}: {', '.join(without[:5])}")
-    if (dataset.folder / "imagesTs").is_dir():
-        find_cases(dataset.folder / "imagesTs", dataset.file_ending, len(dataset.channel_names))
 
 
 def check_planner_options(args: argparse.Namespace) -> None:

@@ -6,9 +6,12 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from spdnet.cli.common import entry_point
 from spdnet.dataset.raw_dataset import read_dataset_json
 from spdnet.errors import ConfigurationError
+from spdnet.network.checkpoint import BEST, FINAL
 from spdnet.network.precision import get_device
 from spdnet.paths import CONFIGURATION, DEFAULT_PLANS_NAME, preprocessed_root, resolve_dataset_name
 from spdnet.planning import SPDPlans
@@ -21,39 +24,45 @@ def main(argv: list[str] | None = None) -> None:
     """Train SPD on one fold of a data set, then validate the held-out cases."""
     args = _parser().parse_args(argv)
     configuration, fold = _configuration_and_fold(args.rest)
-    device = get_device(args.device)
-    trainer = _build_trainer(args, configuration, fold, device)
+    _check_options(args)
+    trainer = _build_trainer(args, configuration, fold, get_device(args.device))
     _check_has_prior(args, trainer)
-    continued = resume_checkpoint(trainer.output_folder) if args.c or args.val else None
-    if args.val and continued is None:
-        raise ConfigurationError(f"--val: {trainer.output_folder} holds no checkpoint to validate; train first")
-    if not (args.c or args.val) and (trainer.output_folder / "checkpoint_final.pth").exists() and not args.overwrite:
-        raise ConfigurationError(
-            f"{trainer.output_folder} already holds a finished training. Give --c to only validate it again, or "
-            "--overwrite to train anew and replace it."
-        )
+    start = _checkpoint_to_load(args, trainer)
     trainer.initialize()
-    if continued is not None:
-        trainer.load_checkpoint(continued)
-        trainer.print_to_log_file(f"continuing from {continued}")
+    if start is not None:
+        trainer.load_checkpoint(start)
+        trainer.print_to_log_file(f"using {start}" if args.val else f"continuing from {start}")
     elif args.stage1_from is not None:
         trainer.start_from_stage1(args.stage1_from)
+    elif args.pretrained_weights is not None:
+        trainer.load_pretrained_weights(args.pretrained_weights)
     if not args.val:
         trainer.run_training()
-    trainer.perform_actual_validation()
+        if args.val_best:
+            trainer.load_checkpoint(trainer.output_folder / BEST)
+    trainer.perform_actual_validation(args.npz)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("spd_train", description=main.__doc__)
     parser.add_argument("dataset", help="data set number or name")
     parser.add_argument("rest", nargs="+", metavar="[2d] FOLD", help="fold: 0 to 4, or all")
-    parser.add_argument("-tr", default="SPDTrainer", metavar="NAME", help=f"trainer: {', '.join(TRAINERS)}")
+    parser.add_argument(
+        "-tr", default="SPDTrainer", metavar="NAME", help=f"trainer: one of {', '.join(TRAINERS)}, or your own"
+    )
     parser.add_argument("-p", default=DEFAULT_PLANS_NAME, metavar="NAME", help="name of the plans")
     parser.add_argument("-device", help="cuda, cuda:1, cpu, mps (default: CUDA where present, else cpu)")
     parser.add_argument("-epochs", nargs=2, type=int, metavar=("N1", "N2"), help="epochs of the stages, for trials")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     parser.add_argument("--c", action="store_true", help="continue an interrupted training")
-    parser.add_argument("--val", action="store_true", help="validate only")
+    parser.add_argument("--val", action="store_true", help="only validate a finished training")
+    parser.add_argument("--val_best", action="store_true", help="validate with the best checkpoint, not the final one")
+    parser.add_argument("--npz", action="store_true", help="also save the validation's probabilities, for ensembles")
+    parser.add_argument(
+        "-pretrained_weights", type=Path, metavar="FILE", help="start from the weights of this checkpoint of spdnet"
+    )
+    parser.add_argument("-num_gpus", type=int, default=1, help="only 1 so far")
+    parser.add_argument("--disable_checkpointing", action="store_true", help="write no checkpoints, for trials")
     parser.add_argument("--overwrite", action="store_true", help="train anew over a finished training")
     parser.add_argument(
         "-stage1_from", type=Path, metavar="FILE", help="take stage 1 from this checkpoint and train stage 2 only"
@@ -78,10 +87,56 @@ def _configuration_and_fold(rest: list[str]) -> tuple[str, int | str]:
     return CONFIGURATION, "all" if fold == "all" else int(fold)
 
 
+def _check_options(args: argparse.Namespace) -> None:
+    """Raise ConfigurationError for options that exclude each other, as nnU-Net does."""
+    if args.c and args.val:
+        raise ConfigurationError("--c continues a training, --val only validates one; give one of them")
+    starts = [option for option, given in _starting_points(args).items() if given]
+    if len(starts) > 1:
+        raise ConfigurationError(f"{' and '.join(starts)} exclude each other: a training has one starting point")
+    if args.val_best and args.disable_checkpointing:
+        raise ConfigurationError("--val_best needs a checkpoint that --disable_checkpointing would not write")
+    if args.num_gpus != 1:
+        raise ConfigurationError(f"-num_gpus {args.num_gpus}: spdnet trains on one GPU; leave the option out")
+
+
+def _starting_points(args: argparse.Namespace) -> dict[str, bool]:
+    return {
+        "--c": args.c,
+        "--val": args.val,
+        "-stage1_from": args.stage1_from is not None,
+        "-pretrained_weights": args.pretrained_weights is not None,
+    }
+
+
+def _checkpoint_to_load(args: argparse.Namespace, trainer: SPDTrainer) -> Path | None:
+    """The checkpoint that the training continues from or that is validated; None to train anew.
+
+    Raises:
+        ConfigurationError: it is not there, or a finished training would be lost.
+    """
+    folder = trainer.output_folder
+    if args.val:
+        wanted = folder / (BEST if args.val_best else FINAL)
+        if not wanted.exists():
+            there = resume_checkpoint(folder)
+            hint = f"it has {there.name}; finish the training with --c" if there is not None else "train first"
+            raise ConfigurationError(f"--val: {folder} holds no {wanted.name}; {hint}")
+        return wanted
+    if args.c:
+        return resume_checkpoint(folder)
+    if (folder / FINAL).exists() and not args.overwrite:
+        raise ConfigurationError(
+            f"{folder} already holds a finished training. Give --val to only validate it again, or --overwrite to "
+            "train anew and replace it."
+        )
+    return None
+
+
 def _check_has_prior(args: argparse.Namespace, trainer: SPDTrainer) -> None:
     """Raise ConfigurationError if points would be distilled by a saliency head that nothing has trained."""
     settings = trainer.settings
-    continues = args.c or args.val or args.stage1_from is not None
+    continues = any(_starting_points(args).values())
     if settings.stage1.epochs == 0 and settings.distillation.mode == "consensus" and not continues:
         raise ConfigurationError(
             f"{args.tr} with 0 epochs of stage 1 has no saliency to judge points by; give at least 1, or a trained "
@@ -89,7 +144,7 @@ def _check_has_prior(args: argparse.Namespace, trainer: SPDTrainer) -> None:
         )
 
 
-def _build_trainer(args: argparse.Namespace, configuration: str, fold: int | str, device: object) -> SPDTrainer:
+def _build_trainer(args: argparse.Namespace, configuration: str, fold: int | str, device: torch.device) -> SPDTrainer:
     folder = preprocessed_root() / resolve_dataset_name(args.dataset)
     plans = SPDPlans.load(folder / f"{args.p}.json")
     if args.epochs is not None:
@@ -102,4 +157,6 @@ def _build_trainer(args: argparse.Namespace, configuration: str, fold: int | str
         plans = replace(plans, settings=settings, reasons=reasons)
     dataset_json = read_dataset_json(folder / "dataset.json")
     trainer_class = get_trainer(args.tr)
-    return trainer_class(plans.to_dict(), configuration, fold, dataset_json, device, args.seed, args.keep_embeddings)  # type: ignore[arg-type]
+    trainer = trainer_class(plans.to_dict(), configuration, fold, dataset_json, device, args.seed, args.keep_embeddings)
+    trainer.disable_checkpointing = args.disable_checkpointing
+    return trainer

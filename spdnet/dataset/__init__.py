@@ -4,8 +4,9 @@ Knows nnU-Net's raw folder format; knows nothing of prompts' content, plans or n
 """
 
 from spdnet.dataset.image_io import ReaderWriter, choose_reader, get_reader
+from spdnet.dataset.integrity import verify_dataset_integrity
 from spdnet.dataset.labels import Labels
-from spdnet.dataset.raw_dataset import CaseFiles, RawDataset
+from spdnet.dataset.raw_dataset import CaseFiles, RawDataset, check_channels
 from spdnet.dataset.splits import Split, load_or_create_splits
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "RawDataset",
     "ReaderWriter",
     "Split",
+    "check_channels",
     "choose_reader",
     "get_reader",
     "load_or_create_splits",
+    "verify_dataset_integrity",
 ]

@@ -43,6 +43,28 @@ def create_splits(case_ids: list[str]) -> list[dict[str, list[str]]]:
     return splits
 
 
+def read_splits(file: Path) -> list[dict[str, list[str]]]:
+    """Content of a `splits_final.json`: for each fold its "train" and "val" cases.
+
+    Raises:
+        DatasetError: the file is not JSON, or not such a list.
+    """
+    try:
+        splits = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file} is not valid JSON: {error}. Mend it, or remove it to get the default") from error
+    if not isinstance(splits, list) or not splits:
+        raise DatasetError(f"{file} must hold a list with one entry per fold, not {str(splits)[:60]}")
+    for fold, split in enumerate(splits):
+        for part in ("train", "val"):
+            names = split.get(part) if isinstance(split, dict) else None
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise DatasetError(
+                    f'{file}: fold {fold} must be {{"train": [cases], "val": [cases]}}; "{part}" is {str(names)[:60]}'
+                )
+    return splits
+
+
 def load_or_create_splits(file: Path, case_ids: list[str], fold: int | str) -> Split:
     """The split of one fold; `splits_final.json` is used if there, else made.
 
@@ -50,7 +72,7 @@ def load_or_create_splits(file: Path, case_ids: list[str], fold: int | str) -> S
     80:20 split.
 
     Raises:
-        DatasetError: the file names cases that do not exist, or there are too few cases.
+        DatasetError: the file is not a list of splits or names cases that do not exist, or there are too few cases.
         ConfigurationError: `fold` is neither "all" nor a number from 0.
     """
     if fold == "all":
@@ -61,7 +83,7 @@ def load_or_create_splits(file: Path, case_ids: list[str], fold: int | str) -> S
         partial = file.with_name(".partial_" + file.name)
         partial.write_text(json.dumps(create_splits(case_ids), indent=4))
         partial.replace(file)
-    splits = json.loads(file.read_text())
+    splits = read_splits(file)
     if fold >= len(splits):
         return _random_split(sorted(case_ids), fold)
     split = Split(tuple(splits[fold]["train"]), tuple(splits[fold]["val"]))

@@ -24,7 +24,7 @@ def draw_case(
         label_maps: predictions (z, y, x) on the image's grid, by method.
         device: where to run the model.
     """
-    predictor = SPDPredictor(device)
+    predictor = SPDPredictor(device=device)
     predictor.initialize_from_trained_model_folder(model_folder)
     prediction, _ = predictor.predict_case(case)
     assert case.label is not None

@@ -42,8 +42,8 @@ class ImageGeometry:
     has_patient_axes: bool = True
 
     @classmethod
-    def from_sitk(cls, image: sitk.Image) -> ImageGeometry:
-        """Geometry of a 2D or 3D SimpleITK image.
+    def from_sitk(cls, image: sitk.Image | sitk.ImageFileReader) -> ImageGeometry:
+        """Geometry of a 2D or 3D SimpleITK image, or of a reader that has read an image's header.
 
         Raises:
             ValueError: the image has another number of dimensions.
@@ -61,6 +61,31 @@ class ImageGeometry:
                 has_patient_axes=False,
             )
         raise ValueError(f"an image of {image.GetDimension()} dimensions; spdnet reads 2D and 3D images")
+
+    @classmethod
+    def from_affine_ras(cls, shape_zyx: Sequence[int], affine: np.ndarray) -> ImageGeometry:
+        """Geometry of a volume from nibabel's affine.
+
+        Args:
+            shape_zyx: voxels along the array axes.
+            affine: 4x4 from continuous voxel index (x, y, z, 1) to RAS mm. Shear stays in `direction`.
+
+        Raises:
+            ValueError: the affine is not finite or has no inverse.
+        """
+        matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, dtype=np.float64)
+        spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+        if not np.isfinite(matrix).all() or not spacing.all():
+            raise ValueError(f"an image with the affine {np.asarray(affine).tolist()}, which has no spacing")
+        direction = matrix[:3, :3] / spacing + 0.0  # no negative zeros
+        if abs(np.linalg.det(direction)) < 1e-6:
+            raise ValueError(f"an image with the affine {np.asarray(affine).tolist()}, whose axes are not independent")
+        return cls(
+            _triple([int(n) for n in shape_zyx]),
+            _reversed3(spacing.tolist(), float),
+            _triple((matrix[:3, 3] + 0.0).tolist()),
+            tuple(direction.ravel().tolist()),
+        )
 
     def apply_to_sitk(self, image: sitk.Image) -> None:
         """Give a SimpleITK image made from an array of this grid its spacing, origin and direction."""
@@ -82,6 +107,11 @@ class ImageGeometry:
         affine[:3, :3] = np.asarray(self.direction).reshape(3, 3) * np.asarray(self.spacing_zyx_mm[::-1])
         affine[:3, 3] = self.origin_lps_mm
         return affine
+
+    @property
+    def affine_ras(self) -> np.ndarray:
+        """4x4 float64 matrix from continuous voxel index (x, y, z, 1) to RAS mm, as nibabel has it."""
+        return np.diag([-1.0, -1.0, 1.0, 1.0]) @ self.affine_lps + 0.0  # no negative zeros
 
     def world_to_voxel(self, points_lps_mm: np.ndarray) -> np.ndarray:
         """LPS mm (N, 3) in x, y, z order to continuous voxel indices (N, 3) in z, y, x order, float64."""

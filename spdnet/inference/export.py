@@ -1,14 +1,25 @@
-"""From probabilities in the network frame to a segmentation file on the image's own grid."""
+"""From probabilities in the network frame to nnU-Net's files of a predicted case, on the image's own grid.
+
+The files are the segmentation `{case}{file_ending}` and, if asked for, `{case}.npz` and `{case}.pkl`. Each appears
+whole or not at all and the segmentation comes last, so that an existing segmentation means that the case is complete.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from spdnet.dataset import Labels, ReaderWriter
+from spdnet.errors import DatasetError
 from spdnet.geometry import CaseMapping, ImageGeometry
 
 
@@ -22,13 +33,104 @@ def probabilities_on_raw_grid(probabilities: np.ndarray, mapping: CaseMapping) -
     return mapping.probabilities_to_raw(probabilities)
 
 
-def export_prediction(
-    probabilities: np.ndarray,
-    mapping: CaseMapping,
+def nnunet_probabilities(foreground: np.ndarray, labels: Labels) -> np.ndarray:
+    """Foreground probabilities to the channels of nnU-Net's npz.
+
+    With labels: background first (what the most probable class leaves), then the classes, divided by their sum.
+    nnU-Net's argmax of the result is exactly `labels.merge(foreground)`: where rounding has made a tie, the
+    winner is raised by one step of float32. With regions: the regions as they are, without background.
+
+    Args:
+        foreground: float (k, z, y, x) in [0, 1].
+        labels: the classes.
+
+    Returns:
+        float32 (K, z, y, x), K = k + 1 with labels and k with regions.
+    """
+    foreground = foreground.astype(np.float32, copy=False)
+    if labels.is_regions:
+        return foreground
+    best = foreground.argmax(axis=0)
+    highest = np.take_along_axis(foreground, best[None], axis=0)
+    stacked = np.concatenate([np.clip(1 - highest, 0, 1), foreground])
+    probabilities = stacked / stacked.sum(axis=0, keepdims=True)
+    winner = np.where(highest[0] > 0.5, best + 1, 0)
+    tied = np.nonzero(probabilities.argmax(axis=0) != winner)
+    raised = (winner[tied], *tied)
+    probabilities[raised] = np.nextafter(probabilities.max(axis=0)[tied], np.float32(2))
+    return probabilities
+
+
+def write_prediction(
+    folder: Path,
+    case: str,
+    file_ending: str,
+    foreground: np.ndarray,
     geometry: ImageGeometry,
     labels: Labels,
     reader: ReaderWriter,
-    file: Path,
+    save_probabilities: bool,
 ) -> None:
-    """Merge the classes on the raw grid and write an integer label map with the image's geometry."""
-    reader.write_segmentation(file, labels.merge(probabilities_on_raw_grid(probabilities, mapping)), geometry)
+    """Write the files of one predicted case as nnU-Net does.
+
+    Args:
+        folder: where to; must exist.
+        case: name of the files.
+        file_ending: of the segmentation, with the dot.
+        foreground: float (k, z, y, x) on the image's grid in stored order, in [0, 1].
+        geometry: the image's grid.
+        labels: the classes.
+        reader: of the data set; writes the segmentation, and knows nnU-Net's axis order and properties.
+        save_probabilities: also write `{case}.npz`, with the one key "probabilities" (`nnunet_probabilities`, in the
+            order of nnU-Net's reader), and `{case}.pkl`, that reader's properties of the grid in plain types.
+
+    Raises:
+        DatasetError: the probabilities are not on the grid, or dataset.json does not declare a value that would be
+            written; nothing is written then.
+    """
+    if foreground.shape != (len(labels), *geometry.shape_zyx):
+        raise DatasetError(
+            f"case {case}: probabilities of shape {foreground.shape} do not fit {len(labels)} classes on an image of "
+            f"shape {geometry.shape_zyx}"
+        )
+    segmentation = labels.merge(foreground)
+    undeclared = sorted(set(np.unique(segmentation).tolist()) - labels.declared_values)
+    if undeclared:
+        raise DatasetError(
+            f"case {case}: the prediction holds {undeclared}, which dataset.json does not declare; check its "
+            "regions_class_order"
+        )
+    if not save_probabilities:
+        reader.write_segmentation(folder / f"{case}{file_ending}", segmentation, geometry)
+        return
+    probabilities = reader.to_reader_order(nnunet_probabilities(foreground, labels), geometry)
+    with _whole(folder / f"{case}.npz") as npz, _whole(folder / f"{case}.pkl") as pkl:
+        np.savez_compressed(npz, probabilities=probabilities)
+        pickle.dump(reader.properties(geometry), pkl)
+        # an older segmentation must not stand beside newer probabilities
+        (folder / f"{case}{file_ending}").unlink(missing_ok=True)
+    reader.write_segmentation(folder / f"{case}{file_ending}", segmentation, geometry)
+
+
+def is_complete(folder: Path, case: str, file_ending: str, with_probabilities: bool) -> bool:
+    """Whether the files that `write_prediction` makes of a case are all there."""
+    endings = (file_ending, ".npz", ".pkl") if with_probabilities else (file_ending,)
+    return all((folder / f"{case}{ending}").is_file() for ending in endings)
+
+
+def write_json_whole(file: Path, content: Any) -> None:
+    """Write JSON whole or not at all, also while another process writes the same file (parts of one prediction)."""
+    with _whole(file) as stream:
+        stream.write(json.dumps(content, indent=4).encode())
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[BinaryIO]:
+    """A file to write that gets its name when the block ends without error; its ending is hidden until then."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as stream:
+            yield stream
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)

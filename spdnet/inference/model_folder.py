@@ -14,12 +14,26 @@ import torch
 from spdnet.dataset import Labels
 from spdnet.dataset.raw_dataset import read_dataset_json
 from spdnet.errors import ConfigurationError, ModelError, PlansError
-from spdnet.network import SPDNetwork, build_network
+from spdnet.inference.mirroring import IN_PLANE_AXES
+from spdnet.network import SPDNetwork
 from spdnet.network.checkpoint import read_checkpoint
 from spdnet.network.precision import place
 from spdnet.paths import CONFIGURATION, is_dataset_name, results_root
-from spdnet.planning import SPDPlans
+from spdnet.planning import SPDPlans, build_planned_network
 from spdnet.planning.plans import input_difference
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What prediction needs to know of a training beside the weights.
+
+    Attributes:
+        trainer_name: of the trainer class. mirroring_axes: in-plane axes that predictions may be mirrored along, 0
+            rows and 1 columns, or None.
+    """
+
+    trainer_name: str
+    mirroring_axes: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -85,19 +99,27 @@ class ModelFolder:
         plans, labels = self.plans(), self.labels()
         return [self._load(plans, labels, self.path / f"fold_{f}" / checkpoint_name, device) for f in folds]
 
+    def training_facts(self, fold: str, checkpoint_name: str) -> TrainingFacts:
+        """What the checkpoint of a fold says about its training.
+
+        Raises:
+            ModelError: the checkpoint is missing, damaged or not of spdnet, or its mirroring axes do not exist.
+        """
+        file = self.path / f"fold_{fold}" / checkpoint_name
+        content = read_checkpoint(file)
+        axes = content["inference_allowed_mirroring_axes"]
+        if axes is not None and not set(axes) <= set(IN_PLANE_AXES):
+            raise ModelError(
+                f"{file}: mirroring axes {axes} do not exist; in a slice there are 0 (rows) and 1 (columns)"
+            )
+        own = content.get("spd", content)
+        return TrainingFacts(str(own["trainer_name"]), tuple(axes) if axes else None)
+
     def _load(self, plans: SPDPlans, labels: Labels, file: Path, device: torch.device) -> SPDNetwork:
         content = read_checkpoint(file)
-        s = plans.settings
-        if content["backbone"] != s.backbone:
-            raise ModelError(
-                f"{file} is a model on {content['backbone']}, but {self.path / 'plans.json'} says {s.backbone}: plans "
-                "and checkpoint do not belong together"
-            )
-        if difference := input_difference(content.get("settings"), s):
+        if difference := input_difference(content["spd"]["settings"], plans.settings):
             raise ModelError(f"{file} and {self.path / 'plans.json'} do not belong together: {difference}")
-        network = build_network(
-            s.backbone, len(s.normalization), len(labels), s.image_size, s.lora.rank, s.lora.alpha, s.lora.dropout
-        )
+        network = build_planned_network(plans.settings, len(labels))
         try:
             network.load_own_state(content["network_weights"])
         except (KeyError, ValueError) as error:

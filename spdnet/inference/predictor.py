@@ -1,7 +1,13 @@
-"""The predictor: trained networks on images, as files or arrays, back on the images' own grid."""
+"""The predictor: trained networks on images, as files or arrays, back on the images' own grid.
+
+It has the methods and arguments of nnU-Net's `nnUNetPredictor`, and prompts as further keywords. What nnU-Net has and
+this does not: sliding windows, a previous stage, the data iterators, and `predict_logits_from_preprocessed_data` (there
+are no logits over the classes where nothing is decoded; `predict_network_case` is the nearest thing).
+"""
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,21 +16,42 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from spdnet.dataset import CaseFiles, Labels, ReaderWriter, get_reader
-from spdnet.dataset.raw_dataset import find_cases, find_prompt_file
-from spdnet.errors import ConfigurationError, ModelError, PromptFileError
-from spdnet.files import write_json
+from spdnet.errors import ConfigurationError, ModelError, SPDError
 from spdnet.geometry import ImageGeometry
-from spdnet.inference.export import probabilities_on_raw_grid
+from spdnet.inference.export import probabilities_on_raw_grid, write_json_whole
+from spdnet.inference.mirroring import predict_mirrored
 from spdnet.inference.model_folder import ModelFolder
-from spdnet.inference.volume import VolumePrediction, predict_volume
+from spdnet.inference.pipeline import Workers, run_pipeline
+from spdnet.inference.steps import (
+    ArrayCase,
+    CaseResult,
+    CaseTools,
+    NetworkResult,
+    PreparedCase,
+    array_case,
+    finish_case,
+    network_prompts,
+    prepare_case,
+)
+from spdnet.inference.volume import VolumePrediction
+from spdnet.inference.work_list import (
+    FileCase,
+    Outputs,
+    PathLike,
+    Prompts,
+    Source,
+    check_prompts,
+    check_truncated,
+    list_cases,
+    part_of,
+    unfinished,
+)
 from spdnet.network import SPDNetwork
-from spdnet.network.precision import get_device
-from spdnet.planning import NetworkCase, SPDPlans, SPDSettings, preprocess_image
-from spdnet.prompts import ALL_CLASSES, SlicePrompts, load_slice_prompts
-from spdnet.prompts.loading import in_crop, read_checked_markups
+from spdnet.network.precision import get_device, place
+from spdnet.planning import NetworkCase, SPDPlans, SPDSettings
+from spdnet.prompts import SlicePrompts
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +61,7 @@ class CasePrediction:
     """A predicted case.
 
     Attributes:
-        segmentation: uint8 or uint16 (z, y, x) on the image's grid.
+        segmentation: uint8 or uint16 (z, y, x) on the image's grid, in stored order.
         probabilities: float32 (k, z, y, x), one foreground probability per class, same grid.
         network_case: the case in the network frame. volumes: what each fold's network made of it there.
     """
@@ -49,34 +76,73 @@ class SPDPredictor:
     """Predicts with one or several folds of a trained model.
 
     Args:
-        device: "cuda", "cpu", ...; None for CUDA where present, else the CPU.
-        batch_size: slices per encoder pass; None for the training's.
+        tile_step_size, use_gaussian, perform_everything_on_device: nnU-Net's, without effect: the network sees whole
+            slices, one batch of them is on the device at a time.
+        use_mirroring: average over mirrored copies, along the axes that the training allows.
+        device: "cuda", "cpu", a `torch.device`, ...; None for CUDA where present, else the CPU.
+        verbose: log a line per case when the network is done with it.
+        verbose_preprocessing: log a line per case about its network frame.
         allow_tqdm: show progress bars.
+        batch_size: slices per encoder pass; None for the training's.
+
+    Attributes:
+        plans, dataset_json: of the model. label_manager: its classes, as `labels`.
+        networks: one per fold. network: the first of them.
+        trainer_name: of the training. allowed_mirroring_axes: 0 rows, 1 columns of a slice; None for no mirroring.
     """
 
     def __init__(
-        self, device: torch.device | str | None = None, batch_size: int | None = None, allow_tqdm: bool = True
+        self,
+        tile_step_size: float = 0.5,
+        use_gaussian: bool = True,
+        use_mirroring: bool = True,
+        perform_everything_on_device: bool = True,
+        device: torch.device | str | None = None,
+        verbose: bool = False,
+        verbose_preprocessing: bool = False,
+        allow_tqdm: bool = True,
+        batch_size: int | None = None,
     ) -> None:
+        self.tile_step_size = tile_step_size
+        self.use_gaussian = use_gaussian
+        self.use_mirroring = use_mirroring
+        self.perform_everything_on_device = perform_everything_on_device
         self.device = device
-        self.batch_size = batch_size
+        self.verbose = verbose
+        self.verbose_preprocessing = verbose_preprocessing
         self.allow_tqdm = allow_tqdm
+        self.batch_size = batch_size
         self.networks: list[SPDNetwork] = []
+        self.trainer_name = ""
+        self.allowed_mirroring_axes: tuple[int, ...] | None = None
         self.plans: SPDPlans
         self.labels: Labels
         self.reader: ReaderWriter
         self.dataset_json: dict[str, Any]
+        self._model_origin: dict[str, Any] = {}
+
+    @property
+    def network(self) -> SPDNetwork:
+        """The network of the first fold."""
+        self._settings()
+        return self.networks[0]
+
+    @property
+    def label_manager(self) -> Labels:
+        """The classes, under nnU-Net's name."""
+        return self.labels
 
     def initialize_from_trained_model_folder(
         self,
-        model_training_output_dir: str | Path,
-        use_folds: Sequence[int | str] | None = None,
+        model_training_output_dir: PathLike,
+        use_folds: Sequence[int | str] | int | str | None = None,
         checkpoint_name: str = "checkpoint_final.pth",
     ) -> None:
         """Load the networks of a model folder.
 
         Args:
             model_training_output_dir: `nnUNet_results/Dataset/Trainer__Plans__2d`.
-            use_folds: folds to average; None for all numbered ones, else "all".
+            use_folds: fold, or folds to average; None for all numbered ones, else "all".
             checkpoint_name: which checkpoint of each fold.
 
         Raises:
@@ -84,78 +150,132 @@ class SPDPredictor:
             ConfigurationError: the device is not there.
         """
         folder = ModelFolder(Path(model_training_output_dir))
-        self.plans, self.dataset_json, self.labels = folder.plans(), folder.dataset_json(), folder.labels()
-        self.reader = get_reader(self.plans.image_reader_writer)
-        wanted = [str(f) for f in use_folds] if use_folds is not None else None
-        folds = folder.choose_folds(wanted, checkpoint_name)
-        self.device = get_device(str(self.device)) if self.device is not None else get_device(None)
-        self.networks = folder.load_networks(folds, checkpoint_name, self.device)
+        plans, dataset_json = folder.plans(), folder.dataset_json()
+        given = [use_folds] if isinstance(use_folds, int | str) else use_folds
+        folds = folder.choose_folds([str(f) for f in given] if given is not None else None, checkpoint_name)
+        facts = folder.training_facts(folds[0], checkpoint_name)
+        device = self._get_device()
+        networks = folder.load_networks(folds, checkpoint_name, device)
+        self.manual_initialization(networks, plans, dataset_json, facts.trainer_name, facts.mirroring_axes)
+        self._model_origin = {"model": str(folder.path), "folds": folds, "checkpoint": checkpoint_name}
 
-    def predict_single_npy_array(
+    def manual_initialization(
         self,
-        input_image: np.ndarray,
-        image_properties: dict[str, Any],
-        points_zyx: np.ndarray | None = None,
-        class_index: np.ndarray | None = None,
-        save_or_return_probabilities: bool = False,
-    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Segment one volume.
+        network: SPDNetwork | Sequence[SPDNetwork],
+        plans: SPDPlans,
+        dataset_json: dict[str, Any],
+        trainer_name: str,
+        inference_allowed_mirroring_axes: Sequence[int] | None,
+    ) -> None:
+        """Use networks that are in memory.
+
+        Differs from nnU-Net's: `plans` replace its two managers, and instead of one network with a list of parameters
+        it takes one network for each fold.
 
         Args:
-            input_image: (c, z, y, x), intensities as in the training files.
-            image_properties: "spacing" (z, y, x) in mm; optionally "geometry", an `ImageGeometry`, for images whose
-                axes are not the patient's.
-            points_zyx: (N, 3) noisy points as continuous voxel indices z, y, x; None runs on the saliency prior
-                alone.
-            class_index: (N,) which foreground class (from 0) each point speaks for, -1 for all; default all.
-            save_or_return_probabilities: also return them.
-
-        Returns:
-            Segmentation (z, y, x), and if asked the foreground probabilities float32 (k, z, y, x).
+            network: one, or one per fold to average; moved to the device and put in evaluation mode.
+            plans: with which they were trained.
+            dataset_json: content of dataset.json.
+            trainer_name: of the training.
+            inference_allowed_mirroring_axes: in-plane axes, 0 rows and 1 columns, or None for no mirroring.
 
         Raises:
-            PromptFileError: a point lies outside the image. DatasetError: wrong number of channels.
+            DatasetError: `dataset_json` or the plans' reader is not what it must be.
+            ConfigurationError: the device is not there.
         """
-        geometry = image_properties.get("geometry") or ImageGeometry(
-            _triple(input_image.shape[1:]), _triple([float(s) for s in image_properties["spacing"]])
+        device = self._get_device()
+        networks = [network] if isinstance(network, SPDNetwork) else list(network)
+        self.labels = Labels.from_dataset_json(dataset_json)
+        self.reader = get_reader(plans.image_reader_writer)
+        for each in networks:
+            place(each, device)
+            each.eval()
+        self.plans, self.dataset_json, self.trainer_name = plans, dataset_json, trainer_name
+        self.allowed_mirroring_axes = (
+            tuple(inference_allowed_mirroring_axes) if inference_allowed_mirroring_axes else None
         )
-        network_case = preprocess_image(input_image, geometry, self._settings(), "array")
-        prompts = None
-        if points_zyx is not None:
-            points = np.asarray(points_zyx, dtype=np.float64).reshape(-1, 3)
-            outside = np.flatnonzero(~geometry.contains(points))
-            if len(outside):
-                raise PromptFileError(
-                    f"point {outside[0]} at voxel (z, y, x) {points[outside[0]].tolist()} lies outside the image of "
-                    f"shape {geometry.shape_zyx}"
-                )
-            classes = np.full(len(points), ALL_CLASSES) if class_index is None else np.asarray(class_index)
-            if classes.shape != (len(points),) or not np.isin(classes, np.arange(-1, len(self.labels))).all():
-                raise PromptFileError(
-                    f"class_index must give each of the {len(points)} points a class from 0 to {len(self.labels) - 1}, "
-                    f"or -1 for all; it is {classes.tolist()}"
-                )
-            prompts = SlicePrompts(network_case.mapping.points_to_network(points), classes.astype(np.int64))
-            prompts = prompts.select(in_crop(prompts, network_case.mapping))
-        prediction = self.predict_network_case(network_case, prompts)
-        if save_or_return_probabilities:
-            return prediction.segmentation, prediction.probabilities
-        return prediction.segmentation
+        self.device, self.networks = device, networks
+        self._model_origin = {"model": "in memory"}
 
-    def predict_network_case(self, network_case: NetworkCase, prompts: SlicePrompts | None) -> CasePrediction:
-        """Segment a preprocessed case with points in its network frame, or None for the saliency prior alone."""
-        settings = self._settings()
-        if prompts is None and settings.stage1.epochs == 0:
-            raise ModelError("this model was trained without stage 1: it has no saliency prior and needs prompts")
-        assert isinstance(self.device, torch.device)
-        batch_size = self.batch_size or settings.stage1.batch_size
-        volumes = [
-            predict_volume(n, network_case.slices, prompts, settings.distillation, batch_size, self.device)
-            for n in self.networks
-        ]
-        mean = np.mean([v.probabilities for v in volumes], axis=0)
-        probabilities = probabilities_on_raw_grid(mean, network_case.mapping)
-        return CasePrediction(self.labels.merge(probabilities), probabilities, network_case, volumes)
+    # ---- files --------------------------------------------------------------------------------------------
+
+    def predict_from_files(
+        self,
+        list_of_lists_or_source_folder: Source,
+        output_folder_or_list_of_truncated_output_files: Outputs,
+        save_probabilities: bool = False,
+        overwrite: bool = True,
+        num_processes_preprocessing: int | None = None,
+        num_processes_segmentation_export: int | None = None,
+        folder_with_segs_from_prev_stage: None = None,
+        num_parts: int = 1,
+        part_id: int = 0,
+        prompts: Prompts = None,
+    ) -> list[CaseResult]:
+        """Segment many cases; reading and writing run beside the network if there are processes for them.
+
+        Args:
+            list_of_lists_or_source_folder: folder of images named as nnU-Net names them, or one list of image files
+                per case.
+            output_folder_or_list_of_truncated_output_files: folder that gets `{case}{file_ending}`, dataset.json,
+                plans.json and the arguments of this call; or one path without file ending per case, whose folders get
+                the same; or None to return the segmentations.
+            save_probabilities: also write nnU-Net's `{case}.npz` and `{case}.pkl`, or return the probabilities.
+            overwrite: False skips the cases whose files are all there.
+            num_processes_preprocessing, num_processes_segmentation_export: processes that read and that write; 0 is
+                this process. None: nnUNet_npp and nnUNet_nps, else 3 on CUDA and 0 elsewhere (see `Workers.choose`).
+            folder_with_segs_from_prev_stage: nnU-Net's; must stay None.
+            num_parts, part_id: predict every `num_parts`-th case only, starting with the `part_id`-th.
+            prompts: folder with a prompt file for each case; or one file, or None, for each case in the order of the
+                images. Without prompts a case is predicted from the saliency prior alone.
+
+        Returns:
+            For each case None if it was written, else its segmentation (z, y, x) or, with `save_probabilities`,
+            segmentation and probabilities (K, z, y, x), in the order of nnU-Net's reader. Cases that were skipped
+            are not in the list.
+
+        Raises:
+            DatasetError, PromptFileError: images or prompts are missing or wrong. Missing files, and points outside
+                their image, are found before any work starts; an image that cannot be read costs its own case only,
+                the others are predicted first.
+            ConfigurationError, ModelError: arguments that contradict each other, or prompts missing that this model
+                needs.
+        """
+        arguments = {k: v for k, v in locals().items() if k != "self"}
+        _refuse_previous_stage(folder_with_segs_from_prev_stage)
+        workers = Workers.choose(num_processes_preprocessing, num_processes_segmentation_export, self._on_device())
+        cases = self._cases_to_predict(
+            list_of_lists_or_source_folder,
+            output_folder_or_list_of_truncated_output_files,
+            prompts,
+            save_probabilities,
+            overwrite,
+            num_parts,
+            part_id,
+        )
+        self._write_origin(cases, arguments)
+        return self._run(cases, workers, save_probabilities)
+
+    def predict_from_files_sequential(
+        self,
+        list_of_lists_or_source_folder: Source,
+        output_folder_or_list_of_truncated_output_files: Outputs,
+        save_probabilities: bool = False,
+        overwrite: bool = True,
+        folder_with_segs_from_prev_stage: None = None,
+        prompts: Prompts = None,
+    ) -> list[CaseResult]:
+        """`predict_from_files` in this process only, whatever the device and the environment."""
+        return self.predict_from_files(
+            list_of_lists_or_source_folder,
+            output_folder_or_list_of_truncated_output_files,
+            save_probabilities,
+            overwrite,
+            num_processes_preprocessing=0,
+            num_processes_segmentation_export=0,
+            folder_with_segs_from_prev_stage=folder_with_segs_from_prev_stage,
+            prompts=prompts,
+        )
 
     def predict_case(self, case: CaseFiles) -> tuple[CasePrediction, ImageGeometry]:
         """Segment one case from its files; without a prompt file, by the saliency prior alone.
@@ -163,79 +283,231 @@ class SPDPredictor:
         Raises:
             DatasetError, PromptFileError: a file is not what it must be.
         """
-        image, geometry = self.reader.read_image(case.images, case.case)
-        network_case = preprocess_image(image, geometry, self._settings(), case.case)
-        prompts = self.network_prompts(case, network_case) if case.prompts is not None else None
-        return self.predict_network_case(network_case, prompts), geometry
+        prepared = prepare_case(FileCase(case, None), self._tools())
+        return self.predict_network_case(prepared.network_case, prepared.prompts), prepared.network_case.geometry
+
+    # ---- arrays -------------------------------------------------------------------------------------------
+
+    def predict_single_npy_array(
+        self,
+        input_image: np.ndarray,
+        image_properties: dict[str, Any],
+        segmentation_previous_stage: None = None,
+        output_file_truncated: PathLike | None = None,
+        save_or_return_probabilities: bool = False,
+        *,
+        points_zyx: np.ndarray | None = None,
+        class_index: np.ndarray | None = None,
+    ) -> CaseResult:
+        """Segment one volume.
+
+        Args:
+            input_image: (c, z, y, x), intensities as in the training files, axes as nnU-Net's reader of the plans
+                (`image_reader_writer`) gives them.
+            image_properties: that reader's properties. "spacing" (z, y, x) in mm is enough for images whose axes are
+                the patient's; others need its geometry too ("sitk_stuff", "nibabel_stuff"), or the model sees them
+                turned.
+            segmentation_previous_stage: nnU-Net's; must stay None.
+            output_file_truncated: where to write the prediction, without file ending; None to return it.
+            save_or_return_probabilities: also write, or return, nnU-Net's probabilities.
+            points_zyx: (N, 3) noisy points as continuous voxel indices z, y, x into the image as given; None runs on
+                the saliency prior alone.
+            class_index: (N,) which foreground class (from 0) each point speaks for, -1 for all; default all.
+
+        Returns:
+            Segmentation (z, y, x) in the order of the input; if asked also probabilities float32 (K, z, y, x), with
+            the background first unless the classes are regions. None if it was written.
+
+        Raises:
+            PromptFileError: a point lies outside the image. DatasetError: wrong number of channels.
+        """
+        previous = [segmentation_previous_stage] if segmentation_previous_stage is not None else None
+        (result,) = self.predict_from_list_of_npy_arrays(
+            [input_image],
+            previous,  # type: ignore[arg-type]
+            [image_properties],
+            [output_file_truncated] if output_file_truncated is not None else None,
+            0,
+            save_or_return_probabilities,
+            0,
+            points_zyx=[points_zyx],
+            class_index=[class_index],
+        )
+        return result
+
+    def predict_from_list_of_npy_arrays(
+        self,
+        image_or_list_of_images: np.ndarray | Sequence[np.ndarray],
+        segs_from_prev_stage_or_list_of_segs_from_prev_stage: None,
+        properties_or_list_of_properties: dict[str, Any] | Sequence[dict[str, Any]],
+        truncated_ofname: PathLike | Sequence[PathLike] | None,
+        num_processes: int | None = None,
+        save_probabilities: bool = False,
+        num_processes_segmentation_export: int | None = None,
+        *,
+        points_zyx: Sequence[np.ndarray | None] | None = None,
+        class_index: Sequence[np.ndarray | None] | None = None,
+    ) -> list[CaseResult]:
+        """`predict_single_npy_array` for many volumes, all arguments as lists, in processes as `predict_from_files`.
+
+        Raises:
+            ConfigurationError: lists of different lengths. Otherwise as `predict_single_npy_array`.
+        """
+        _refuse_previous_stage(segs_from_prev_stage_or_list_of_segs_from_prev_stage)
+        tools = self._tools()
+        workers = Workers.choose(num_processes, num_processes_segmentation_export, self._on_device())
+        images = _as_list(image_or_list_of_images, np.ndarray)
+        columns = {
+            "images": images,
+            "properties": _as_list(properties_or_list_of_properties, dict),
+            "points_zyx": points_zyx or [None] * len(images),
+            "class_index": class_index or [None] * len(images),
+            "outputs": [None] * len(images) if truncated_ofname is None else _as_list(truncated_ofname, (str, Path)),
+        }
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise ConfigurationError(f"one of each is needed for every image; there are {lengths}")
+        cases = []
+        for i, (image, properties, points, classes, output) in enumerate(zip(*columns.values(), strict=True)):
+            target = check_truncated(output, tools.file_ending) if output is not None else None
+            name = target.name if target is not None else f"array {i}"
+            cases.append(array_case(image, properties, points, classes, target, tools, name))
+        self._check_prior_suffices([c.case for c in cases if c.points_zyx is None])
+        for case in cases:
+            if case.target is not None:
+                case.target.parent.mkdir(parents=True, exist_ok=True)
+        return self._run(cases, workers, save_probabilities)
+
+    # ---- one case in the network frame --------------------------------------------------------------------
+
+    def predict_network_case(self, network_case: NetworkCase, prompts: SlicePrompts | None) -> CasePrediction:
+        """Segment a preprocessed case with points in its network frame, or None for the saliency prior alone."""
+        volumes = self._predict_volumes(network_case, prompts)
+        mean = _mean_probabilities(volumes)
+        probabilities = probabilities_on_raw_grid(mean, network_case.mapping)
+        return CasePrediction(self.labels.merge(probabilities), probabilities, network_case, volumes)
 
     def network_prompts(self, case: CaseFiles, network_case: NetworkCase) -> SlicePrompts:
         """The points of a case's prompt file in its network frame; raises `PromptFileError`."""
-        if case.prompts is None:
-            raise PromptFileError(f"case {case.case} has no prompt file")
-        return load_slice_prompts(case.prompts, case.case, network_case.geometry, network_case.mapping, self.labels)
+        return network_prompts(case, network_case, self.labels)
 
-    def predict_from_files(
-        self, input_folder: Path, output_folder: Path, prompts_folder: Path | None, save_probabilities: bool = False
-    ) -> None:
-        """Segment all cases of a folder.
+    def _predict_volumes(self, network_case: NetworkCase, prompts: SlicePrompts | None) -> list[VolumePrediction]:
+        """What each fold's network makes of a case."""
+        settings, device = self._settings(), self._on_device()
+        if prompts is None:
+            self._check_prior_suffices(["array"])
+        batch_size = self.batch_size or settings.stage1.batch_size
+        axes = self.allowed_mirroring_axes if self.use_mirroring else None
+        return [
+            predict_mirrored(n, network_case.slices, prompts, settings.distillation, batch_size, device, axes)
+            for n in self.networks
+        ]
 
-        Args:
-            input_folder: images named as nnU-Net names them.
-            output_folder: gets `{case}{file_ending}`, dataset.json and plans.json.
-            prompts_folder: a prompt file for each case; None runs on the saliency prior alone.
-            save_probabilities: also write `{case}.npz` as nnU-Net does.
+    def _compute(self, prepared: PreparedCase) -> NetworkResult:
+        """The pipeline's middle step; running out of GPU memory is an error of the case."""
+        network_case, prompts = prepared.network_case, prepared.prompts
+        if self.verbose_preprocessing:
+            logger.info("case %s: %s", prepared.case, network_case.mapping)
+        try:
+            volumes = self._predict_volumes(network_case, prompts)
+        except torch.cuda.OutOfMemoryError as error:
+            raise SPDError(
+                f"case {prepared.case}: out of GPU memory; encode fewer slices at a time (SPDPredictor's batch_size), "
+                "free the GPU, or use -device cpu"
+            ) from error
+        if self.verbose:
+            n_points = len(prompts) if prompts is not None else "no"
+            logger.info("case %s: %d slices, %s points", prepared.case, len(network_case.slices), n_points)
+        mean = _mean_probabilities(volumes)
+        return NetworkResult(prepared.case, prepared.target, mean, network_case.mapping, network_case.geometry)
 
-        Raises:
-            DatasetError, PromptFileError: images or prompts are missing or wrong; missing files, and points outside
-                their image, are found before any work starts.
-        """
-        ending = self.dataset_json["file_ending"]
-        cases = find_cases(input_folder, ending, len(self._settings().normalization))
-        if prompts_folder is not None:
-            cases = _with_prompts(cases, prompts_folder)
-            for case in cases:
-                assert case.prompts is not None
-                read_checked_markups(case.prompts, case.case, self.reader.read_geometry(case.images[0], case.case))
-        output_folder.mkdir(parents=True, exist_ok=True)
-        write_json(output_folder / "dataset.json", self.dataset_json)
-        write_json(output_folder / "plans.json", self.plans.to_dict())
-        for case in tqdm(cases, desc="predicting", disable=not self.allow_tqdm):
-            prediction, geometry = self.predict_case(case)
-            if save_probabilities:
-                _save_probabilities(output_folder / f"{case.case}.npz", prediction.probabilities, self.labels)
-            self.reader.write_segmentation(output_folder / f"{case.case}{ending}", prediction.segmentation, geometry)
+    def _run(
+        self, cases: Sequence[FileCase | ArrayCase], workers: Workers, save_probabilities: bool
+    ) -> list[CaseResult]:
+        tools = self._tools()
+        prepare = functools.partial(prepare_case, tools=tools)
+        finish = functools.partial(finish_case, tools=tools, save_probabilities=save_probabilities)
+        outcome = run_pipeline(cases, prepare, self._compute, finish, workers, self.allow_tqdm)
+        outcome.check()
+        return outcome.results
+
+    def _cases_to_predict(
+        self,
+        source: Source,
+        outputs: Outputs,
+        prompts: Prompts,
+        save_probabilities: bool,
+        overwrite: bool,
+        num_parts: int,
+        part_id: int,
+    ) -> list[FileCase]:
+        """The cases of this call, checked."""
+        tools = self._tools()
+        listed = list_cases(source, outputs, prompts, tools.file_ending, len(tools.settings.normalization))
+        cases = part_of(listed, num_parts, part_id)
+        if num_parts > 1:
+            logger.info("part %d of %d: %d of %d cases", part_id, num_parts, len(cases), len(listed))
+        if not overwrite:
+            left = unfinished(cases, tools.file_ending, save_probabilities)
+            logger.info("%d of %d cases are complete and skipped", len(cases) - len(left), len(cases))
+            cases = left
+        self._check_prior_suffices([c.case for c in cases if c.files.prompts is None])
+        check_prompts(cases, self.reader)
+        return cases
+
+    def _check_prior_suffices(self, cases_without_prompts: Sequence[str]) -> None:
+        if cases_without_prompts and self._settings().stage1.epochs == 0:
+            raise ModelError(
+                "this model was trained without stage 1: it has no saliency prior and needs prompts, which "
+                f"{len(cases_without_prompts)} cases lack: {', '.join(cases_without_prompts[:5])}"
+            )
+
+    def _write_origin(self, cases: Sequence[FileCase], arguments: dict[str, Any]) -> None:
+        """What nnU-Net's tools need beside predictions, and how they were made; nothing where nothing is written."""
+        origin = {**arguments, **self._model_origin, "use_mirroring": self.use_mirroring}
+        for folder in {c.target.parent: None for c in cases if c.target is not None}:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json_whole(folder / "dataset.json", self.dataset_json)
+            write_json_whole(folder / "plans.json", self.plans.to_dict())
+            write_json_whole(folder / "predict_from_raw_data_args.json", _plain(origin))
 
     def _settings(self) -> SPDSettings:
         if not self.networks:
             raise ConfigurationError("no model is loaded; call initialize_from_trained_model_folder first")
         return self.plans.settings
 
+    def _tools(self) -> CaseTools:
+        return CaseTools(self._settings(), self.labels, self.reader, str(self.dataset_json["file_ending"]))
 
-def _with_prompts(cases: list[CaseFiles], folder: Path) -> list[CaseFiles]:
-    """The cases with their prompt files; raises PromptFileError if any has none."""
-    prompted = [CaseFiles(c.case, c.images, c.label, find_prompt_file(folder, c.case)) for c in cases]
-    missing = [c.case for c in prompted if c.prompts is None]
-    if missing:
-        raise PromptFileError(
-            f"{len(missing)} of {len(cases)} cases have no prompt file in {folder}: {', '.join(missing[:5])}"
-            f"{' ...' if len(missing) > 5 else ''}. Put a Slicer markups file {missing[0]}.mrk.json there, name "
-            "another folder with -prompts, or run on the image alone with --no_prompts."
+    def _get_device(self) -> torch.device:
+        return get_device(str(self.device) if self.device is not None else None)
+
+    def _on_device(self) -> torch.device:
+        self._settings()
+        assert isinstance(self.device, torch.device)
+        return self.device
+
+
+def _mean_probabilities(volumes: list[VolumePrediction]) -> np.ndarray:
+    return np.mean([v.probabilities for v in volumes], axis=0)
+
+
+def _refuse_previous_stage(given: object) -> None:
+    if given is not None:
+        raise ConfigurationError(
+            "spdnet has no cascade: the segmentations of a previous stage must be None. Points are given by keyword, "
+            "points_zyx= for arrays and prompts= for files"
         )
-    return prompted
 
 
-def _save_probabilities(file: Path, foreground: np.ndarray, labels: Labels) -> None:
-    """nnU-Net's npz: with labels, background first and channels that sum to one; with regions, as they are."""
-    probabilities = foreground
-    if not labels.is_regions:
-        background = np.clip(1 - foreground.max(axis=0, keepdims=True), 0, 1)
-        stacked = np.concatenate([background, foreground])
-        probabilities = stacked / stacked.sum(axis=0, keepdims=True)
-    partial = file.with_name(f".partial_{file.name}")
-    np.savez_compressed(partial, probabilities=probabilities.astype(np.float32))
-    partial.replace(file)
+def _as_list(value: Any, single: type | tuple[type, ...]) -> list[Any]:
+    return [value] if isinstance(value, single) else list(value)
 
 
-def _triple(values: Sequence[Any]) -> tuple[Any, Any, Any]:
-    first, second, third = values
-    return first, second, third
+def _plain(value: Any) -> Any:
+    """Values for JSON: paths as text."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value

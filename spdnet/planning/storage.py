@@ -2,6 +2,7 @@
 
     {case}.npy       float16 (S, c, size, size), intensities in [0, 1]
     {case}_seg.npy   uint8 (S, k, size, size), one binary mask per class
+    {case}_ignored.npy  uint8 (S, size, size), only where the data set has an ignore label
     {case}.json      mapping, geometry and prompts; written last, so a case without it is not there
 
 Plain .npy files are mapped into memory, so a slice is read without unpacking a volume.
@@ -45,6 +46,11 @@ class StoredCase:
         return self._open(f"{self.case}_seg.npy")
 
     @cached_property
+    def ignored(self) -> np.ndarray | None:
+        """uint8 (S, size, size), 1 where a pixel has the ignore label, memory-mapped; None if the data set has none."""
+        return self._open(f"{self.case}_ignored.npy") if self._properties["has_ignore_label"] else None
+
+    @cached_property
     def _properties(self) -> dict[str, Any]:
         return read_json(self.folder / f"{self.case}.json", "preprocessed case", "Run spd_preprocess.", DatasetError)
 
@@ -70,7 +76,7 @@ class StoredCase:
 
     def remove(self) -> None:
         """Delete the case's files."""
-        for name in (f"{self.case}.json", f"{self.case}.npy", f"{self.case}_seg.npy"):
+        for name in (f"{self.case}.json", *(f"{self.case}{ending}.npy" for ending in ("", "_seg", "_ignored"))):
             (self.folder / name).unlink(missing_ok=True)
 
     def _open(self, name: str) -> np.ndarray:
@@ -94,6 +100,7 @@ class CaseWriter:
         self,
         slices: np.ndarray,
         masks: np.ndarray,
+        ignored: np.ndarray | None,
         mapping: CaseMapping,
         geometry: ImageGeometry,
         prompts: SlicePrompts,
@@ -103,10 +110,13 @@ class CaseWriter:
         properties.unlink(missing_ok=True)
         self._save(f"{self.case}.npy", slices.astype(np.float16))
         self._save(f"{self.case}_seg.npy", masks.astype(np.uint8))
+        if ignored is not None:
+            self._save(f"{self.case}_ignored.npy", ignored.astype(np.uint8))
         content = {
             "mapping": mapping.to_dict(),
             "geometry": geometry.to_dict(),
             "prompts": prompts.to_dict(),
+            "has_ignore_label": ignored is not None,
             "target_slices": masks.any(axis=(1, 2, 3)).tolist(),
         }
         write_json(properties, content, indent=None)

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from spdnet.cli.simulate_prompts import main
 from spdnet.dataset import Labels
-from spdnet.dataset.image_io import SimpleITKIO
+from spdnet.dataset.image_io import NaturalImage2DIO, SimpleITKIO
 from spdnet.geometry import nearest_index, plan_case_mapping, raw_resolution_mapping
 from spdnet.prompts import load_slice_prompts, read_markups
 from spdnet.prompts.simulate_files import case_generator
@@ -215,9 +215,9 @@ def test_2d_images_get_points_in_their_plane(tmp_path: Path, dataset: Path, caps
     labels[5:9, 11:14] = 1
     for name in ("imagesTs/flat_0000.png", "labelsTs/flat.png"):
         image = sitk.GetImageFromArray(labels)
-        image.SetSpacing((4.0, 4.0))  # wider than the nominal 1 mm between slices
+        image.SetSpacing((4.0, 4.0))  # has no meaning in a PNG
         sitk.WriteImage(image, str(folder / name))
-    label_map, geometry = SimpleITKIO().read_label(folder / "labelsTs" / "flat.png")
+    label_map, geometry = NaturalImage2DIO().read_label(folder / "labelsTs" / "flat.png")
     plans = tmp_path / "preprocessed" / "Dataset502_Flat" / "SPDPlans.json"
     for planned in (False, True):  # an axis in the plans has no meaning here either
         if planned:

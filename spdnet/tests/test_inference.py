@@ -266,8 +266,8 @@ def dice_by_case_and_class(predictions: Path, labels: Path) -> list[float]:
     return dice
 
 
-def predictor_of(trained: Workspace, folds: list[int] | None = None) -> SPDPredictor:
-    predictor = SPDPredictor("cpu", allow_tqdm=False)
+def predictor_of(trained: Workspace, folds: list[int] | None = None, **options: Any) -> SPDPredictor:
+    predictor = SPDPredictor(device="cpu", allow_tqdm=False, **options)
     predictor.initialize_from_trained_model_folder(trained.model(), folds)
     return predictor
 
@@ -303,14 +303,14 @@ def test_the_whole_way_by_the_commands(
 def test_prompts_matter_and_their_absence_is_the_saliency_prior(
     trained: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_predict(trained, tmp_path / "prompted")
+    run_predict(trained, tmp_path / "prompted", "--disable_tta")
     shutil.rmtree(trained.raw / "promptsTs")
-    run_predict(trained, tmp_path / "alone", "--no_prompts")
+    run_predict(trained, tmp_path / "alone", "--no_prompts", "--disable_tta")
     assert "predicting from the saliency prior alone" in capsys.readouterr().out
     prompted, alone = segmentations(tmp_path / "prompted"), segmentations(tmp_path / "alone")
     assert any(not np.array_equal(alone[n], prompted[n]) for n in alone)
     assert min(dice_by_case_and_class(tmp_path / "alone", trained.raw / "labelsTs")) > 0.7
-    predictor = predictor_of(trained)
+    predictor = predictor_of(trained, use_mirroring=False)
     case = RawDataset(trained.raw).cases("Ts")[0]
     prediction, _ = predictor.predict_case(case)
     np.testing.assert_array_equal(prediction.segmentation, alone["blob_005.nii.gz"])
@@ -326,7 +326,7 @@ def test_missing_prompts_are_found_before_any_work(trained: Workspace, tmp_path:
     with pytest.raises(
         PromptFileError, match=r"1 of 2 cases have no prompt file in .*promptsTs: blob_006.*--no_prompts"
     ):
-        predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "out", trained.raw / "promptsTs")
+        predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "out", prompts=trained.raw / "promptsTs")
     assert not (tmp_path / "out").exists()
 
 
@@ -335,7 +335,7 @@ def test_points_outside_their_image_are_found_before_any_work(trained: Workspace
     far = Markup("bright", "points", np.array([[500.0, 0, 0]]), ("far",))
     write_markups(trained.raw / "promptsTs" / "blob_006.mrk.json", [far])
     with pytest.raises(PromptFileError, match="case blob_006: point 'far'.*outside the image"):
-        predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "out", trained.raw / "promptsTs")
+        predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "out", prompts=trained.raw / "promptsTs")
     assert not (tmp_path / "out").exists()
 
 
@@ -345,12 +345,12 @@ def test_images_of_other_channels_are_refused(trained: Workspace, tmp_path: Path
         predictor.predict_single_npy_array(np.zeros((2, 4, 8, 8), dtype=np.float32), {"spacing": (1, 1, 1)})
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="holds no images"):
-        predictor.predict_from_files(tmp_path / "empty", tmp_path / "out", None)
+        predictor.predict_from_files(tmp_path / "empty", tmp_path / "out")
 
 
 def test_an_array_gives_what_its_files_give(trained: Workspace, tmp_path: Path) -> None:
     predictor = predictor_of(trained, [0])
-    predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "out", trained.raw / "promptsTs", True)
+    predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "out", True, prompts=trained.raw / "promptsTs")
     found = segmentations(tmp_path / "out")
     for case in RawDataset(trained.raw).cases("Ts"):
         image, geometry = SimpleITKIO().read_image(case.images, case.case)
@@ -359,19 +359,21 @@ def test_an_array_gives_what_its_files_give(trained: Workspace, tmp_path: Path) 
         for markup in read_markups(case.prompts):
             points.append(geometry.world_to_voxel(markup.points_lps_mm))
             classes += [predictor.labels.names.index(markup.name)] * len(points[-1])
-        properties = {"spacing": geometry.spacing_zyx_mm, "geometry": geometry}
-        arguments = image, properties, np.concatenate(points), np.array(classes)
-        segmentation, probabilities = predictor.predict_single_npy_array(*arguments, save_or_return_probabilities=True)
-        np.testing.assert_array_equal(segmentation, found[f"{case.case}.nii.gz"])
-        alone = predictor.predict_single_npy_array(*arguments)
-        np.testing.assert_array_equal(alone, segmentation)
-        stored = np.load(tmp_path / "out" / f"{case.case}.npz")["probabilities"]
-        assert stored.shape == (3, *segmentation.shape)
-        np.testing.assert_allclose(stored.sum(axis=0), 1, atol=1e-6)
-        assert probabilities.shape == (2, *segmentation.shape)
-        np.testing.assert_array_equal(
-            np.where(probabilities.max(0) > 0.5, probabilities.argmax(0) + 1, 0), segmentation
+        properties = SimpleITKIO().properties(geometry)
+        given = {"points_zyx": np.concatenate(points), "class_index": np.array(classes)}
+        segmentation, probabilities = predictor.predict_single_npy_array(
+            image, properties, save_or_return_probabilities=True, **given
         )
+        np.testing.assert_array_equal(segmentation, found[f"{case.case}.nii.gz"])
+        np.testing.assert_array_equal(predictor.predict_single_npy_array(image, properties, **given), segmentation)
+        stored = np.load(tmp_path / "out" / f"{case.case}.npz")["probabilities"]
+        assert probabilities.dtype == np.float32
+        np.testing.assert_array_equal(probabilities, stored)
+        np.testing.assert_array_equal(probabilities.argmax(0), segmentation)
+        file = tmp_path / case.case
+        assert predictor.predict_single_npy_array(image, properties, None, file, True, **given) is None
+        np.testing.assert_array_equal(np.load(file.with_suffix(".npz"))["probabilities"], stored)
+        np.testing.assert_array_equal(segmentations(tmp_path)[f"{case.case}.nii.gz"], segmentation)
 
 
 def test_points_of_arrays_outside_the_crop_are_dropped_as_those_of_files(trained: Workspace) -> None:
@@ -384,8 +386,8 @@ def test_points_of_arrays_outside_the_crop_are_dropped_as_those_of_files(trained
     points = np.array([[2, 10, 10], [2, 20, 10]])
     found = []
     for chosen in (points, points[:1], points[:0]):
-        arguments = image, {"spacing": geometry.spacing_zyx_mm}, chosen
-        found.append(predictor.predict_single_npy_array(*arguments, save_or_return_probabilities=True)[1])
+        properties = {"spacing": geometry.spacing_zyx_mm}
+        found.append(predictor.predict_single_npy_array(image, properties, None, None, True, points_zyx=chosen)[1])
     np.testing.assert_array_equal(found[0], found[1])
     assert not np.array_equal(found[1], found[2])
 
@@ -395,12 +397,22 @@ def test_arrays_need_points_within_them(trained: Workspace) -> None:
     image, geometry = SimpleITKIO().read_image(RawDataset(trained.raw).cases("Ts")[0].images)
     properties = {"spacing": geometry.spacing_zyx_mm}
     with pytest.raises(PromptFileError, match=r"point 1 at voxel \(z, y, x\) \[0\.0, 24\.0, 0\.0\] lies outside"):
-        predictor.predict_single_npy_array(image, properties, np.array([[0, 23, 0], [0, 24, 0]]))
+        predictor.predict_single_npy_array(image, properties, points_zyx=np.array([[0, 23, 0], [0, 24, 0]]))
+    with pytest.raises(PromptFileError, match="class_index must give each of the 1 points a class from 0 to 1"):
+        predictor.predict_single_npy_array(
+            image, properties, points_zyx=np.array([[0, 23, 0]]), class_index=np.array([2])
+        )
+    with pytest.raises(ConfigurationError, match="no cascade.*points_zyx="):
+        predictor.predict_single_npy_array(image, properties, np.zeros((1, 3)))  # type: ignore[arg-type]
+    with pytest.raises(DatasetError, match="must have axes"):
+        predictor.predict_single_npy_array(image[0], properties)
+    with pytest.raises(DatasetError, match='need "spacing"'):
+        predictor.predict_single_npy_array(image, {})
     none = predictor.predict_single_npy_array(image, properties)
-    empty = predictor.predict_single_npy_array(image, properties, np.zeros((0, 3)))
+    empty = predictor.predict_single_npy_array(image, properties, points_zyx=np.zeros((0, 3)))
     assert none.shape == empty.shape == image.shape[1:]
     with pytest.raises(ConfigurationError, match="call initialize_from_trained_model_folder first"):
-        SPDPredictor("cpu").predict_single_npy_array(image, properties)
+        SPDPredictor(device="cpu").predict_single_npy_array(image, properties)
 
 
 def test_folds_are_averaged(trained: Workspace) -> None:
@@ -418,9 +430,9 @@ def test_only_the_copies_beside_the_weights_are_read(trained: Workspace, tmp_pat
     shutil.copytree(trained.model(), moved)
     shutil.rmtree(trained.root / "nnUNet_preprocessed")
     (trained.raw / "dataset.json").unlink()
-    predictor = SPDPredictor("cpu", allow_tqdm=False)
+    predictor = SPDPredictor(device="cpu", allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(moved)
-    predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "after", trained.raw / "promptsTs")
+    predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "after", prompts=trained.raw / "promptsTs")
     before, after = segmentations(tmp_path / "before"), segmentations(tmp_path / "after")
     assert all(np.array_equal(before[n], after[n]) for n in before)
 
@@ -476,7 +488,7 @@ def test_a_volume_stored_along_another_axis_gives_the_same_segmentation(trained:
     sitk.WriteImage(permuted, str(tmp_path / "images" / "blob_006_0000.nii.gz"))
     shutil.copy(trained.raw / "promptsTs" / "blob_006.mrk.json", tmp_path / "prompts")
     predictor = predictor_of(trained, [0])
-    predictor.predict_from_files(tmp_path / "images", tmp_path / "out", tmp_path / "prompts")
+    predictor.predict_from_files(tmp_path / "images", tmp_path / "out", prompts=tmp_path / "prompts")
     found = sitk.ReadImage(str(tmp_path / "out" / "blob_006.nii.gz"))
     assert found.GetSize() == permuted.GetSize()
     assert found.GetDirection() == pytest.approx(permuted.GetDirection())
@@ -494,7 +506,7 @@ def test_a_2d_image_is_a_volume_of_one_slice(trained: Workspace, tmp_path: Path)
     image.SetSpacing((1.0, 1.2))
     (tmp_path / "images").mkdir()
     sitk.WriteImage(image, str(tmp_path / "images" / "flat_0000.nii.gz"))
-    predictor.predict_from_files(tmp_path / "images", tmp_path / "out", None)
+    predictor.predict_from_files(tmp_path / "images", tmp_path / "out")
     found = sitk.ReadImage(str(tmp_path / "out" / "flat.nii.gz"))
     assert found.GetDimension() == 2
     assert found.GetSize() == image.GetSize()

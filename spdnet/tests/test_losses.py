@@ -57,9 +57,9 @@ def test_soft_dice_of_empty_full_and_disjoint_maps() -> None:
 
 
 @pytest.mark.parametrize(("gamma", "alpha"), [(2.0, 0.5), (2.0, 0.75), (0.0, 0.5), (3.0, 0.25)])
-def test_focal_loss_is_its_formula_per_map(gamma: float, alpha: float) -> None:
+def test_focal_loss_is_its_formula(gamma: float, alpha: float) -> None:
     logits, target = some_maps()
-    found = focal_loss(logits, target, gamma, alpha)
+    found = focal_loss(logits, target, gamma, alpha).mean(dim=(-2, -1))
     expected = [
         [numpy_focal(x.numpy(), g.numpy(), gamma, alpha) for x, g in zip(*s, strict=True)]
         for s in zip(logits, target, strict=True)
@@ -70,7 +70,7 @@ def test_focal_loss_is_its_formula_per_map(gamma: float, alpha: float) -> None:
 def test_focal_loss_stays_finite_where_the_model_is_sure_and_wrong() -> None:
     logits = torch.tensor([[[-200.0, 200.0]]], requires_grad=True)
     loss = focal_loss(logits, torch.tensor([[[1.0, 0.0]]]), 2.0, 0.5)
-    assert loss.tolist() == [100.0]
+    assert loss.tolist() == [[[100.0, 100.0]]]
     loss.sum().backward()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
@@ -88,6 +88,25 @@ def test_segmentation_loss_weighs_dice_and_focal_loss(batch_dice: bool) -> None:
         dice = np.mean([[numpy_dice(probability[n, k], truth[n, k], 0.5) for k in range(2)] for n in range(4)])
     focal = numpy_focal(logits.double().numpy(), truth, 2.0, 0.75)
     assert float(found) == pytest.approx(0.6 * (1 - dice) + 0.4 * focal, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_ignored_pixels_count_for_nothing(batch_dice: bool) -> None:
+    settings = LossSettings(batch_dice=batch_dice)
+    logits, target = (t.float() for t in some_maps())
+    valid = torch.ones_like(logits[:, :1])
+    assert segmentation_loss(logits, target, settings, 0.5, valid) == pytest.approx(
+        float(segmentation_loss(logits, target, settings, 0.5))
+    )
+    valid[..., 2:] = 0
+    kept = segmentation_loss(logits[..., :2], target[..., :2], settings, 0.5)
+    logits.requires_grad_(True)
+    loss = segmentation_loss(logits, target, settings, 0.5, valid)
+    assert float(loss.detach()) == pytest.approx(float(kept))
+    loss.backward()
+    assert logits.grad is not None
+    assert not logits.grad[..., 2:].any()
+    assert torch.isfinite(segmentation_loss(logits, target, settings, 0.5, torch.zeros_like(valid)))
 
 
 def test_logits_are_brought_to_the_size_of_the_target() -> None:

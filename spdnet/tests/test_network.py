@@ -283,7 +283,13 @@ def test_load_own_state_names_what_does_not_fit() -> None:
 
 
 def checkpoint_content(**changes: Any) -> dict[str, Any]:
-    content = {"network_weights": {}, "trainer_name": "T", "init_args": {}, "current_epoch": 0, "backbone": "tiny"}
+    content = {
+        "network_weights": {},
+        "init_args": {},
+        "current_epoch": 0,
+        "inference_allowed_mirroring_axes": None,
+        "spd": {"trainer_name": "T", "settings": {}},
+    }
     return {**content, **changes}
 
 
@@ -305,7 +311,7 @@ def test_checkpoints_are_read_with_weights_only_and_faults_named(tmp_path: Path)
     with pytest.raises(ModelError, match="damaged or not a checkpoint"):
         read_checkpoint(file)
     torch.save({"state_dict": {}}, file)
-    with pytest.raises(ModelError, match="was not written by spdnet: network_weights"):
+    with pytest.raises(ModelError, match="was not written by this version of spdnet: network_weights"):
         read_checkpoint(file)
     torch.save(checkpoint_content(format_version=99), file)
     with pytest.raises(ModelError, match="format version 99"):

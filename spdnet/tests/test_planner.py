@@ -157,6 +157,11 @@ def a_case(**changes: object) -> CaseFingerprint:
         classes=(ClassFingerprint(16000, 10, 1600.0, 0.9),),
         intensity=((0.0, 1000.0, 1.0, 300.0, 900.0),),
         foreground_intensity=((0.0, 500.0, 40.0, 300.0, 400.0),),
+        cropped_mean_std=((300.0, 150.0),),
+        reader_axes=(0, 1, 2),
+        reader_flips=(False, False, False),
+        reader_spacing_mm=(5.0, 1.0, 1.0),
+        reader_shape_after_crop=(30, 100, 80),
         prompt_statistics=None,
     )
     return replace(case, **changes)  # type: ignore[arg-type]
@@ -166,7 +171,10 @@ def a_fingerprint(*cases: CaseFingerprint, channel: str = "T2") -> Fingerprint:
     cases = cases or (a_case(), a_case())
     names = tuple(f"class {i}" for i in range(len(cases[0].classes)))
     channels = (channel,) * len(cases[0].intensity)
-    return Fingerprint("Dataset501_TI", "SimpleITKIO", "S", names, channels, cases)
+    pooled = {"max": 500.0, "mean": 250.0, "median": 300.0, "min": 0.0, "std": 100.0}
+    pooled |= {"percentile_00_5": 40.0, "percentile_99_5": 400.0}
+    intensities = (pooled,) * len(channels)
+    return Fingerprint("Dataset501_TI", "SimpleITKIO", "S", names, False, channels, intensities, cases)
 
 
 def plan(

@@ -163,7 +163,7 @@ def write_case(folder: Path, slices: np.ndarray, masks: np.ndarray, name: str = 
     mapping = CaseMapping((3, 8, 8), (0, 1, 2), (False,) * 3, ((0, 3), (0, 8), (0, 8)), (8, 8), (0, 0), 8)
     geometry = ImageGeometry((3, 8, 8), (5.0, 0.1 + 0.2, 1.0), (1 / 3, 2.0, 3.0))
     prompts = SlicePrompts(np.array([[1.0, 1 / 3, 2.5]]), np.array([-1]))
-    CaseWriter(folder, name).write(slices, masks, mapping, geometry, prompts)
+    CaseWriter(folder, name).write(slices, masks, None, mapping, geometry, prompts)
     return StoredCase(folder, name)
 
 

@@ -8,6 +8,7 @@ them.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import zlib
 from dataclasses import dataclass
@@ -55,6 +56,13 @@ class StoredVariant:
     def masks(self) -> np.ndarray:
         """uint8 (S, k, size, size), memory-mapped."""
         return np.load(self.folder / f"{self.name}_masks.npy", mmap_mode="r")
+
+    @cached_property
+    def valid(self) -> np.ndarray | None:
+        """uint8 (S, size, size), 0 where a pixel has the ignore label, memory-mapped; None if the data set has none."""
+        if self.case.ignored is None:
+            return None
+        return np.load(self.folder / f"{self.name}_valid.npy", mmap_mode="r")
 
     def move(self, prompts: SlicePrompts) -> SlicePrompts:
         """Points of the case, moved with its slices."""
@@ -125,14 +133,23 @@ class EmbeddingStore:
         slices, masks = np.asarray(case.slices, dtype=np.float32), np.asarray(case.masks)
         if transform != SliceTransform():
             slices = transform.slices(torch.from_numpy(slices)).numpy()
-            moved = transform.slices(torch.from_numpy(masks.astype(np.float32)))
-            masks = (moved > 0.5).to(torch.uint8).numpy()
+        if case.ignored is not None:
+            ignored = _move_masks(np.asarray(case.ignored)[:, None], transform)[:, 0]
+            np.save(self.folder / f"{name}_valid.npy", 1 - ignored)
         volume = encode_volume(self.network, slices, batch_size, device)
         np.save(self.folder / f"{name}_embeddings.npy", volume.embeddings.numpy())
         np.save(self.folder / f"{name}_saliency.npy", volume.saliency.astype(np.float16))
-        np.save(self.folder / ".partial_masks.npy", masks)
-        (self.folder / ".partial_masks.npy").replace(self.folder / f"{name}_masks.npy")
+        partial = self.folder / f".partial_{os.getpid()}_{name}_masks.npy"  # another training may fill the store too
+        np.save(partial, _move_masks(masks, transform))
+        partial.replace(self.folder / f"{name}_masks.npy")
         return variant
+
+
+def _move_masks(masks: np.ndarray, transform: SliceTransform) -> np.ndarray:
+    if transform == SliceTransform():
+        return masks
+    moved = transform.slices(torch.from_numpy(masks.astype(np.float32)))
+    return (moved > 0.5).to(torch.uint8).numpy()
 
 
 def _is_newer(file: Path, source: Path) -> bool:

@@ -16,7 +16,12 @@ _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's, tol
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: losses, Dice per class (empty without validation cases), its smoothed mean, and its cost."""
+    """One epoch: losses, Dice per class (empty without validation cases), its smoothed mean, and when it ran.
+
+    Attributes:
+        stage, epoch: 1 or 2, and the epoch of the stage, from 0.
+        started, ended: seconds since 1970.
+    """
 
     stage: int
     epoch: int
@@ -25,7 +30,13 @@ class EpochRecord:
     dice: list[float]
     smoothed_dice: float | None
     learning_rate: float
-    seconds: float
+    started: float
+    ended: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.ended - self.started
 
 
 @dataclass
@@ -99,6 +110,19 @@ class TrainingLog:
         """Plain data for a checkpoint."""
         return [asdict(r) for r in self.records]
 
+    def nnunet_logging(self) -> dict[str, list[Any]]:
+        """The epochs of both stages one after the other, as nnU-Net's checkpoints keep them; NaN: not there."""
+        return {
+            "mean_fg_dice": [_mean(r.dice) for r in self.records],
+            "ema_fg_dice": [_or_nan(r.smoothed_dice) for r in self.records],
+            "dice_per_class_or_region": [r.dice for r in self.records],
+            "train_losses": [r.train_loss for r in self.records],
+            "val_losses": [_or_nan(r.val_loss) for r in self.records],
+            "lrs": [r.learning_rate for r in self.records],
+            "epoch_start_timestamps": [r.started for r in self.records],
+            "epoch_end_timestamps": [r.ended for r in self.records],
+        }
+
     def load_state(self, records: list[dict[str, Any]]) -> None:
         """Inverse of `state`."""
         self.records = [EpochRecord(**r) for r in records]
@@ -107,3 +131,7 @@ class TrainingLog:
 def _mean(values: list[float]) -> float:
     known = [v for v in values if v == v]
     return sum(known) / len(known) if known else float("nan")
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value

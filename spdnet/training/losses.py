@@ -15,16 +15,20 @@ def soft_dice(a: torch.Tensor, b: torch.Tensor, epsilon: float) -> torch.Tensor:
 
 
 def focal_loss(logits: torch.Tensor, target: torch.Tensor, gamma: float, alpha: float) -> torch.Tensor:
-    """Focal loss of binary maps (..., H, W), mean over the pixels: (...,). `alpha` weighs the foreground."""
+    """Focal loss of every pixel of binary maps (..., H, W); same shape. `alpha` weighs the foreground."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     probability = torch.sigmoid(logits)
     p_true = torch.where(target > 0.5, probability, 1 - probability)
     weight = torch.where(target > 0.5, alpha, 1 - alpha)
-    return (weight * (1 - p_true) ** gamma * cross_entropy).mean(dim=(-2, -1))
+    return weight * (1 - p_true) ** gamma * cross_entropy
 
 
 def segmentation_loss(
-    logits: torch.Tensor, target: torch.Tensor, settings: LossSettings, focal_alpha: float
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    settings: LossSettings,
+    focal_alpha: float,
+    valid: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """L_sal and L_seg: weighted Dice and focal loss.
 
@@ -33,12 +37,19 @@ def segmentation_loss(
         target: float (n, k, H, W), 0 or 1.
         settings: weights, and whether the Dice is of each map or of each class over the batch.
         focal_alpha: weight of the foreground in the focal loss.
+        valid: float (n, 1, H, W), 0 where a pixel has the ignore label and does not count; None: all count.
     """
     logits = logits.float()
     if logits.shape != target.shape:
         logits = F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=False)
-    focal = focal_loss(logits, target, settings.focal_gamma, focal_alpha).mean()
+    focal = focal_loss(logits, target, settings.focal_gamma, focal_alpha)
     probability = torch.sigmoid(logits)
+    if valid is None:
+        focal = focal.mean()
+    else:
+        counted = valid.expand_as(focal)
+        focal = (focal * counted).sum() / counted.sum().clamp(min=1)
+        probability, target = probability * valid, target * valid
     if settings.batch_dice:  # one long map per class
         probability, target = (x.transpose(0, 1).flatten(1, 2) for x in (probability, target))
     dice = 1 - soft_dice(probability, target, settings.dice_epsilon).mean()

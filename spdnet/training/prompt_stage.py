@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from spdnet.inference.prompting import DecoderRows, decoder_rows, distill_volume
 from spdnet.inference.volume import EncodedVolume, decode_rows, decode_volume
@@ -25,8 +24,8 @@ from spdnet.prompts import SlicePrompts
 from spdnet.training.embedding_store import EmbeddingStore, StoredVariant
 from spdnet.training.losses import consistency_loss
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
-from spdnet.training.scores import DiceCounter
-from spdnet.training.stages import Stage, ValidationResult
+from spdnet.training.scores import pixel_counts
+from spdnet.training.stages import Batches, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +71,6 @@ class PromptStage(Stage):
     def prepare(self) -> None:
         """Encode all cases; see the base class."""
         super().prepare()
-        self.freeze_other_parts()
         size = self.settings.stage1.batch_size
         self._train = self._store.encode(self.train_cases, True, size, self.device)
         self._val = [variants[0] for variants in self._store.encode(self.val_cases, False, size, self.device)]
@@ -81,48 +79,46 @@ class PromptStage(Stage):
         """Remove the stored embeddings, unless they are to be kept."""
         self._store.close()
 
-    def train_epoch(self, epoch: int) -> float:
+    def training_batches(self, epoch: int) -> Batches:
         """At most `iterations_per_epoch` batches of rows, drawn without replacement."""
-        rng = self.seed_epoch(epoch)
-        batches = self._draw_batches(rng)
+        batches = self._draw_batches(self.seed_epoch(epoch))
         if not batches:
             logger.warning(
                 "epoch %d has nothing to decode: no pixel of any training slice is salient. Train stage 1 longer.",
                 epoch,
             )
-        self.network.train()
-        losses = []
-        for runs in tqdm(batches, desc=f"epoch {epoch}", leave=False):
-            with autocast(self.device):
-                logits = self._decode(runs)
-            masks = np.concatenate([_target_masks(run) for run in runs])
-            target = torch.from_numpy(masks).to(self.device, torch.float32)
-            loss = self.loss(logits[:, None], target[:, None])
-            weight = self.settings.consistency.weight
-            if weight > 0:
-                pairs = torch.from_numpy(_adjacent_pairs(runs, masks)).to(self.device)
-                loss = loss + weight * consistency_loss(logits, pairs, self.settings.loss.dice_epsilon)
-            self.step(loss)
-            losses.append(loss.detach())
-        return float(torch.stack(losses).mean()) if losses else float("nan")
+        return batches
 
-    @torch.no_grad()
-    def validate(self) -> ValidationResult:
-        """Dice of the decoded masks, prompts fixed; a slice that is not decoded counts as empty."""
-        self.network.eval()
-        counter, losses = DiceCounter(self.network.n_classes), []
-        for variant in self._val:
-            prompts = validation_prompts(variant.case, self.settings.prompts)
-            saliency = np.asarray(variant.saliency, dtype=np.float32)
-            rows = self._rows(variant, prompts, saliency)
-            volume = EncodedVolume(torch.from_numpy(np.array(variant.embeddings)), saliency)
-            probabilities = torch.from_numpy(decode_volume(self.network, volume, rows, self.device))
-            masks = torch.from_numpy(np.array(variant.masks))
-            logits = torch.logit(probabilities, eps=1e-6)
-            losses.append(self.loss(logits, masks.float()))
-            resized = nn.functional.interpolate(probabilities, masks.shape[-2:], mode="bilinear")
-            counter.add((resized > 0.5).numpy(), masks.numpy())
-        return ValidationResult(float(torch.stack(losses).mean()), counter.dice())
+    def training_loss(self, batch: list[_Run]) -> torch.Tensor:
+        """Loss of the decoded masks, with the consistency term on adjacent slices."""
+        with autocast(self.device):
+            logits = self._decode(batch)
+        masks = np.concatenate([_target_masks(run) for run in batch])
+        target = torch.from_numpy(masks).to(self.device, torch.float32)
+        loss = self.loss(logits[:, None], target[:, None], self._valid_pixels(batch))
+        weight = self.settings.consistency.weight
+        if weight > 0:
+            pairs = torch.from_numpy(_adjacent_pairs(batch, masks)).to(self.device)
+            loss = loss + weight * consistency_loss(logits, pairs, self.settings.loss.dice_epsilon)
+        return loss
+
+    def validation_batches(self) -> Batches:
+        """One batch for each validation case."""
+        return self._val
+
+    def validation_scores(self, batch: StoredVariant) -> dict[str, np.ndarray]:
+        """Loss and pixel counts of a case, prompts fixed; a slice that is not decoded counts as empty."""
+        prompts = validation_prompts(batch.case, self.settings.prompts)
+        saliency = np.asarray(batch.saliency, dtype=np.float32)
+        volume = EncodedVolume(torch.from_numpy(np.array(batch.embeddings)), saliency)
+        rows = self._rows(batch, prompts, saliency)
+        probabilities = torch.from_numpy(decode_volume(self.network, volume, rows, self.device))
+        masks = torch.from_numpy(np.array(batch.masks))
+        valid = None if batch.valid is None else torch.from_numpy(np.array(batch.valid))[:, None]
+        loss = self.loss(torch.logit(probabilities, eps=1e-6), masks.float(), None if valid is None else valid.float())
+        found = nn.functional.interpolate(probabilities, masks.shape[-2:], mode="bilinear") > 0.5
+        counts = pixel_counts(found.numpy(), masks.numpy(), None if valid is None else valid.numpy())
+        return {"loss": loss.numpy(), **counts}
 
     def _rows(self, variant: StoredVariant, prompts: SlicePrompts, saliency: np.ndarray) -> DecoderRows:
         settings, size = self.settings.distillation, self.network.image_size
@@ -144,6 +140,12 @@ class PromptStage(Stage):
                 batches.append([])
             batches[-1].append(runs[i])
         return [b for b in batches if b][: s.iterations_per_epoch]
+
+    def _valid_pixels(self, runs: list[_Run]) -> torch.Tensor | None:
+        parts = [r.variant.valid[r.rows.slice_index[r.indices]] for r in runs if r.variant.valid is not None]
+        if not parts:
+            return None
+        return torch.from_numpy(np.concatenate(parts)).to(self.device, torch.float32)[:, None]
 
     def _decode(self, runs: list[_Run]) -> torch.Tensor:
         """Decode several runs in one pass."""

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from spdnet.network.precision import autocast
 from spdnet.planning import StoredCase
 from spdnet.planning.plans import StageSettings
-from spdnet.training.sampling import SliceBatches, draw_batches
-from spdnet.training.scores import DiceCounter
-from spdnet.training.stages import Stage, ValidationResult
+from spdnet.training.sampling import SliceBatch, SliceBatches, draw_batches
+from spdnet.training.scores import pixel_counts
+from spdnet.training.stages import Batches, Stage
 
 
 class SaliencyStage(Stage):
@@ -37,50 +35,46 @@ class SaliencyStage(Stage):
     def prepare(self) -> None:
         """List the slices; see the base class."""
         super().prepare()
-        self.freeze_other_parts()
         self._train_table = slice_table(self.train_cases)
         self._is_target = np.concatenate([c.target_slices for c in self.train_cases])
         self._val_table = slice_table(self.val_cases)
 
-    def train_epoch(self, epoch: int) -> float:
-        """One pass over `iterations_per_epoch` batches."""
+    def training_batches(self, epoch: int) -> Batches:
+        """`iterations_per_epoch` batches of slices."""
         rng = self.seed_epoch(epoch)
         s = self.stage_settings
         batches = draw_batches(self._is_target, s.batch_size, s.iterations_per_epoch, rng)
         seed = [self.seed, self.number, epoch]
-        data = SliceBatches(self.train_cases, self._train_table, batches, self.settings.augmentation, seed)
-        self.network.train()
-        losses = []
-        for images, masks in tqdm(self._load(data), total=len(data), desc=f"epoch {epoch}", leave=False):
-            with autocast(self.device):
-                logits = self.network.saliency_logits(self.network.encode(images))
-            loss = self.loss(logits, masks)
-            self.step(loss)
-            losses.append(loss.detach())
-        return float(torch.stack(losses).mean())
+        return self._loader(
+            SliceBatches(self.train_cases, self._train_table, batches, self.settings.augmentation, seed)
+        )
 
-    @torch.no_grad()
-    def validate(self) -> ValidationResult:
-        """Dice of the saliency map, cut at 0.5."""
-        self.network.eval()
+    def training_loss(self, batch: SliceBatch) -> torch.Tensor:
+        """Loss of the saliency map."""
+        batch = batch.to(self.device)
+        with autocast(self.device):
+            logits = self.network.saliency_logits(self.network.encode(batch.images))
+        return self.loss(logits, batch.masks, batch.valid)
+
+    def validation_batches(self) -> Batches:
+        """All slices of the validation cases, in order."""
         size = self.stage_settings.batch_size
         batches = [np.arange(i, min(i + size, len(self._val_table))) for i in range(0, len(self._val_table), size)]
-        counter, losses = DiceCounter(self.network.n_classes), []
-        for images, masks in self._load(SliceBatches(self.val_cases, self._val_table, batches, None, [])):
-            with autocast(self.device):
-                logits = self.network.saliency_logits(self.network.encode(images))
-            losses.append(self.loss(logits, masks))
-            resized = nn.functional.interpolate(logits.float(), masks.shape[-2:], mode="bilinear")
-            counter.add((resized > 0).cpu().numpy(), masks.cpu().numpy())
-        return ValidationResult(float(torch.stack(losses).mean()), counter.dice())
+        return self._loader(SliceBatches(self.val_cases, self._val_table, batches, None, []))
 
-    def _load(self, data: SliceBatches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        loader = DataLoader(
-            data, batch_size=None, num_workers=data_workers(self.device), pin_memory=self.device.type == "cuda"
-        )
-        for images, masks in loader:
-            images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
-            yield images, masks.to(self.device, non_blocking=True)
+    def validation_scores(self, batch: SliceBatch) -> dict[str, np.ndarray]:
+        """Loss and pixel counts of the saliency map, cut at 0.5."""
+        batch = batch.to(self.device)
+        with autocast(self.device):
+            logits = self.network.saliency_logits(self.network.encode(batch.images))
+        loss = self.loss(logits, batch.masks, batch.valid)
+        found = nn.functional.interpolate(logits.float(), batch.masks.shape[-2:], mode="bilinear") > 0
+        valid = None if batch.valid is None else batch.valid.cpu().numpy()
+        return {"loss": loss.cpu().numpy(), **pixel_counts(found.cpu().numpy(), batch.masks.cpu().numpy(), valid)}
+
+    def _loader(self, data: SliceBatches) -> DataLoader:
+        pin = self.device.type == "cuda"
+        return DataLoader(data, batch_size=None, num_workers=data_workers(self.device), pin_memory=pin)
 
 
 def slice_table(cases: list[StoredCase]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -56,6 +57,33 @@ def _endless(indices: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
         yield from rng.permutation(indices)
 
 
+@dataclass(frozen=True)
+class SliceBatch:
+    """A batch of slices.
+
+    Attributes:
+        images: float32 (B, c, size, size) in [0, 1].
+        masks: float32 (B, k, size, size), 0 or 1.
+        valid: float32 (B, 1, size, size), 0 where a pixel has the ignore label; None where the data set has none.
+    """
+
+    images: torch.Tensor
+    masks: torch.Tensor
+    valid: torch.Tensor | None
+
+    def to(self, device: torch.device) -> SliceBatch:
+        """The batch on a device, images in the memory layout that is fastest there."""
+        images = self.images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        masks, valid = (None if t is None else t.to(device, non_blocking=True) for t in (self.masks, self.valid))
+        assert masks is not None
+        return SliceBatch(images, masks, valid)
+
+    def pin_memory(self) -> SliceBatch:
+        """The batch in page-locked memory, for asynchronous copies; called by torch's loader."""
+        valid = None if self.valid is None else self.valid.pin_memory()
+        return SliceBatch(self.images.pin_memory(), self.masks.pin_memory(), valid)
+
+
 class SliceBatches(Dataset):
     """The batches of one epoch of stage 1. Item i is batch i, whatever worker makes it.
 
@@ -84,27 +112,46 @@ class SliceBatches(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images float32 (B, c, size, size) in [0, 1] and masks float32 (B, k, size, size), 0 or 1."""
+    def __getitem__(self, index: int) -> SliceBatch:
+        """Batch `index`."""
         chosen = self.slice_table[self.batches[index]]
         images = np.stack([self.cases[c].slices[s] for c, s in chosen]).astype(np.float32)
         masks = np.stack([self.cases[c].masks[s] for c, s in chosen]).astype(np.float32)
+        ignored = None
+        if self.cases[0].ignored is not None:
+            ignored = np.stack([self.cases[c].ignored[s] for c, s in chosen]).astype(np.float32)[:, None]
         if self.augmentation is None:
-            return torch.from_numpy(images), torch.from_numpy(masks)
+            valid = None if ignored is None else torch.from_numpy(1 - ignored)
+            return SliceBatch(torch.from_numpy(images), torch.from_numpy(masks), valid)
         rng = np.random.default_rng([*self.seed, index])
-        return augment(images, masks, self.augmentation, rng)
+        return augment(images, masks, ignored, self.augmentation, rng)
 
 
 def augment(
-    images: np.ndarray, masks: np.ndarray, settings: AugmentationSettings, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Move every slice by a transform of its own, and vary its intensities; types as in `SliceBatches`."""
+    images: np.ndarray,
+    masks: np.ndarray,
+    ignored: np.ndarray | None,
+    settings: AugmentationSettings,
+    rng: np.random.Generator,
+) -> SliceBatch:
+    """Move every slice by a transform of its own, and vary its intensities.
+
+    Args:
+        images: float32 (B, c, size, size) in [0, 1].
+        masks: float32 (B, k, size, size), 0 or 1.
+        ignored: float32 (B, 1, size, size), 1 where a pixel has the ignore label; None without one.
+        settings: of the plans.
+        rng: source of all draws.
+    """
     transforms = [draw_transform(settings, rng) for _ in images]
+
+    def move_mask(mask: np.ndarray) -> torch.Tensor:
+        return (transform_slices(transforms, torch.from_numpy(mask)) > 0.5).float()
+
     moved = transform_slices(transforms, torch.from_numpy(images))
-    moved_masks = (transform_slices(transforms, torch.from_numpy(masks)) > 0.5).float()
     if settings.intensity:
         moved = torch.from_numpy(_vary_intensities(moved.numpy(), rng))
-    return moved, moved_masks
+    return SliceBatch(moved, move_mask(masks), None if ignored is None else 1 - move_mask(ignored))
 
 
 def draw_transform(settings: AugmentationSettings, rng: np.random.Generator) -> SliceTransform:

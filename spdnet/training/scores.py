@@ -1,24 +1,32 @@
-"""The pseudo Dice that guides training: true and false positives summed over all validation slices."""
+"""The pseudo Dice that guides training: true and false positives summed over all validation slices.
+
+nnU-Net's quick score between epochs, not an evaluation.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-class DiceCounter:
-    """Sums pixels over slices, per class; nnU-Net's quick score between epochs, not an evaluation."""
+def pixel_counts(predicted: np.ndarray, target: np.ndarray, valid: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """True positives, false positives and false negatives per class.
 
-    def __init__(self, n_classes: int) -> None:
-        self._overlap = np.zeros(n_classes)
-        self._total = np.zeros(n_classes)
+    Args:
+        predicted, target: binary maps (n, k, H, W).
+        valid: (n, 1, H, W), 0 where pixels do not count; None: all do.
 
-    def add(self, predicted: np.ndarray, target: np.ndarray) -> None:
-        """Add binary maps (n, k, H, W)."""
-        predicted, target = predicted.astype(bool), target.astype(bool)
-        self._overlap += (predicted & target).sum(axis=(0, 2, 3))
-        self._total += predicted.sum(axis=(0, 2, 3)) + target.sum(axis=(0, 2, 3))
+    Returns:
+        "tp_hard", "fp_hard" and "fn_hard" (nnU-Net's names), int64 (k,) each.
+    """
+    predicted, target = predicted.astype(bool), target.astype(bool)
+    counted = True if valid is None else valid.astype(bool)
+    maps = {"tp_hard": predicted & target, "fp_hard": predicted & ~target, "fn_hard": ~predicted & target}
+    return {name: (pixels & counted).sum(axis=(0, 2, 3)) for name, pixels in maps.items()}
 
-    def dice(self) -> list[float]:
-        """Dice per class; NaN for a class that is neither predicted nor there."""
-        with np.errstate(invalid="ignore"):
-            return (2 * self._overlap / np.where(self._total > 0, self._total, np.nan)).tolist()
+
+def pseudo_dice(outputs: list[dict[str, np.ndarray]]) -> list[float]:
+    """Dice per class of the summed `pixel_counts`; NaN for a class that is neither predicted nor there."""
+    tp, fp, fn = (np.sum([o[name] for o in outputs], axis=0) for name in ("tp_hard", "fp_hard", "fn_hard"))
+    total = 2 * tp + fp + fn
+    with np.errstate(invalid="ignore"):
+        return (2 * tp / np.where(total > 0, total, np.nan)).tolist()

@@ -7,8 +7,10 @@ Arrays are (c, z, y, x) for images and (z, y, x) for labels, in the order in whi
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +18,8 @@ import numpy as np
 
 from spdnet.errors import DatasetError
 from spdnet.geometry import ImageGeometry
+
+MAX_VOXELS = 2**33  # a header that claims more is damaged; found before memory is asked for
 
 
 class ReaderWriter(ABC):
@@ -69,9 +73,12 @@ class ReaderWriter(ABC):
             DatasetError: the file cannot be read, has several values per voxel, or holds values that are not integers.
         """
         case = case or file.name
-        array, geometry = self._read(file, case)
+        array, geometry = self._read_label(file, case)
         if len(array) != 1:
-            raise DatasetError(f"case {case}: label {file} has {len(array)} values per voxel; one is needed")
+            raise DatasetError(
+                f"case {case}: label {file} has {len(array)} values per voxel; one is needed (a label map in colours "
+                "or with a palette has to be stored as integers)"
+            )
         is_integer = np.isfinite(array) & (array == np.rint(array)) if array.dtype.kind == "f" else np.ones(1, bool)
         if not is_integer.all():
             raise DatasetError(f"case {case}: label {file} holds {array[~is_integer][0]}, which is not an integer")
@@ -85,9 +92,24 @@ class ReaderWriter(ABC):
         """
         return self._read(file, case or file.name)[1]
 
-    @abstractmethod
     def write_segmentation(self, file: Path, label_map: np.ndarray, geometry: ImageGeometry) -> None:
-        """Write an integer label map (z, y, x) on the given grid; the file appears whole or not at all."""
+        """Write an integer label map (z, y, x) on the given grid; the file appears whole or not at all.
+
+        As nnU-Net does: uint8 if the highest value is below 255, else uint16.
+
+        Raises:
+            DatasetError: values are not integers from 0 to 65535, the shape is not the grid's, or the format cannot
+                hold them.
+        """
+        stored = _storable(label_map, file)
+        if stored.shape != geometry.shape_zyx:
+            raise DatasetError(f"{file}: a label map of shape {stored.shape} is not on a grid of {geometry.shape_zyx}")
+        with whole_file(file, self.supported_file_endings) as partial:
+            self._write(partial, stored, geometry)
+
+    def side_file(self, label_file: Path) -> Path | None:
+        """Where the geometry of a label file is kept, if not in the file itself; to be copied along with it."""
+        return None
 
     @abstractmethod
     def properties(self, geometry: ImageGeometry) -> dict[str, Any]:
@@ -114,7 +136,53 @@ class ReaderWriter(ABC):
 
     @abstractmethod
     def _read(self, file: Path, case: str) -> tuple[np.ndarray, ImageGeometry]:
-        """One file: array (c, z, y, x) of any type, and its grid. Raises DatasetError."""
+        """One image file: array (c, z, y, x) of any type, and its grid. Raises DatasetError."""
+
+    def _read_label(self, file: Path, case: str) -> tuple[np.ndarray, ImageGeometry]:
+        """As `_read`, for a label file."""
+        return self._read(file, case)
+
+    @abstractmethod
+    def _write(self, file: Path, label_map: np.ndarray, geometry: ImageGeometry) -> None:
+        """Write uint8 or uint16 (z, y, x) of the grid's shape; the ending of `file` is in lower case."""
+
+
+@contextmanager
+def whole_file(file: Path, endings: Sequence[str] = ()) -> Iterator[Path]:
+    """A name to write to beside `file`, renamed to it at the end, or removed if an error comes first.
+
+    Args:
+        endings: of these, in lower case, the one that `file` has in any case ends the name to write to.
+    """
+    ending = next((e for e in sorted(endings, key=len, reverse=True) if file.name.lower().endswith(e)), "")
+    partial = file.with_name(f".partial_{file.name[: len(file.name) - len(ending)]}{ending}")
+    try:
+        yield partial
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_voxel_count(shape: Sequence[int], file: Path, case: str) -> None:
+    """Refuse a header whose image could not be read.
+
+    Raises:
+        DatasetError: no voxels, or more than `MAX_VOXELS`.
+    """
+    if not 0 < math.prod(shape) <= MAX_VOXELS:
+        raise DatasetError(
+            f"case {case}: the header of {file} claims {' x '.join(map(str, shape))} voxels; the file is damaged, or "
+            "it has to be cut into parts"
+        )
+
+
+def _storable(label_map: np.ndarray, file: Path) -> np.ndarray:
+    if label_map.dtype.kind not in "biu":
+        raise DatasetError(f"{file}: a label map of {label_map.dtype} cannot be written; integers are needed")
+    lowest, highest = int(label_map.min()), int(label_map.max())
+    if lowest < 0 or highest > 65535:
+        raise DatasetError(f"{file}: label values from {lowest} to {highest} cannot be written; they must fit 16 bits")
+    return label_map.astype(np.uint8 if highest < 255 else np.uint16, copy=False)
 
 
 def spacing_of_properties(properties: dict[str, Any]) -> tuple[float, float, float]:

@@ -7,14 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from spdnet.dataset.image_io.base import ReaderWriter
-from spdnet.dataset.image_io.simpleitk import SimpleITKIO
+from spdnet.dataset.image_io.natural import NaturalImage2DIO
+from spdnet.dataset.image_io.nifti import NibabelIO, NibabelIOWithReorient
+from spdnet.dataset.image_io.simpleitk import SimpleITKIO, SimpleITKIOWithReorient
+from spdnet.dataset.image_io.tiff import Tiff3DIO
 from spdnet.errors import DatasetError
 
 logger = logging.getLogger(__name__)
 
 # In the order in which nnU-Net tries them; those behind are chosen by name only.
-_AUTOMATIC: tuple[type[ReaderWriter], ...] = (SimpleITKIO,)
-_BY_NAME: tuple[type[ReaderWriter], ...] = ()
+_AUTOMATIC: tuple[type[ReaderWriter], ...] = (
+    NaturalImage2DIO,
+    SimpleITKIO,
+    Tiff3DIO,
+    NibabelIO,
+    NibabelIOWithReorient,
+)
+_BY_NAME: tuple[type[ReaderWriter], ...] = (SimpleITKIOWithReorient,)
 
 
 def get_reader(name: str) -> ReaderWriter:
@@ -33,7 +42,8 @@ def choose_reader(dataset_json: dict[str, Any], example_file: Path | None = None
     """The reader of a data set by nnU-Net's rule.
 
     `overwrite_image_reader_writer` of dataset.json names it ("None" or an unknown name: automatic); else the first
-    that knows the file ending and can read the example file, if there is one.
+    that knows the file ending and can read the example file, if there is one. Headers decide; voxels are not read,
+    so NaN in the example, say, is found when it is read by the reader whose format it is.
 
     Raises:
         DatasetError: no reader knows the ending, or none that does can read the example.
@@ -50,7 +60,7 @@ def choose_reader(dataset_json: dict[str, Any], example_file: Path | None = None
         if example_file is None:
             return reader
         try:
-            reader.read_image([example_file])
+            reader.read_geometry(example_file)
         except DatasetError as error:
             failures.append(f"{reader.name}: {error}")
         else:

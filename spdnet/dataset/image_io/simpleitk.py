@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel.orientations
 import numpy as np
 import SimpleITK as sitk
 
-from spdnet.dataset.image_io.base import ReaderWriter, spacing_of_properties
+from spdnet.dataset.image_io.base import ReaderWriter, check_voxel_count, spacing_of_properties
+from spdnet.dataset.image_io.reorient import AxisTurn, ReorientingReader, ras_aligned
 from spdnet.errors import DatasetError
 from spdnet.geometry import ImageGeometry
 
 
 class SimpleITKIO(ReaderWriter):
-    """Reads and writes through SimpleITK.
+    """Reads and writes through SimpleITK. The fourth axis of a 4D image holds channels.
 
     NaN and infinity in a NIfTI file are 0 here and in nnU-Net: the NIfTI library of ITK replaces them.
     """
@@ -23,32 +25,23 @@ class SimpleITKIO(ReaderWriter):
     supported_file_endings = (".nii.gz", ".nrrd", ".mha", ".gipl")
 
     def read_geometry(self, file: Path, case: str = "") -> ImageGeometry:
-        """See the base class; only the header of a 3D image is read."""
+        """See the base class; only the header is read."""
+        case = case or file.name
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(file))
         try:
             reader.ReadImageInformation()
         except RuntimeError as error:
+            raise DatasetError(f"case {case}: cannot read the header of {file}: {_last_line(error)}") from error
+        check_voxel_count(reader.GetSize(), file, case)
+        if reader.GetNumberOfComponents() != 1:
             raise DatasetError(
-                f"case {case or file.name}: cannot read the header of {file}: {_last_line(error)}"
-            ) from error
-        if reader.GetDimension() == 3:
-            size, spacing = reader.GetSize(), reader.GetSpacing()
-            return ImageGeometry(
-                (size[2], size[1], size[0]),
-                (spacing[2], spacing[1], spacing[0]),
-                reader.GetOrigin(),
-                reader.GetDirection(),
+                f"case {case}: {file} has {reader.GetNumberOfComponents()} values per pixel; one is needed"
             )
-        return super().read_geometry(file, case)
-
-    def write_segmentation(self, file: Path, label_map: np.ndarray, geometry: ImageGeometry) -> None:
-        """See the base class; compressed."""
-        image = sitk.GetImageFromArray(label_map if geometry.has_patient_axes else label_map[0])
-        geometry.apply_to_sitk(image)
-        partial = file.with_name(".partial_" + file.name)
-        sitk.WriteImage(image, str(partial), useCompression=True)
-        partial.replace(file)
+        try:
+            return _geometry(reader)
+        except ValueError as error:
+            raise DatasetError(f"case {case}: {file} is {error}") from error
 
     def properties(self, geometry: ImageGeometry) -> dict[str, Any]:
         """See the base class."""
@@ -70,27 +63,86 @@ class SimpleITKIO(ReaderWriter):
         stuff = properties.get("sitk_stuff")
         if stuff is None:
             return ImageGeometry((z, y, x), spacing_of_properties(properties))
-        image = sitk.Image([x, y, z] if len(stuff["spacing"]) == 3 else [x, y], sitk.sitkUInt8)
+        image = sitk.Image([1] * len(stuff["spacing"]), sitk.sitkUInt8)
         image.SetSpacing([float(s) for s in stuff["spacing"]])
         image.SetOrigin([float(o) for o in stuff["origin"]])
         image.SetDirection([float(d) for d in stuff["direction"]])
-        return ImageGeometry.from_sitk(image)
+        return _with_shape(ImageGeometry.from_sitk(image), (z, y, x))
 
     def _read(self, file: Path, case: str) -> tuple[np.ndarray, ImageGeometry]:
+        geometry = self.read_geometry(file, case)
         try:
             image = sitk.ReadImage(str(file))
         except RuntimeError as error:
             raise DatasetError(f"case {case}: cannot read {file}: {_last_line(error)}") from error
-        if image.GetNumberOfComponentsPerPixel() != 1:
-            raise DatasetError(
-                f"case {case}: {file} has {image.GetNumberOfComponentsPerPixel()} values per pixel; one is needed"
-            )
+        return sitk.GetArrayFromImage(image).reshape((-1, *geometry.shape_zyx)), geometry
+
+    def _write(self, file: Path, label_map: np.ndarray, geometry: ImageGeometry) -> None:
+        image = sitk.GetImageFromArray(label_map if geometry.has_patient_axes else label_map[0])
+        geometry.apply_to_sitk(image)
         try:
-            geometry = ImageGeometry.from_sitk(image)
-        except ValueError as error:
-            raise DatasetError(f"case {case}: {file} is {error}") from error
-        array = sitk.GetArrayFromImage(image)
-        return array.reshape((1, *geometry.shape_zyx)), geometry
+            sitk.WriteImage(image, str(file), useCompression=True)
+        except RuntimeError as error:
+            raise DatasetError(f"cannot write {file}: {_last_line(error)}") from error
+
+
+class SimpleITKIOWithReorient(ReorientingReader, SimpleITKIO):
+    """As SimpleITKIO, for 3D images; nnU-Net's reader of this name turns arrays to RAS by ITK's DICOMOrient."""
+
+    def read_geometry(self, file: Path, case: str = "") -> ImageGeometry:
+        """See the base class; only the header is read."""
+        geometry = super().read_geometry(file, case)
+        if not geometry.has_patient_axes:
+            raise DatasetError(f"case {case or file.name}: {file} is a 2D image; {self.name} reads 3D images only")
+        return geometry
+
+    def properties(self, geometry: ImageGeometry) -> dict[str, Any]:
+        """See the base class."""
+        properties = super().properties(self._turn(geometry).geometry(geometry))
+        properties["sitk_stuff"]["original_orientation"] = _orientation_code(geometry)
+        return properties
+
+    def geometry_from_properties(self, properties: dict[str, Any], shape_zyx: Sequence[int]) -> ImageGeometry:
+        """See the base class."""
+        z, y, x = (int(n) for n in shape_zyx)
+        if "sitk_stuff" not in properties:
+            return ras_aligned((z, y, x), spacing_of_properties(properties))
+        turned = super().geometry_from_properties(properties, (z, y, x))
+        return _turn_from(properties["sitk_stuff"]["original_orientation"]).inverse().geometry(turned)
+
+    def _turn(self, geometry: ImageGeometry) -> AxisTurn:
+        return _turn_from(_orientation_code(geometry))
+
+
+def _geometry(header: sitk.Image | sitk.ImageFileReader) -> ImageGeometry:
+    """Grid of an image or header of 2, 3 or 4 dimensions; of four, the first three. Raises ValueError."""
+    if header.GetDimension() != 4:
+        return ImageGeometry.from_sitk(header)
+    direction = np.asarray(header.GetDirection()).reshape(4, 4)
+    if direction[3, :3].any() or direction[:3, 3].any():
+        raise ValueError("a 4D image whose fourth axis is not apart from the others, so it cannot hold channels")
+    size, spacing, origin = header.GetSize(), header.GetSpacing(), header.GetOrigin()
+    return ImageGeometry(
+        (size[2], size[1], size[0]),
+        (spacing[2], spacing[1], spacing[0]),
+        (origin[0], origin[1], origin[2]),
+        tuple(direction[:3, :3].ravel().tolist()),
+    )
+
+
+def _with_shape(geometry: ImageGeometry, shape_zyx: tuple[int, int, int]) -> ImageGeometry:
+    return ImageGeometry(
+        shape_zyx, geometry.spacing_zyx_mm, geometry.origin_lps_mm, geometry.direction, geometry.has_patient_axes
+    )
+
+
+def _orientation_code(geometry: ImageGeometry) -> str:
+    """ITK's name of the stored axes, like "LPS": the directions in which x, y and z increase."""
+    return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(geometry.direction))
+
+
+def _turn_from(orientation_code: str) -> AxisTurn:
+    return AxisTurn.to_ras(nibabel.orientations.axcodes2ornt(tuple(orientation_code)))
 
 
 def _last_line(error: Exception) -> str:

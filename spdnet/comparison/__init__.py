@@ -1,0 +1,10 @@
+"""SPD beside nnU-Net: which trained models, and which pairs of them, are best on the folds they share.
+
+The comparison itself is nnU-Net's own, run on models of several trainers and plans at once. Needs the package
+nnunetv2, which is imported only when a comparison is run.
+"""
+
+from spdnet.comparison.find_best import Comparison, find_best
+from spdnet.comparison.models import TrainedModel, choose_models
+
+__all__ = ["Comparison", "TrainedModel", "choose_models", "find_best"]

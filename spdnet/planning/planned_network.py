@@ -1,0 +1,17 @@
+"""The network that plans describe."""
+
+from __future__ import annotations
+
+from spdnet.network import SPDNetwork, build_network
+from spdnet.planning.plans import SPDSettings
+
+
+def build_planned_network(settings: SPDSettings, n_classes: int) -> SPDNetwork:
+    """Build the network of some settings with SAM's published weights, in evaluation mode.
+
+    Raises:
+        ConfigurationError: unknown backbone. ModelError: its weights cannot be had.
+    """
+    s = settings
+    n_channels = len(s.normalization)
+    return build_network(s.backbone, n_channels, n_classes, s.image_size, s.lora.rank, s.lora.alpha, s.lora.dropout)

@@ -1,0 +1,65 @@
+"""The validation at the end of a training: whole cases, on their own grid, into nnU-Net's `validation/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from spdnet.dataset import Labels, get_reader
+from spdnet.evaluation import nnunet_summary, write_summary_json
+from spdnet.inference.export import probabilities_on_raw_grid, write_prediction
+from spdnet.inference.mirroring import predict_mirrored
+from spdnet.network import SPDNetwork
+from spdnet.planning import SPDPlans, StoredCase
+from spdnet.training.prompt_source import validation_prompts
+
+
+def validate_cases(
+    network: SPDNetwork,
+    cases: list[StoredCase],
+    plans: SPDPlans,
+    dataset_json: dict[str, Any],
+    ground_truth_folder: Path,
+    folder: Path,
+    device: torch.device,
+    save_probabilities: bool,
+) -> dict[str, Any]:
+    """Predict preprocessed cases into a folder and score them there.
+
+    Args:
+        network: in evaluation mode, on `device`.
+        cases: their prompts are those of every validation: from files, or drawn from a fixed seed.
+        plans, dataset_json: of the model.
+        ground_truth_folder: `gt_segmentations`.
+        folder: gets a segmentation for each case and summary.json.
+        device: where to compute.
+        save_probabilities: also write nnU-Net's `CASE.npz` and `CASE.pkl`.
+
+    Returns:
+        The content of summary.json.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ending, labels = str(dataset_json["file_ending"]), Labels.from_dataset_json(dataset_json)
+    reader, s = get_reader(plans.image_reader_writer), plans.settings
+    pairs = []
+    for case in tqdm(cases, desc="validating", leave=False):
+        prompts = validation_prompts(case, s.prompts)
+        prediction = predict_mirrored(
+            network,
+            case.slices,
+            prompts,
+            s.distillation,
+            s.stage1.batch_size,
+            device,
+            s.augmentation.mirroring_axes,
+        )
+        foreground = probabilities_on_raw_grid(prediction.probabilities, case.mapping)
+        write_prediction(folder, case.case, ending, foreground, case.geometry, labels, reader, save_probabilities)
+        name = f"{case.case}{ending}"
+        pairs.append((ground_truth_folder / name, folder / name))
+    summary = nnunet_summary(pairs, reader, labels)
+    write_summary_json(folder / "summary.json", summary)
+    return summary
