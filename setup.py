@@ -11,7 +11,7 @@ COMMANDS = {
     "spd_preprocess": "plan_and_preprocess:preprocess_main",
     "spd_train": "train:main",
     "spd_predict": "predict:main",
-    "spd_predict_from_modelfolder": "predict:from_modelfolder_main",
+    "spd_predict_from_modelfolder": "predict:modelfolder_main",
     "spd_evaluate": "evaluate:main",
     "spd_simulate_prompts": "simulate_prompts:main",
     "spd_find_best": "find_best:main",
@@ -43,6 +43,8 @@ setup(
         "scipy>=1.11",
         "numpy>=1.26",
         "matplotlib>=3.8",
+        "pillow>=9.1",  # PNG and BMP exactly as nnU-Net reads them
+        "tifffile>=2023.1",  # 3D TIFF, likewise
         "tqdm>=4.66",
     ],
     extras_require={"test": TEST, "dev": [*TEST, "ruff>=0.6", "mypy>=1.11"], "nnunet": ["nnunetv2>=2.6"]},

@@ -12,7 +12,14 @@ from spdnet.errors import ConfigurationError, DatasetError
 from spdnet.network.backbones import get_backbone
 from spdnet.network.precision import get_device
 from spdnet.parallel import default_processes
-from spdnet.paths import DEFAULT_PLANS_NAME, FINGERPRINT_FILE, preprocessed_root, raw_root, resolve_dataset_name
+from spdnet.paths import (
+    CONFIGURATION,
+    DEFAULT_PLANS_NAME,
+    FINGERPRINT_FILE,
+    preprocessed_root,
+    raw_root,
+    resolve_dataset_name,
+)
 from spdnet.planning import PLANNERS, Fingerprint, SPDPlans, SPDPreprocessor, extract_fingerprint
 
 CPU_MEMORY_GB = 8.0  # what training on a CPU may use
@@ -24,8 +31,11 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """`-np`."""
-    parser.add_argument("-np", type=int, default=default_processes(), help="processes (default: %(default)s)")
+    """`-np`, and `-c` for nnU-Net's habit."""
+    parser.add_argument(
+        "-np", type=int, default=default_processes(), metavar="N", help="processes (default: %(default)s)"
+    )
+    parser.add_argument("-c", nargs="+", default=[CONFIGURATION], choices=[CONFIGURATION], help="there is only 2d")
 
 
 def add_fingerprint_options(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +50,13 @@ def add_planner_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-sam", metavar="NAME", help="SAM backbone: lite, vit_b, vit_l, vit_h (default: by the device)")
     parser.add_argument("-image_size", type=int, help="side of the network's input, pixels (default: by the data)")
     parser.add_argument("-device", help="where training will run: cuda or cpu (default: CUDA where present)")
+    parser.add_argument(
+        "-overwrite_target_spacing",
+        nargs="+",
+        type=float,
+        metavar="MM",
+        help="side of the network's pixels, mm: one number, or two equal ones (slices are never resampled)",
+    )
     parser.add_argument("-gpu_memory_target", type=float, metavar="GB", help="memory to plan for (default: the GPU's)")
     parser.add_argument("-overwrite_plans_name", default=DEFAULT_PLANS_NAME, metavar="NAME", help="name of the plans")
 
@@ -89,6 +106,12 @@ def check_planner_options(args: argparse.Namespace) -> None:
         get_backbone(args.sam)
     if args.image_size is not None and args.image_size < 1:
         raise ConfigurationError(f"-image_size {args.image_size} must be positive")
+    target_spacing(args)
+    if "__" in args.overwrite_plans_name or "/" in args.overwrite_plans_name:
+        raise ConfigurationError(
+            f"-overwrite_plans_name {args.overwrite_plans_name}: names must not hold __ or /, which divide the parts "
+            "of a model folder's name"
+        )
     if args.gpu_memory_target is not None and args.gpu_memory_target <= 0:
         raise ConfigurationError(f"-gpu_memory_target {args.gpu_memory_target:g} must be positive")
     if args.image_size is not None and args.sam is not None and args.image_size % get_backbone(args.sam).size_multiple:
@@ -96,17 +119,35 @@ def check_planner_options(args: argparse.Namespace) -> None:
         raise ConfigurationError(f"-image_size {args.image_size} is not a multiple of {multiple}, as {args.sam} needs")
 
 
+def target_spacing(args: argparse.Namespace) -> float | None:
+    """The one spacing that `-overwrite_target_spacing` asks for, mm, or None.
+
+    Raises:
+        ConfigurationError: it is not one positive number or two equal ones.
+    """
+    given = args.overwrite_target_spacing
+    if given is None:
+        return None
+    if len(given) > 2 or len(set(given)) > 1 or given[0] <= 0:
+        raise ConfigurationError(
+            f"-overwrite_target_spacing {' '.join(f'{v:g}' for v in given)}: give the side of a pixel in mm, one "
+            "positive number or two equal ones. The network's pixels are square, and the distance of slices is kept"
+        )
+    return float(given[0])
+
+
 def run_planner(fingerprint: Fingerprint, args: argparse.Namespace) -> SPDPlans:
     """Plan, print every decision with its rule, and write the plans."""
     device = get_device(args.device)
-    memory = args.gpu_memory_target
-    if memory is None:
-        total = (
-            torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else CPU_MEMORY_GB
-        )
-        memory = total
     kind = "cuda" if device.type == "cuda" else "cpu"
-    planner = PLANNERS[args.pl](fingerprint, kind, memory, args.sam, args.image_size, args.overwrite_plans_name)
+    memory = args.gpu_memory_target
+    if memory is None and kind == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory / 2**30
+    elif memory is None:
+        memory = CPU_MEMORY_GB
+    planner = PLANNERS[args.pl](
+        fingerprint, kind, memory, args.sam, args.image_size, target_spacing(args), args.overwrite_plans_name
+    )
     plans = planner.plan()
     file = preprocessed_root() / fingerprint.dataset_name / f"{plans.plans_name}.json"
     plans.save(file)

@@ -4,7 +4,7 @@ The comparison itself is nnU-Net's own, run on models of several trainers and pl
 nnunetv2, which is imported only when a comparison is run.
 """
 
-from spdnet.comparison.find_best import Comparison, find_best
 from spdnet.comparison.models import TrainedModel, choose_models
+from spdnet.comparison.search import Comparison, find_best
 
 __all__ = ["Comparison", "TrainedModel", "choose_models", "find_best"]

@@ -112,8 +112,7 @@ class ModelFolder:
             raise ModelError(
                 f"{file}: mirroring axes {axes} do not exist; in a slice there are 0 (rows) and 1 (columns)"
             )
-        own = content.get("spd", content)
-        return TrainingFacts(str(own["trainer_name"]), tuple(axes) if axes else None)
+        return TrainingFacts(str(content["spd"]["trainer_name"]), tuple(axes) if axes else None)
 
     def _load(self, plans: SPDPlans, labels: Labels, file: Path, device: torch.device) -> SPDNetwork:
         content = read_checkpoint(file)

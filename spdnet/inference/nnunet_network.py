@@ -72,10 +72,26 @@ class SaliencyNetwork(nn.Module):
 
         With labels, the background's logit is 0, so that a class wins exactly where its saliency exceeds 0.5.
         """
-        scaled = ((images - self.low) / (self.high - self.low)).clamp(0, 1).flip(self.flipped_axes)
-        logits = self.network.saliency_logits(self.network.encode(scaled))
+        scaled = ((images - self.low) / (self.high - self.low)).clamp(0, 1) * _content(images)
+        logits = self.network.saliency_logits(self.network.encode(scaled.flip(self.flipped_axes)))
         logits = nn.functional.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
         logits = logits.flip(self.flipped_axes)
         if self.has_background_channel:
             logits = torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
         return logits
+
+
+def _content(images: torch.Tensor) -> torch.Tensor:
+    """What nnU-Net has not padded: (B, 1, H, W), 0 in rows and columns at the border that are exactly zero, else 1.
+
+    nnU-Net pads with zeros after normalisation, which is some grey; spdnet's networks know padding as black.
+    """
+    nonzero = (images != 0).any(dim=1, keepdim=True)
+    return (_between(nonzero.any(dim=-1, keepdim=True), -2) & _between(nonzero.any(dim=-2, keepdim=True), -1)).float()
+
+
+def _between(filled: torch.Tensor, axis: int) -> torch.Tensor:
+    """True from the first to the last True of a bool tensor along an axis."""
+    counts = filled.to(torch.int32)
+    after_first = counts.cumsum(axis) > 0
+    return after_first & (counts.flip(axis).cumsum(axis) > 0).flip(axis)

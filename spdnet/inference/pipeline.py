@@ -82,7 +82,9 @@ class Outcome(Generic[Result]):
         first = next(iter(self.failures.values()))
         if len(self.results) == 1:
             raise first
-        listing = "\n  ".join(f"{case}: {error}" for case, error in self.failures.items())
+        listing = "\n  ".join(
+            str(error) if case in str(error) else f"case {case}: {error}" for case, error in self.failures.items()
+        )
         raise type(first)(
             f"{len(self.failures)} of {len(self.results)} cases failed, the others are predicted:\n  {listing}"
         ) from first

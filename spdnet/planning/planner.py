@@ -48,6 +48,7 @@ class SPDPlanner:
         memory_gb: memory that training may use on it.
         backbone: SAM backbone, or None to let the rule choose.
         image_size: side of the input, or None to let the rule choose.
+        pixel_spacing_mm: side of a pixel of the input, or None to let the rule choose.
         plans_name: name of the plans file.
     """
 
@@ -56,6 +57,7 @@ class SPDPlanner:
     memory_gb: float
     backbone: str | None = None
     image_size: int | None = None
+    pixel_spacing_mm: float | None = None
     plans_name: str = DEFAULT_PLANS_NAME
 
     def plan(self) -> SPDPlans:
@@ -74,7 +76,7 @@ class SPDPlanner:
             backbone=backbone.name,
             normalization=self.choose_normalization(),
             lora=self.choose_lora(),
-            loss=LossSettings(),
+            loss=self.choose_loss(),
             distillation=self.choose_distillation(),
             consistency=ConsistencySettings(),
             stage1=stage1,
@@ -118,6 +120,8 @@ class SPDPlanner:
     def choose_image_size(self, backbone: Backbone, crop: bool) -> tuple[int, float]:
         """Smallest size that keeps the stored resolution and puts enough tokens across the target.
 
+        With a given spacing, the smallest size that holds the slices at that spacing.
+
         Returns:
             image_size in pixels, and the side of a pixel in mm.
         """
@@ -129,7 +133,8 @@ class SPDPlanner:
         resolving = MIN_TOKENS_ACROSS_TARGET * backbone.token_stride * extent / width_mm
         family = "lite" if backbone.name == "lite" else "vit"
         largest = LARGEST_IMAGE[(family, self.device)]
-        wanted = math.ceil(max(native, resolving) / backbone.size_multiple - 1e-6) * backbone.size_multiple
+        needed = max(native, resolving) if self.pixel_spacing_mm is None else extent / self.pixel_spacing_mm
+        wanted = math.ceil(needed / backbone.size_multiple - 1e-6) * backbone.size_multiple
         size = max(backbone.size_multiple, min(wanted, largest // backbone.size_multiple * backbone.size_multiple))
         if self.image_size is not None:
             size = self.image_size
@@ -137,7 +142,7 @@ class SPDPlanner:
                 raise ConfigurationError(
                     f"image size {size} is not a multiple of {backbone.size_multiple}, as {backbone.name} needs"
                 )
-        tokens = width_mm / (extent / size * backbone.token_stride)
+        tokens = width_mm / ((self.pixel_spacing_mm or extent / size) * backbone.token_stride)
         self.reasons["image_size"] = (
             f"{'chosen by the user' if self.image_size is not None else 'rule'}: slices extend {extent:.1f} mm "
             f"(95th percentile), {native:.0f} pixels as stored; the smallest class, {name}, is {width_mm:.1f} mm wide "
@@ -145,6 +150,9 @@ class SPDPlanner:
             f"pixels across; that makes {wanted} as a multiple of {backbone.size_multiple}, at most {largest} on "
             f"{self.device}; at {size} it is {tokens:.1f} tokens wide"
         )
+        if self.pixel_spacing_mm is not None:
+            self.reasons["pixel_spacing_mm"] = "chosen by the user; slices that do not fit are scaled down"
+            return size, self.pixel_spacing_mm
         self.reasons["pixel_spacing_mm"] = f"{extent:.1f} mm on {size} pixels; larger slices are scaled down to fit"
         return size, extent / size
 
@@ -157,6 +165,10 @@ class SPDPlanner:
             else "rank and alpha 16; no dropout on a CPU, where drawing its masks takes a fifth of the training time"
         )
         return LoraSettings(dropout=dropout)
+
+    def choose_loss(self) -> LossSettings:
+        """The Dice loss over the batch; see `LossSettings`."""
+        return LossSettings()
 
     def choose_normalization(self) -> tuple[NormalizationSettings, ...]:
         """CT and RGB by a fixed window, everything else by percentiles of each image."""
@@ -258,4 +270,28 @@ def _numbers(values: np.ndarray) -> str:
     return ", ".join(f"{v:.3g}" for v in values)
 
 
-PLANNERS: dict[str, type[SPDPlanner]] = {"SPDPlanner": SPDPlanner}
+class SPDPlannerPaper(SPDPlanner):
+    """The paper's settings where it states them: Dice of every slice, no weight on either kind of error, plateaus."""
+
+    def choose_loss(self) -> LossSettings:
+        """The Dice loss of every slice."""
+        self.reasons["loss"] = "the paper's: Dice of every slice, not of the batch"
+        return LossSettings(batch_dice=False)
+
+    def choose_stages(self, backbone: Backbone, image_size: int) -> tuple[StageSettings, StageSettings]:
+        """Focal weight 0.5 and ReduceLROnPlateau in both stages."""
+        stage1, stage2 = super().choose_stages(backbone, image_size)
+        self.reasons["focal_alpha"] = "0.5, as the paper names none"
+        self.reasons["scheduler"] = "the paper's: halved after 4 epochs without progress"
+        return (
+            replace(stage1, focal_alpha=0.5, scheduler="plateau"),
+            replace(stage2, focal_alpha=0.5, scheduler="plateau"),
+        )
+
+    def choose_lora(self) -> LoraSettings:
+        """The paper's dropout on any device."""
+        self.reasons["lora"] = "dropout 0.1 as in the paper; rank and alpha 16 are not from there"
+        return LoraSettings(dropout=0.1)
+
+
+PLANNERS: dict[str, type[SPDPlanner]] = {p.__name__: p for p in (SPDPlanner, SPDPlannerPaper)}

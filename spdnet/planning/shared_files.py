@@ -35,7 +35,11 @@ def write_shared_files(dataset: RawDataset, cases: list[CaseFiles], folder: Path
     ground_truth.mkdir(exist_ok=True)
     for case in cases:
         assert case.label is not None
-        _copy_if_different(case.label, ground_truth / f"{case.case}{dataset.file_ending}")
+        copy = ground_truth / f"{case.case}{dataset.file_ending}"
+        _copy_if_different(case.label, copy)
+        side_file, side_copy = (dataset.reader.side_file(file) for file in (case.label, copy))
+        if side_file is not None and side_copy is not None and side_file.exists():
+            _copy_if_different(side_file, side_copy)
     _write_splits(dataset.folder / SPLITS_FILE, [c.case for c in cases], folder / SPLITS_FILE)
 
 

@@ -260,7 +260,13 @@ def test_damaged_plans(planned: Workspace, refused: Refusal) -> None:
         (["507", "2d", "0", "1"], ["too many arguments: 2d 0 1"]),
         (["507", "all", "-tr", "nnUNetTrainer"], ["Unknown trainer 'nnUNetTrainer'", "SPDTrainerNoPSC"]),
         (["507", "all", "-p", "Fine"], ["Fine.json is missing"]),
-        (["507", "all", "--val"], ["holds no checkpoint to validate; train first"]),
+        (["507", "all", "--val"], ["holds no checkpoint_final.pth; train first"]),
+        (["507", "all", "--val", "--val_best"], ["holds no checkpoint_best.pth; train first"]),
+        (["507", "all", "--val", "--c"], ["--c continues a training, --val only validates one"]),
+        (["507", "all", "--c", "-pretrained_weights", "x.pth"], ["--c and -pretrained_weights exclude each other"]),
+        (["507", "all", "-pretrained_weights", "/nowhere/x.pth"], ["checkpoint /nowhere/x.pth is missing"]),
+        (["507", "all", "--val_best", "--disable_checkpointing"], ["--val_best needs a checkpoint"]),
+        (["507", "all", "-num_gpus", "2"], ["-num_gpus 2: spdnet trains on one GPU"]),
         (["507", "all", "-stage1_from", "/nowhere/checkpoint_final.pth"], ["checkpoint_final.pth is missing"]),
         (["507", "all", "-epochs", "-1", "2"], ["-epochs -1 2: epochs must be 0 or more"]),
         (["507", "all", "-epochs", "0", "2"], ["0 epochs of stage 1", "-stage1_from"]),
@@ -284,6 +290,7 @@ def test_missing_sam_weights(planned: Workspace, refused: Refusal, monkeypatch: 
 
 
 def test_too_few_cases_for_folds(planned: Workspace, refused: Refusal) -> None:
+    (planned.preprocessed / "splits_final.json").unlink()
     for file in (planned.preprocessed / "SPDPlans_2d").glob("blob_004*"):
         file.unlink()
     refused(train.main, ["507", "0", "-device", "cpu"], "4 training cases are too few for 5 folds", "spd_train ID all")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from spdnet.cli import find_best as command
-from spdnet.comparison import choose_models, find_best
+from spdnet.comparison import choose_models, find_best, search
 from spdnet.comparison.instructions import PROMPTS_NOTE, LineRewriter, spd_instructions, spd_line
 from spdnet.comparison.models import check_comparable
 from spdnet.errors import ConfigurationError
@@ -24,7 +24,6 @@ from spdnet.tests.conftest import VARIABLES
 DATASET = "Dataset507_Blobs"
 SPD, NNUNET = "SPDTrainer__SPDPlans__2d", "nnUNetTrainer__nnUNetPlans__3d_fullres"
 FOLDS = [0, 1]
-find_best_module = sys.modules["spdnet.comparison.find_best"]
 
 
 @pytest.fixture
@@ -225,7 +224,7 @@ class FakeFunction:
 @pytest.fixture
 def fake(root: Path, monkeypatch: pytest.MonkeyPatch) -> FakeFunction:
     fake = FakeFunction(root / "nnUNet_results" / DATASET / "inference_instructions.txt")
-    monkeypatch.setattr(find_best_module, "_nnunet_function", lambda: fake)
+    monkeypatch.setattr(search, "_nnunet_function", lambda: fake)
     return fake
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from spdnet.dataset import Labels, RawDataset, load_or_create_splits
+from spdnet.dataset import Labels, RawDataset, check_channels, load_or_create_splits
 from spdnet.dataset.image_io import SimpleITKIO
 from spdnet.dataset.raw_dataset import find_cases, read_dataset_json
 from spdnet.dataset.splits import create_splits
@@ -57,6 +57,19 @@ def test_regions_keep_their_order_and_ignore_is_no_class() -> None:
     ("content", "message"),
     [
         ({}, "background"),
+        ({"labels": {"0": "background", "1": "a"}}, "background"),
+        ({"labels": {"background": [0], "a": 1}}, "background"),
+        ({"labels": {"background": False, "a": 1}}, "background"),
+        ({"labels": {"background": 0, "a": 1, "b": [1]}}, '"a" and "b" both have the value 1'),
+        ({"labels": {"background": 0, "a": 1, "ignore": 3}}, "ignore.*3; it must be 2"),
+        ({"labels": {"background": 0, "a": 1, "ignore": 0}}, "it must be 2"),
+        ({"labels": {"background": 0, "a": 1, "ignore": [2]}}, "it must be 2"),
+        ({"labels": {"background": 0, "a": [1, 2], "ignore": 2}, "regions_class_order": [1]}, "it must be 3"),
+        ({"labels": {"background": 0, "a": [1, 2], "ignore": 3}, "regions_class_order": [3]}, "never predicted"),
+        ({"labels": {"background": 0, "a": [1, 2]}, "regions_class_order": ["1"]}, "an integer"),
+        ({"labels": {"background": 0, "a": [1, 2]}, "regions_class_order": [True]}, "an integer"),
+        ({"labels": {"background": 0, "a": [1, 2]}, "regions_class_order": 1}, "1 regions"),
+        ({"labels": {"background": 0, "a": -1}}, "-1"),
         ({"labels": {"background": 1, "a": 2}}, "background"),
         ({"labels": {"background": 0}}, "no foreground"),
         ({"labels": {"background": 0, "a": "1"}}, "'1'"),
@@ -69,6 +82,89 @@ def test_regions_keep_their_order_and_ignore_is_no_class() -> None:
 def test_wrong_labels_are_refused(content: dict[str, Any], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         Labels.from_dataset_json(content, "my/dataset.json")
+
+
+def test_a_list_of_one_is_a_label_unless_there_are_regions() -> None:
+    labels = Labels.from_dataset_json({"labels": {"background": 0, "a": [1], "b": 2}})
+    assert not labels.is_regions and labels.summary_keys == ("1", "2") and labels.n_heads == 3
+    content = {"labels": {"background": 0, "a": [1, 2], "b": [2], "c": 1}, "regions_class_order": [1, 2, 1]}
+    labels = Labels.from_dataset_json(content)
+    assert labels.summary_keys == ("(1, 2)", "(2,)", "1") and labels.n_heads == 3
+    assert labels.labels_or_regions == ((1, 2), (2,), 1)
+
+
+def test_further_names_of_0_are_background_and_a_null_ignore_label_is_none() -> None:
+    labels = Labels.from_dataset_json({"labels": {"background": 0, "air": 0, "a": 1, "bed": [0], "ignore": None}})
+    assert labels.names == ("a",) and labels.ignore_value is None and labels.all_values == (0, 1)
+
+
+def test_ignore_label_counts_as_declared_but_not_as_class() -> None:
+    labels = Labels.from_dataset_json({"labels": {"background": 0, "a": 1, "ignore": 2}})
+    assert labels.declared_values == {0, 1, 2} and labels.all_values == (0, 1) and labels.n_heads == 2
+    assert labels.merge(np.array([[0.9, 0.1]])).tolist() == [1, 0]
+    labels.check_consecutive()
+
+
+@pytest.mark.parametrize("values", [{"a": 2}, {"a": 1, "b": 3}, {"a": 1, "b": [2], "c": 5}])
+def test_gaps_in_label_values_are_named(values: dict[str, Any]) -> None:
+    labels = Labels.from_dataset_json({"labels": {"background": 0, **values}})
+    with pytest.raises(DatasetError, match=r"my/dataset.json: .*consecutive.*without \["):
+        labels.check_consecutive("my/dataset.json")
+
+
+@pytest.mark.nnunet
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"labels": {"background": 0, "posterior": 2, "anterior": 1}},
+        {"labels": {"background": 0, "a": [1], "b": [2], "ignore": 3}},
+        {"labels": {"background": 0, "air": 0, "b": 2, "a": 1}},
+        REGIONS,
+        {"labels": {**REGIONS["labels"], "ignore": 4}, "regions_class_order": [1, 2, 3]},  # type: ignore[dict-item]
+        {
+            "labels": {"background": 0, "air": [0], "b": [2], "a": [1, 2], "c": 1, "d": [3]},
+            "regions_class_order": [2, 1, 1, 3],
+        },
+    ],
+)
+def test_labels_are_the_label_managers(content: dict[str, Any]) -> None:
+    pytest.importorskip("nnunetv2")
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    theirs = LabelManager(content["labels"], content.get("regions_class_order"))
+    labels = Labels.from_dataset_json(content)
+    assert labels.is_regions == theirs.has_regions and labels.n_heads == theirs.num_segmentation_heads
+    assert list(labels.all_values) == theirs.all_labels and labels.ignore_value == theirs.ignore_label
+    classes = theirs.foreground_regions if theirs.has_regions else theirs.foreground_labels
+    assert list(labels.labels_or_regions) == classes
+    assert list(labels.summary_keys) == [str(c) for c in classes]
+    foreground = np.random.default_rng(0).random((len(labels), 4, 5)).astype(np.float32)
+    if labels.is_regions:
+        expected = theirs.convert_probabilities_to_segmentation(foreground)
+        np.testing.assert_array_equal(labels.merge(foreground), expected)
+
+
+@pytest.mark.nnunet
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"a": 1},
+        {"background": [0], "a": 1},
+        {"background": 1, "a": 2},
+        {"background": 0, "a": 1, "ignore": 3},
+        {"background": 0, "a": 1, "ignore": [2]},
+        {"background": 0, "a": [1, 2]},
+        {"background": 0, "a": [1, 2], "ignore": 2},
+    ],
+)
+def test_labels_that_nnunet_refuses_are_refused(labels: dict[str, Any]) -> None:
+    pytest.importorskip("nnunetv2")
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    with pytest.raises((AssertionError, RuntimeError)):
+        LabelManager(labels, None)
+    with pytest.raises(DatasetError):
+        Labels.from_dataset_json({"labels": labels})
 
 
 @pytest.mark.parametrize("content", [{"labels": {"background": 0, "b": 7, "a": 3}}, REGIONS])
@@ -139,7 +235,7 @@ def test_nan_in_a_nifti_file_is_read_as_0(tmp_path: Path) -> None:
     assert image[0, 1, 2, 3] == 0 and image.sum() == 59
 
 
-def test_unreadable_and_colour_and_4d_images_are_refused(tmp_path: Path) -> None:
+def test_unreadable_and_colour_images_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.nii.gz").write_text("no image")
     with pytest.raises(DatasetError, match="case a: cannot read .*text.nii.gz"):
         SimpleITKIO().read_image([tmp_path / "text.nii.gz"], "a")
@@ -149,9 +245,6 @@ def test_unreadable_and_colour_and_4d_images_are_refused(tmp_path: Path) -> None
     sitk.WriteImage(colour, str(tmp_path / "colour.png"))
     with pytest.raises(DatasetError, match="3 values per pixel"):
         SimpleITKIO().read_image([tmp_path / "colour.png"])
-    sitk.WriteImage(sitk.Image([3, 3, 3, 2], sitk.sitkUInt8), str(tmp_path / "time.nii.gz"))
-    with pytest.raises(DatasetError, match="4 dimensions"):
-        SimpleITKIO().read_image([tmp_path / "time.nii.gz"])
 
 
 def test_labels_stored_as_floats_are_integers_and_fractions_are_refused(tmp_path: Path) -> None:
@@ -224,7 +317,7 @@ def raw_folder(tmp_path: Path) -> Path:
 
 def test_cases_are_found_with_labels_and_prompts(raw_folder: Path) -> None:
     dataset = RawDataset(raw_folder)
-    assert dataset.channel_names == ["T1", "T2"]
+    assert dataset.channel_names == ["T1", "T2"] and dataset.n_channels == 2
     first, second = dataset.training_cases()
     assert (first.case, second.case) == ("a", "b")
     assert [f.name for f in first.images] == ["a_0000.nii.gz", "a_0001.nii.gz"]
@@ -245,13 +338,147 @@ def test_missing_label_channel_and_folder_are_named(raw_folder: Path) -> None:
         RawDataset(raw_folder).cases("Val")
 
 
+def test_one_file_may_hold_all_channels(raw_folder: Path) -> None:
+    for case in ("a", "b"):
+        (raw_folder / "imagesTr" / f"{case}_0001.nii.gz").unlink()
+    assert [len(c.images) for c in RawDataset(raw_folder).training_cases()] == [1, 1]
+    check_channels(np.zeros((2, 1, 4, 5)), 2, "a")
+    with pytest.raises(DatasetError, match="case a: its image files hold 1 channels; dataset.json declares 2"):
+        check_channels(np.zeros((1, 1, 4, 5)), 2, "a")
+
+
+def test_more_files_than_channels_are_refused(raw_folder: Path) -> None:
+    with pytest.raises(DatasetError, match="case a: .*imagesTr holds 2 files of it; dataset.json declares 1"):
+        find_cases(raw_folder / "imagesTr", ".nii.gz", 1)
+
+
+def test_channels_are_numbered_without_gaps(raw_folder: Path) -> None:
+    images = raw_folder / "imagesTr"
+    (images / "a_0001.nii.gz").rename(images / "a_0002.nii.gz")
+    with pytest.raises(DatasetError, match="a_0001.nii.gz is missing"):
+        find_cases(images, ".nii.gz", 2)
+
+
+def test_file_endings_in_upper_case_are_matched_as_they_are(raw_folder: Path) -> None:
+    for file in (*raw_folder.glob("imagesTr/*"), *raw_folder.glob("labelsTr/*")):
+        file.rename(file.with_name(file.name.replace(".nii.gz", ".NII.GZ")))
+    change_dataset_json(raw_folder, file_ending=".NII.GZ")
+    assert [c.case for c in RawDataset(raw_folder).training_cases()] == ["a", "b"]
+
+
+def change_dataset_json(folder: Path, **changes: Any) -> None:
+    """Change or, with None, remove keys of dataset.json."""
+    content = json.loads((folder / "dataset.json").read_text()) | changes
+    (folder / "dataset.json").write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+@pytest.fixture
+def explicit_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set without imagesTr whose cases y and x lie elsewhere, named relative, absolute and by a variable."""
+    folder, other = tmp_path / "Dataset502_Explicit", tmp_path / "other"
+    (folder / "promptsTr").mkdir(parents=True)
+    (folder / "promptsTr" / "x.mrk.json").touch()
+    other.mkdir()
+    for name in ("x_t1", "x_t2", "y_t1", "y_t2", "x_seg", "y_seg"):
+        (other / f"{name}.nii.gz").touch()
+    monkeypatch.setenv("OTHER_DATA", str(other))
+    cases = {
+        "y": {"images": ["../other/y_t1.nii.gz", str(other / "y_t2.nii.gz")], "label": "../other/y_seg.nii.gz"},
+        "x": {"images": ["${OTHER_DATA}/x_t1.nii.gz", "$OTHER_DATA/x_t2.nii.gz"], "label": "$OTHER_DATA/x_seg.nii.gz"},
+    }
+    content = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "a": 1}, "numTraining": 2}
+    (folder / "dataset.json").write_text(json.dumps({**content, "file_ending": ".nii.gz", "dataset": cases}))
+    return folder
+
+
+def test_explicit_cases_are_found_wherever_they_are(explicit_folder: Path) -> None:
+    dataset, other = RawDataset(explicit_folder), explicit_folder.parent / "other"
+    first, second = dataset.training_cases()
+    assert first.case == "x" and second.case == "y" and dataset.is_explicit
+    assert first.images == (other / "x_t1.nii.gz", other / "x_t2.nii.gz")
+    assert second.images == (other / "y_t1.nii.gz", other / "y_t2.nii.gz")
+    assert first.label == other / "x_seg.nii.gz" and second.label == other / "y_seg.nii.gz"
+    assert first.prompts == explicit_folder / "promptsTr" / "x.mrk.json" and second.prompts is None
+    assert dataset.cases("Tr") == [first, second]
+
+
+@pytest.mark.nnunet
+def test_explicit_cases_are_nnunets(explicit_folder: Path) -> None:
+    pytest.importorskip("nnunetv2")
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    theirs = get_filenames_of_train_images_and_targets(str(explicit_folder))
+    ours = RawDataset(explicit_folder).training_cases()
+    assert {c.case: {"images": [str(f) for f in c.images], "label": str(c.label)} for c in ours} == theirs
+
+
+def test_the_first_explicit_case_chooses_the_reader(explicit_folder: Path) -> None:
+    array = np.zeros((3, 4, 5), dtype=np.uint8)
+    write_array(explicit_folder.parent / "other" / "y_t1.nii.gz", array)  # x cannot be read
+    assert RawDataset(explicit_folder).reader.name == "SimpleITKIO"
+
+
+def test_an_unset_variable_and_missing_files_are_named(explicit_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (explicit_folder.parent / "other" / "x_seg.nii.gz").unlink()
+    with pytest.raises(DatasetError, match="case x: label file .*x_seg.nii.gz is missing"):
+        RawDataset(explicit_folder).training_cases()
+    (explicit_folder.parent / "other" / "y_t1.nii.gz").unlink()
+    with pytest.raises(DatasetError, match="case y: .*y_t1.nii.gz does not exist"):
+        RawDataset(explicit_folder).training_cases()
+    (explicit_folder.parent / "other" / "y_t1.nii.gz").touch()
+    monkeypatch.delenv("OTHER_DATA")
+    with pytest.raises(DatasetError, match="case x: .*environment variable OTHER_DATA, which is not set"):
+        RawDataset(explicit_folder).training_cases()
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {},
+        ["x"],
+        {"x": "a.nii.gz"},
+        {"x": {"images": "a.nii.gz", "label": "b.nii.gz"}},
+        {"x": {"images": ["a.nii.gz"]}},
+        {"x": {"images": [1], "label": "b.nii.gz"}},
+        {"x": {"images": [], "label": "b.nii.gz"}},
+        {"x": {"images": ["a", "b", "c"], "label": "b.nii.gz"}},
+        {"../x": {"images": ["a"], "label": "b.nii.gz"}},
+    ],
+)
+def test_faulty_explicit_entries_are_named(entries: Any, raw_folder: Path) -> None:
+    change_dataset_json(raw_folder, dataset=entries)
+    with pytest.raises(DatasetError, match=r"dataset\.json"):
+        RawDataset(raw_folder).training_cases()
+
+
+def test_modality_is_the_old_name_of_channel_names(raw_folder: Path) -> None:
+    change_dataset_json(raw_folder, channel_names=None, modality={"0": "CT", "1": "PET"})
+    assert RawDataset(raw_folder).channel_names == ["CT", "PET"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channel_names": ["T1"]}, "channel_names"),
+        ({"channel_names": {}}, "channel_names"),
+        ({"channel_names": {"T1": "0"}}, "channel_names"),
+        ({"file_ending": "nii.gz"}, "file_ending"),
+        ({"file_ending": 3}, "file_ending"),
+    ],
+)
+def test_wrong_forms_in_dataset_json_are_named(changes: dict[str, Any], message: str, raw_folder: Path) -> None:
+    change_dataset_json(raw_folder, **changes)
+    with pytest.raises(DatasetError, match=message):
+        RawDataset(raw_folder).training_cases()
+
+
 def test_folder_without_images_of_that_ending_is_refused(raw_folder: Path) -> None:
     with pytest.raises(DatasetError, match=r"no images named CASE_0000\.png"):
         find_cases(raw_folder / "imagesTr", ".png", 1)
 
 
 def test_hidden_and_foreign_files_are_no_cases(raw_folder: Path) -> None:
-    for name in ("._a_0000.nii.gz", "notes.txt", "x.nii.gz"):
+    for name in ("._a_0000.nii.gz", "notes.txt", "x.nii.gz", "x_000a.nii.gz"):
         (raw_folder / "imagesTr" / name).touch()
     assert [c.case for c in find_cases(raw_folder / "imagesTr", ".nii.gz", 2)] == ["a", "b"]
 
@@ -262,6 +489,9 @@ def test_dataset_json_faults_are_named(tmp_path: Path) -> None:
         read_dataset_json(file)
     file.write_text("{")
     with pytest.raises(DatasetError, match="not valid JSON"):
+        read_dataset_json(file)
+    file.write_text("[]")
+    with pytest.raises(DatasetError, match="JSON object, not a list"):
         read_dataset_json(file)
     file.write_text('{"labels": {}}')
     with pytest.raises(DatasetError, match="lacks channel_names, file_ending"):
@@ -322,3 +552,23 @@ def test_faulty_splits_are_named(tmp_path: Path) -> None:
     file.write_text(json.dumps([{"train": ["a", "x"], "val": ["b"]}]))
     with pytest.raises(DatasetError, match="not preprocessed: x"):
         load_or_create_splits(file, list("abcde"), 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("{}", "must hold a list"),
+        ("[]", "must hold a list"),
+        ("[1]", "fold 0"),
+        ('[{"train": ["a"]}]', 'fold 0 must be .*"val"'),
+        ('[{"train": ["a"], "val": ["b"]}, {"train": "a", "val": ["b"]}]', 'fold 1 must be .*"train"'),
+        ('[{"train": [1], "val": ["b"]}]', '"train"'),
+    ],
+)
+def test_damaged_splits_files_are_named(content: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "splits_final.json"
+    file.write_text(content)
+    with pytest.raises(DatasetError, match=rf"splits_final\.json.*{message}"):
+        load_or_create_splits(file, list("ab"), 0)
+    assert file.read_text() == content

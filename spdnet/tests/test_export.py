@@ -71,10 +71,11 @@ def test_rounding_that_makes_a_tie_is_undone() -> None:
     """Two classes one step apart whose quotients by the sum are equal: the tie would go to the wrong one."""
     rng = np.random.default_rng(0)
     low = rng.uniform(0.5, 1, 20000).astype(np.float32)
-    probabilities = np.stack([low, np.nextafter(low, np.float32(2))]).reshape(2, 1, 1, -1)
+    three = Labels.from_dataset_json({"labels": {"background": 0, "a": 1, "b": 2, "c": 3}})
+    probabilities = np.stack([low, np.nextafter(low, np.float32(2)), 0.9 * low]).reshape(3, 1, 1, -1)
     stacked = np.concatenate([1 - probabilities.max(0, keepdims=True), probabilities])
     assert ((stacked / stacked.sum(0)).argmax(0) != 2).any()
-    assert (nnunet_probabilities(probabilities, TWO).argmax(0) == 2).all()
+    assert (nnunet_probabilities(probabilities, three).argmax(0) == 2).all()
 
 
 def test_regions_are_stored_as_they_are() -> None:

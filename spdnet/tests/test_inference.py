@@ -341,7 +341,7 @@ def test_points_outside_their_image_are_found_before_any_work(trained: Workspace
 
 def test_images_of_other_channels_are_refused(trained: Workspace, tmp_path: Path) -> None:
     predictor = predictor_of(trained, [0])
-    with pytest.raises(DatasetError, match=r"array: 2 channels; the plans are for 1"):
+    with pytest.raises(DatasetError, match=r"case array 0: 2 channels; the plans are for 1"):
         predictor.predict_single_npy_array(np.zeros((2, 4, 8, 8), dtype=np.float32), {"spacing": (1, 1, 1)})
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="holds no images"):
@@ -447,7 +447,7 @@ def change_plans(trained: Workspace, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backbone": "lite"}, "is a model on tiny, but .*says lite: plans and checkpoint do not belong together"),
+        ({"backbone": "lite"}, "do not belong together: backbone was 'tiny', the plans say 'lite'"),
         ({"image_size": 112}, "do not belong together: image_size was 56, the plans say 112"),
         ({"lora": {"rank": 2}}, "do not belong together: lora"),
         ({"tau": 0.5}, "is not a trained model of spdnet: .*unknown key tau"),

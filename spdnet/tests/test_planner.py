@@ -16,6 +16,7 @@ from spdnet.dataset import RawDataset
 from spdnet.errors import ConfigurationError, DatasetError, PlansError
 from spdnet.planning import Fingerprint, SPDPlanner, SPDPlans, extract_fingerprint
 from spdnet.planning.fingerprint import CaseFingerprint, ClassFingerprint
+from spdnet.planning.planner import PLANNERS, SPDPlannerPaper
 from spdnet.prompts import PromptStatistics
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.tiny import SPACING_ZYX_MM, blob_case
@@ -193,6 +194,27 @@ def test_every_decision_has_a_reason_and_the_plans_are_complete() -> None:
     assert decisions <= plans.reasons.keys()
     assert all(plans.reasons.values())
     assert plans.settings.slicing_axis == "S"
+
+
+def test_a_target_spacing_is_kept_and_sizes_the_input() -> None:
+    plans = plan(pixel_spacing_mm=2.0)  # slices of 100 mm
+    assert plans.settings.pixel_spacing_mm == 2.0
+    assert plans.settings.image_size == 56
+    fine = plan(pixel_spacing_mm=0.5, device="cuda", backbone="lite")
+    assert fine.settings.pixel_spacing_mm == 0.5
+    assert fine.settings.image_size == 224
+    assert fine.reasons["pixel_spacing_mm"].startswith("chosen by the user")
+
+
+def test_the_paper_s_planner_changes_what_the_paper_says() -> None:
+    ours, paper = plan().settings, SPDPlannerPaper(a_fingerprint(), "cpu", 8.0).plan().settings
+    assert not paper.loss.batch_dice
+    assert {paper.stage1.scheduler, paper.stage2.scheduler} == {"plateau"}
+    assert (paper.stage1.focal_alpha, paper.stage2.focal_alpha) == (0.5, 0.5)
+    assert paper.lora.dropout == 0.1
+    same = replace(paper, loss=ours.loss, stage1=ours.stage1, stage2=ours.stage2, lora=ours.lora)
+    assert same == ours
+    assert PLANNERS["SPDPlannerPaper"] is SPDPlannerPaper
 
 
 @pytest.mark.parametrize(("device", "name"), [("cpu", "lite"), ("cuda", "vit_b")])

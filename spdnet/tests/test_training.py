@@ -21,6 +21,7 @@ from spdnet.errors import ConfigurationError, DatasetError, ModelError, PlansErr
 from spdnet.geometry import SliceTransform
 from spdnet.inference.prompting import DecoderRows
 from spdnet.network import SPDNetwork, build_network
+from spdnet.network.checkpoint import read_checkpoint
 from spdnet.planning import SPDPlans, SPDSettings, StoredCase
 from spdnet.planning.plans import (
     AugmentationSettings,
@@ -32,6 +33,7 @@ from spdnet.planning.plans import (
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.tiny import tiny_settings
 from spdnet.training.embedding_store import EmbeddingStore
+from spdnet.training.pretrained import load_pretrained_weights
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
 from spdnet.training.prompt_stage import PromptStage, _adjacent_pairs, _cut, _Run
 from spdnet.training.registry import TRAINERS, get_trainer
@@ -683,6 +685,37 @@ def test_stage_1_can_be_taken_from_another_training(planned: Workspace) -> None:
         other.start_from_stage1(tuning.output_folder / "checkpoint_final.pth")
 
 
+def test_pretrained_weights_fit_but_for_layers_of_the_classes(planned: Workspace) -> None:
+    source = run(make_trainer(planned, "all", (1, 1)))
+    file = source.output_folder / "checkpoint_final.pth"
+    given = source.network.own_state()
+    trainer = make_trainer(planned, "all", (1, 1), TRAINERS["SPDTrainerNoPSC"])
+    trainer.initialize()
+    trainer.load_pretrained_weights(file)
+    assert all(torch.equal(p, given[n]) for n, p in trainer.network.own_state().items())
+    assert (trainer.stage_number, trainer.current_epoch) == (1, 0)
+    trainer.network = build_network("tiny", 1, 3, 56, 16, 16, 0.0)
+    drawn = trainer.network.own_state()
+    skipped = load_pretrained_weights(trainer.network, read_checkpoint(file), "tiny", file)
+    assert "class_embedding.weight" in skipped
+    assert all(n.startswith(("saliency_head.", "class_embedding.")) for n in skipped)
+    for name, value in trainer.network.own_state().items():
+        assert torch.equal(value, drawn[name] if name in skipped else given[name])
+    with pytest.raises(ModelError, match="is a model on tiny, the plans are for lite"):
+        load_pretrained_weights(trainer.network, read_checkpoint(file), "lite", file)
+    other = build_network("tiny", 1, 2, 56, 2, 2, 0.0)
+    with pytest.raises(ModelError, match="lora.* are missing or of another shape; was it trained with the same LoRA"):
+        load_pretrained_weights(other, read_checkpoint(file), "tiny", file)
+
+
+def test_disabled_checkpointing_writes_none(planned: Workspace) -> None:
+    trainer = make_trainer(planned, 0, (1, 1))
+    trainer.disable_checkpointing = True
+    run(trainer).perform_actual_validation()
+    assert not list(trainer.output_folder.glob("*.pth"))
+    assert (trainer.output_folder / "validation" / "summary.json").exists()
+
+
 def flat(settings: SPDSettings) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for name, value in dataclasses.asdict(settings).items():
@@ -751,5 +784,7 @@ def test_validation_writes_predictions_and_an_nnunet_summary(planned: Workspace)
             values.append(2 * (a & b).sum() / (a.sum() + b.sum()))
             assert entry["metrics"][key]["Dice"] == pytest.approx(values[-1])
             assert entry["metrics"][key]["n_pred"] == b.sum()
+    trainer.perform_actual_validation(save_probabilities=True)
+    assert sorted(f.name for f in folder.glob("*.npz")) == [f"{c}.npz" for c in sorted(cases)]
     means = [float(np.mean(v)) for v in dice.values()]
     assert stored["foreground_mean"]["Dice"] == pytest.approx(np.mean(means))
