@@ -15,6 +15,13 @@ from spdnet.paths import resolve_dataset_name
 @entry_point
 def main(argv: list[str] | None = None) -> None:
     """Segment all images of a folder with a trained model, found in nnUNet_results."""
+    args = _parser().parse_args(argv)
+    _check(args)
+    dataset_name = resolve_dataset_name(args.d) if args.d is not None else None
+    _predict(find_model(args.i, dataset_name, args.tr, args.p), args)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("spd_predict", description=main.__doc__)
     _add_folders(parser)
     parser.add_argument(
@@ -27,10 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("-c", default="2d", choices=["2d"], help="configuration")
     parser.add_argument("--continue_prediction", action="store_true", help="skip cases whose files are complete")
     _add_options(parser)
-    args = parser.parse_args(argv)
-    _check(args)
-    dataset_name = resolve_dataset_name(args.d) if args.d is not None else None
-    _predict(find_model(args.i, dataset_name, args.tr, args.p), args)
+    return parser
 
 
 @entry_point

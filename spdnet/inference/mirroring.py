@@ -35,7 +35,7 @@ def mirror_prompts(prompts: SlicePrompts, axes: Sequence[int], image_size: int) 
     points = prompts.points_syx.copy()
     columns = [axis + 1 for axis in axes]  # behind the slice
     points[:, columns] = image_size - 1 - points[:, columns]
-    return SlicePrompts(points, prompts.class_index)
+    return SlicePrompts(points, prompts.class_index, prompts.boxes.mirrored(axes, image_size))
 
 
 def predict_mirrored(

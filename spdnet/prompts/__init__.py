@@ -5,7 +5,7 @@ A prompt file stores world coordinates (LPS, mm); models see `SlicePrompts` in t
 
 from spdnet.prompts.loading import load_slice_prompts, resample_curve
 from spdnet.prompts.markups import read_markups, write_markups
-from spdnet.prompts.points import ALL_CLASSES, Markup, SlicePrompts
+from spdnet.prompts.points import ALL_CLASSES, Markup, SliceBoxes, SlicePrompts
 from spdnet.prompts.simulate import NoiseRecipe, simulate_prompts, true_points
 from spdnet.prompts.simulate_files import check_can_simulate, simulate_case
 from spdnet.prompts.statistics import PromptStatistics, count_prompts, prompt_statistics
@@ -15,6 +15,7 @@ __all__ = [
     "Markup",
     "NoiseRecipe",
     "PromptStatistics",
+    "SliceBoxes",
     "SlicePrompts",
     "check_can_simulate",
     "count_prompts",

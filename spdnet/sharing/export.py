@@ -95,7 +95,7 @@ def _check_arguments(zip_file: Path, folds: list[str], checkpoint_names: list[st
 
 
 def _check_checkpoint(file: Path, backbone: str) -> None:
-    stored = read_checkpoint(file)["backbone"]
+    stored = read_checkpoint(file)["spd"]["settings"]["backbone"]
     if stored != backbone:
         raise ModelError(
             f"{file} is a model on {stored}, but the plans.json beside it says {backbone}: plans and checkpoint do not "

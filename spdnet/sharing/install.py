@@ -223,7 +223,7 @@ def _extract(archive: Archive, entry: str, file: Path) -> None:
 def _check_checkpoints(model: Path, archive: Archive, backbone: str) -> None:
     for name in archive.checkpoints:
         try:
-            stored = read_checkpoint(model / name)["backbone"]
+            stored = read_checkpoint(model / name)["spd"]["settings"]["backbone"]
         except ModelError as error:
             raise ModelError(f"{archive.file}: {name} cannot be used. {error}. Nothing was installed.") from error
         if stored != backbone:

@@ -313,7 +313,7 @@ def test_checkpoints_are_read_with_weights_only_and_faults_named(tmp_path: Path)
     torch.save({"state_dict": {}}, file)
     with pytest.raises(ModelError, match="was not written by this version of spdnet: network_weights"):
         read_checkpoint(file)
-    torch.save(checkpoint_content(format_version=99), file)
+    torch.save(checkpoint_content(spd={"trainer_name": "T", "settings": {}, "format_version": 99}), file)
     with pytest.raises(ModelError, match="format version 99"):
         read_checkpoint(file)
 

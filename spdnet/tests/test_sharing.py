@@ -243,7 +243,8 @@ def test_model_of_another_backbone_than_its_plans_is_refused(trained: Workspace)
     checkpoint = trained.model() / "fold_1" / FINAL
     content = read_checkpoint(checkpoint)
     file = pack(trained)
-    write_checkpoint(checkpoint, {**content, "backbone": "vit_b"})
+    settings = {**content["spd"]["settings"], "backbone": "vit_b"}
+    write_checkpoint(checkpoint, {**content, "spd": {**content["spd"], "settings": settings}})
 
     def mix(entries: dict[str, bytes]) -> None:
         del entries[f"{MODEL}/{MANIFEST_FILE}"]
