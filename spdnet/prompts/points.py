@@ -85,7 +85,7 @@ class SliceBoxes:
         return SliceBoxes(self.slice_index, boxes, self.class_index)
 
     def transformed(self, transform: SliceTransform, image_size: int) -> SliceBoxes:
-        """Upright boxes around the boxes moved as `transform` moves the slices, cut at the square; dropped if outside."""
+        """Upright boxes around the moved ones, cut at the square; those outside it are dropped."""
         top, left, bottom, right = self.boxes_yxyx.T
         corners = np.stack([[top, left], [top, right], [bottom, right], [bottom, left]]).transpose(2, 0, 1)
         moved = transform.points(corners.reshape(-1, 2), image_size).reshape(-1, 4, 2)
