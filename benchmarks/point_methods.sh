@@ -6,7 +6,7 @@
 #
 # Needs nnU-Net's three environment variables, imagesTs and labelsTs, and prompts in promptsTs (made here by
 # spd_simulate_prompts, seed 1, if there are none). Steps that are done already are skipped, so it can be run again
-# after an interruption. The scores end in OUTPUT_FOLDER/METHOD.json; benchmarks/table.py makes the table.
+# after an interruption. Predictions are made without test-time mirroring. The scores end in OUTPUT_FOLDER/METHOD.json; benchmarks/table.py makes the table.
 set -euo pipefail
 [ $# -eq 5 ] || { sed -n '2,11p' "$0"; exit 2; }
 id=$1 fold=$2 epochs1=$3 epochs2=$4 out=$5
@@ -31,7 +31,7 @@ train() { # trainer, further options
 score() { # method, trainer, further options of spd_predict
     local method=$1 trainer=$2; shift 2
     [ -f "$out/$method.json" ] && return
-    spd_predict -i "$raw/imagesTs" -o "$out/$method" -tr "$trainer" -f "$fold" "$@"
+    spd_predict -i "$raw/imagesTs" -o "$out/$method" -tr "$trainer" -f "$fold" --disable_tta "$@"
     (cd "$out" && spd_evaluate -ref "$(realpath --relative-to=. "$raw/labelsTs")" -pred "$method" -o "$method.json")
 }
 
