@@ -204,19 +204,6 @@ def test_sheared_affines_survive_nibabel(tmp_path: Path) -> None:
     np.testing.assert_array_equal(nibabel.load(tmp_path / "b.nii.gz").affine, affine)
 
 
-def test_spacing_that_contradicts_the_affine_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    image = nibabel.Nifti1Image(random_array((4, 5, 3)), np.diag([2.0, 2, 2, 1]))
-    image.header["pixdim"][1:4] = 5
-    nibabel.save(image, tmp_path / "a.nii")
-    raw = bytearray((tmp_path / "a.nii").read_bytes())
-    raw[80:92] = np.array([5, 5, 5], "<f4").tobytes()
-    (tmp_path / "a.nii").write_bytes(raw)
-    with caplog.at_level(logging.WARNING):
-        _, geometry = NibabelIO().read_label(tmp_path / "a.nii")
-    assert geometry.spacing_zyx_mm == (2.0, 2.0, 2.0)
-    assert "pixdim" in caplog.text
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +14,10 @@ from nibabel.orientations import io_orientation
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from spdnet.dataset.image_io.base import ReaderWriter, check_voxel_count, spacing_of_properties
+from spdnet.dataset.image_io.nifti_frames import refuse_conflicting_frames
 from spdnet.dataset.image_io.reorient import AxisTurn, ReorientingReader, ras_aligned
 from spdnet.errors import DatasetError
 from spdnet.geometry import ImageGeometry
-
-logger = logging.getLogger(__name__)
 
 _READ_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, TypeError, zlib.error)
 
@@ -62,6 +60,7 @@ class NibabelIO(ReaderWriter):
         if image.get_data_dtype().fields is not None:
             raise DatasetError(f"case {case}: {file} has several values per voxel; one is needed")
         check_voxel_count(image.shape, file, case)
+        refuse_conflicting_frames(file, case)
         try:
             return image, ImageGeometry.from_affine_ras(image.shape[::-1], image.affine)
         except ValueError as error:
@@ -69,17 +68,6 @@ class NibabelIO(ReaderWriter):
 
     def _read(self, file: Path, case: str) -> tuple[np.ndarray, ImageGeometry]:
         image, geometry = self._open(file, case)
-        zooms = [float(z) for z in image.header.get_zooms()[::-1]]
-        if not np.allclose(zooms, geometry.spacing_zyx_mm, rtol=1e-3):
-            logger.warning(
-                "case %s: %s has the spacing (z, y, x) %s mm in its affine, which is used, and %s in pixdim, which "
-                "nnU-Net's %s uses; mend the header",
-                case,
-                file,
-                [round(s, 5) for s in geometry.spacing_zyx_mm],
-                zooms,
-                self.name,
-            )
         try:
             return image.get_fdata(caching="unchanged").transpose(2, 1, 0)[None], geometry
         except _READ_ERRORS as error:

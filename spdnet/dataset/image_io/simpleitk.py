@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from spdnet.dataset.image_io.base import ReaderWriter, check_voxel_count, spacing_of_properties
+from spdnet.dataset.image_io.nifti_frames import refuse_conflicting_frames
 from spdnet.dataset.image_io.reorient import AxisTurn, ReorientingReader, ras_aligned
 from spdnet.errors import DatasetError
 from spdnet.geometry import ImageGeometry
@@ -38,6 +39,7 @@ class SimpleITKIO(ReaderWriter):
             raise DatasetError(
                 f"case {case}: {file} has {reader.GetNumberOfComponents()} values per pixel; one is needed"
             )
+        refuse_conflicting_frames(file, case)
         try:
             return _geometry(reader)
         except ValueError as error:

@@ -1,0 +1,78 @@
+"""The two affines of a NIfTI header, and the error if they contradict each other.
+
+A header may hold an s-form and a q-form that differ. ITK, and with it 3D Slicer, then places the image by one of them
+and nibabel by the other, so points that were put on the image in one program lie elsewhere in the other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+
+from spdnet.errors import DatasetError
+from spdnet.geometry import ImageGeometry
+
+TOLERANCE_MM = 0.01
+NIFTI_ENDINGS = (".nii", ".nii.gz")
+
+
+def refuse_conflicting_frames(file: Path, case: str) -> None:
+    """Compare where ITK and nibabel place the corners of a 3D NIfTI image; headers only.
+
+    Two kinds of header have only one reading and pass: one without any frame (both codes 0), which ITK's reader
+    places at its identity, and one with a sheared s-form and no q-form, which ITK cannot read at all.
+
+    Raises:
+        DatasetError: more than 0.01 mm apart; names both forms.
+    """
+    if not file.name.lower().endswith(NIFTI_ENDINGS):
+        return
+    header = nibabel.load(file).header
+    if not isinstance(header, nibabel.Nifti1Header) or len(header.get_data_shape()) < 3:
+        return
+    s_code, q_code = int(header["sform_code"]), int(header["qform_code"])
+    if s_code == 0 and q_code == 0:
+        return
+    shape = header.get_data_shape()[2::-1]
+    by_itk = _itk_geometry(file, shape)
+    by_nibabel = ImageGeometry.from_affine_ras(shape, header.get_best_affine())
+    distance = 0.0 if by_itk is None else _corner_distance_mm(by_itk, by_nibabel)
+    if by_itk is None or distance <= TOLERANCE_MM:
+        return
+    raise DatasetError(
+        f"case {case}: {file} has two frames: its s-form (code {s_code}), q-form (code {q_code}) and pixdim place its "
+        f"corners up to {distance:.4g} mm apart, depending on the program. SimpleITK and 3D Slicer see its first voxel "
+        f"at {_words(by_itk.origin_lps_mm)} LPS mm with the spacing {_words(by_itk.spacing_zyx_mm[::-1])}, nibabel at "
+        f"{_words(by_nibabel.origin_lps_mm)} with {_words(by_nibabel.spacing_zyx_mm[::-1])}. Find out which one the "
+        "prompts were placed in, and write the file again with that one alone"
+    )
+
+
+def _itk_geometry(file: Path, shape_zyx: tuple[int, ...]) -> ImageGeometry | None:
+    """Where ITK places the image; None if it cannot."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    n = reader.GetDimension()
+    spacing, origin = reader.GetSpacing(), reader.GetOrigin()
+    direction = np.asarray(reader.GetDirection()).reshape(n, n)[:3, :3]
+    z, y, x = (int(v) for v in shape_zyx)
+    return ImageGeometry(
+        (z, y, x), (spacing[2], spacing[1], spacing[0]), (origin[0], origin[1], origin[2]), tuple(direction.ravel())
+    )
+
+
+def _corner_distance_mm(a: ImageGeometry, b: ImageGeometry) -> float:
+    last = np.asarray(a.shape_zyx) - 1
+    corners = np.indices((2, 2, 2)).reshape(3, -1).T * last
+    return float(np.linalg.norm(a.voxel_to_world(corners) - b.voxel_to_world(corners), axis=1).max())
+
+
+def _words(values: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{v + 0.0:.4g}" for v in values) + ")"
