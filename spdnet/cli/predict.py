@@ -73,6 +73,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigurationError(f"-i {args.i}: no such folder")
     if args.prompts is not None and args.no_prompts:
         raise ConfigurationError("-prompts and --no_prompts contradict each other")
+    if args.save_prompts and args.no_prompts:
+        raise ConfigurationError("--save_prompts needs prompts, which --no_prompts does without")
     get_device(args.device)
 
 
@@ -103,6 +105,7 @@ def _predict(model: ModelFolder, args: argparse.Namespace) -> None:
         num_parts=args.num_parts,
         part_id=args.part_id,
         prompts=prompts,
+        save_prompts=args.save_prompts,
     )
     print(f"predictions written to {args.o}")
 
@@ -123,6 +126,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no_prompts", action="store_true", help="predict from the saliency prior alone")
     parser.add_argument("--save_probabilities", action="store_true", help="also write nnU-Net's CASE.npz and CASE.pkl")
+    parser.add_argument(
+        "--save_prompts", action="store_true", help="also write what became of every point, for 3D Slicer and as CSV"
+    )
     parser.add_argument("--disable_tta", action="store_true", help="no mirroring: faster, less accurate")
     for option, variable, work in (("-npp", "nnUNet_npp", "read images"), ("-nps", "nnUNet_nps", "write predictions")):
         parser.add_argument(

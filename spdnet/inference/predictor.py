@@ -24,6 +24,7 @@ from spdnet.inference.export import probabilities_on_raw_grid, write_json_whole
 from spdnet.inference.mirroring import predict_mirrored
 from spdnet.inference.model_folder import ModelFolder
 from spdnet.inference.pipeline import Workers, run_pipeline
+from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.steps import (
     ArrayCase,
     CaseResult,
@@ -211,6 +212,7 @@ class SPDPredictor:
         num_parts: int = 1,
         part_id: int = 0,
         prompts: Prompts = None,
+        save_prompts: bool = False,
     ) -> list[CaseResult]:
         """Segment many cases; reading and writing run beside the network if there are processes for them.
 
@@ -228,6 +230,8 @@ class SPDPredictor:
             num_parts, part_id: predict every `num_parts`-th case only, starting with the `part_id`-th.
             prompts: folder with a prompt file for each case; or one file, or None, for each case in the order of the
                 images. Without prompts a case is predicted from the saliency prior alone.
+            save_prompts: also write what became of every point, `prompts/{case}.mrk.json` and `.csv` (see
+                `prompt_report`); of several folds, as the first one judges it.
 
         Returns:
             For each case None if it was written, else its segmentation (z, y, x) or, with `save_probabilities`,
@@ -253,8 +257,9 @@ class SPDPredictor:
             num_parts,
             part_id,
         )
+        self._check_can_judge(save_prompts)
         self._write_origin(cases, arguments)
-        return self._run(cases, workers, save_probabilities)
+        return self._run(cases, workers, save_probabilities, save_prompts)
 
     def predict_from_files_sequential(
         self,
@@ -403,7 +408,7 @@ class SPDPredictor:
             for n in self.networks
         ]
 
-    def _compute(self, prepared: PreparedCase) -> NetworkResult:
+    def _compute(self, prepared: PreparedCase, judge: bool = False) -> NetworkResult:
         """The pipeline's middle step; running out of GPU memory is an error of the case."""
         network_case, prompts = prepared.network_case, prepared.prompts
         if self.verbose_preprocessing:
@@ -419,15 +424,24 @@ class SPDPredictor:
             n_points = len(prompts) if prompts is not None else "no"
             logger.info("case %s: %d slices, %s points", prepared.case, len(network_case.slices), n_points)
         mean = _mean_probabilities(volumes)
-        return NetworkResult(prepared.case, prepared.target, mean, network_case.mapping, network_case.geometry)
+        judged = None
+        if judge and prompts is not None:
+            image_size = network_case.mapping.image_size
+            judged = judge_prompts(prompts, volumes[0].saliency, image_size, self._settings().distillation)
+        return NetworkResult(prepared.case, prepared.target, mean, network_case.mapping, network_case.geometry, judged)
 
     def _run(
-        self, cases: Sequence[FileCase | ArrayCase], workers: Workers, save_probabilities: bool
+        self,
+        cases: Sequence[FileCase | ArrayCase],
+        workers: Workers,
+        save_probabilities: bool,
+        save_prompts: bool = False,
     ) -> list[CaseResult]:
         tools = self._tools()
         prepare = functools.partial(prepare_case, tools=tools)
         finish = functools.partial(finish_case, tools=tools, save_probabilities=save_probabilities)
-        outcome = run_pipeline(cases, prepare, self._compute, finish, workers, self.allow_tqdm)
+        compute = functools.partial(self._compute, judge=save_prompts)
+        outcome = run_pipeline(cases, prepare, compute, finish, workers, self.allow_tqdm)
         outcome.check()
         return outcome.results
 
@@ -454,6 +468,12 @@ class SPDPredictor:
         self._check_prior_suffices([c.case for c in cases if c.files.prompts is None])
         check_prompts(cases, self.reader)
         return cases
+
+    def _check_can_judge(self, save_prompts: bool) -> None:
+        if save_prompts and self._settings().distillation.mode == "raw":
+            raise ConfigurationError(
+                f"{self.trainer_name} gives every point to the decoder as it is; there are no fates to save"
+            )
 
     def _check_prior_suffices(self, cases_without_prompts: Sequence[str]) -> None:
         if cases_without_prompts and self._settings().stage1.epochs == 0:

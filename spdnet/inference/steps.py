@@ -16,6 +16,7 @@ from spdnet.dataset import CaseFiles, Labels, ReaderWriter
 from spdnet.errors import DatasetError, PromptFileError
 from spdnet.geometry import CaseMapping, ImageGeometry
 from spdnet.inference.export import nnunet_probabilities, probabilities_on_raw_grid, write_prediction
+from spdnet.inference.prompt_report import JudgedPrompts, write_prompt_report
 from spdnet.inference.work_list import FileCase
 from spdnet.planning import NetworkCase, SPDSettings, preprocess_image
 from spdnet.prompts import ALL_CLASSES, SlicePrompts, load_slice_prompts
@@ -72,13 +73,21 @@ class PreparedCase:
 
 @dataclass(frozen=True)
 class NetworkResult:
-    """What the network made of a case: probabilities float32 (S, k, M, M), and the way back to the image."""
+    """What the network made of a case, and the way back to the image.
+
+    Attributes:
+        case: identifier. target: path of the prediction without file ending, or None.
+        probabilities: float32 (S, k, M, M).
+        mapping, geometry: of the case.
+        judged: what became of its points, if that is to be written.
+    """
 
     case: str
     target: Path | None
     probabilities: np.ndarray
     mapping: CaseMapping
     geometry: ImageGeometry
+    judged: JudgedPrompts | None = None
 
 
 def prepare_case(item: FileCase | ArrayCase, tools: CaseTools) -> PreparedCase:
@@ -118,6 +127,8 @@ def finish_case(result: NetworkResult, tools: CaseTools, save_probabilities: boo
     foreground = probabilities_on_raw_grid(result.probabilities, result.mapping)
     target, labels, reader = result.target, tools.labels, tools.reader
     if target is not None:
+        if result.judged is not None:  # before the segmentation, which marks the case as complete
+            write_prompt_report(target.parent, target.name, result.judged, result.mapping, result.geometry, labels)
         write_prediction(
             target.parent, target.name, tools.file_ending, foreground, result.geometry, labels, reader,
             save_probabilities,

@@ -59,9 +59,7 @@ def test_frames_that_differ_are_an_error_that_names_both(tmp_path: Path, s_code:
     assert sitk.ReadImage(str(file)).GetOrigin()[0] == pytest.approx(-65.0), "ITK takes the q-form here"
     for reader in (SimpleITKIO(), NibabelIO()):
         for read in (reader.read_geometry, reader.read_label, lambda f, c, r=reader: r.read_image([f], c)):
-            with pytest.raises(
-                DatasetError, match=rf"case TI_1: .*s-form \(code {s_code}\) and q-form \(code 1\)"
-            ) as e:
+            with pytest.raises(DatasetError, match=rf"case TI_1: .*s-form \(code {s_code}\), q-form \(code 1\)") as e:
                 read(file, "TI_1")
             assert "45 mm apart" in str(e.value)
             assert "(-65, -31, -40) LPS mm" in str(e.value)

@@ -10,11 +10,15 @@ from tqdm import tqdm
 
 from spdnet.dataset import Labels, get_reader
 from spdnet.evaluation import nnunet_summary, write_summary_json
+from spdnet.files import write_json
 from spdnet.inference.export import probabilities_on_raw_grid, write_prediction
 from spdnet.inference.mirroring import predict_mirrored
 from spdnet.network import SPDNetwork
 from spdnet.planning import SPDPlans, StoredCase
+from spdnet.training.prompt_quality import prompt_quality, summarise_quality
 from spdnet.training.prompt_source import validation_prompts
+
+PROMPT_QUALITY_FILE = "prompts.json"
 
 
 def validate_cases(
@@ -28,6 +32,9 @@ def validate_cases(
     save_probabilities: bool,
 ) -> dict[str, Any]:
     """Predict preprocessed cases into a folder and score them there.
+
+    Beside nnU-Net's files, `prompts.json` tells the precision (share of points inside the target) and the recall (share
+    of target slices with a point inside) of the prompts before and after distillation.
 
     Args:
         network: in evaluation mode, on `device`.
@@ -44,7 +51,7 @@ def validate_cases(
     folder.mkdir(parents=True, exist_ok=True)
     ending, labels = str(dataset_json["file_ending"]), Labels.from_dataset_json(dataset_json)
     reader, s = get_reader(plans.image_reader_writer), plans.settings
-    pairs = []
+    pairs, quality = [], []
     for case in tqdm(cases, desc="validating", leave=False):
         prompts = validation_prompts(case, s.prompts)
         prediction = predict_mirrored(
@@ -56,10 +63,12 @@ def validate_cases(
             device,
             s.augmentation.mirroring_axes,
         )
+        quality.append(prompt_quality(case, prompts, prediction))
         foreground = probabilities_on_raw_grid(prediction.probabilities, case.mapping)
         write_prediction(folder, case.case, ending, foreground, case.geometry, labels, reader, save_probabilities)
         name = f"{case.case}{ending}"
         pairs.append((ground_truth_folder / name, folder / name))
     summary = nnunet_summary(pairs, reader, labels)
     write_summary_json(folder / "summary.json", summary)
+    write_json(folder / PROMPT_QUALITY_FILE, summarise_quality(quality))
     return summary

@@ -1,0 +1,123 @@
+"""What became of every point, as files: markups that 3D Slicer opens, one list per fate, and a table of the numbers.
+
+The files go to `prompts/` in the folder of predictions, where nnU-Net's tools do not look.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spdnet.dataset import Labels
+from spdnet.geometry import CaseMapping, ImageGeometry, rescale_points
+from spdnet.planning.plans import DistillationSettings
+from spdnet.prompts import Markup, SlicePrompts, write_markups
+from spdnet.prompts.fates import Fate, PointFates, point_fates
+
+REPORT_FOLDER = "prompts"
+_COLUMNS = (
+    "label", "point", "x_lps_mm", "y_lps_mm", "z_lps_mm", "slice", "judged_for_slice", "saliency_in_own_slice",
+    "saliency_here", "threshold", "fate",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class JudgedPrompts:
+    """The points of a case in the network frame, and what became of them for each class.
+
+    Attributes:
+        points: for each class the points that speak for it, float64 (N, 3) slice, y, x in network pixels.
+        fates: for each class what became of them.
+        tau: the threshold.
+    """
+
+    points: list[np.ndarray]
+    fates: list[PointFates]
+    tau: float
+
+
+def judge_prompts(
+    prompts: SlicePrompts, saliency: np.ndarray, image_size: int, settings: DistillationSettings
+) -> JudgedPrompts:
+    """Say what distillation makes of every point.
+
+    Args:
+        prompts: in network pixels.
+        saliency: float (S, k, M, M) in [0, 1].
+        image_size: side of the network's slices.
+        settings: of the plans.
+    """
+    points, fates = [], []
+    for k in range(saliency.shape[1]):
+        own = prompts.for_class(k).points_syx
+        scaled = own.copy()
+        scaled[:, 1:] = rescale_points(own[:, 1:], image_size, saliency.shape[-1])
+        points.append(own)
+        fates.append(point_fates(scaled, saliency[:, k], settings.tau, settings.n_context, settings.max_points))
+    return JudgedPrompts(points, fates, settings.tau)
+
+
+def write_prompt_report(
+    folder: Path, case: str, judged: JudgedPrompts, mapping: CaseMapping, geometry: ImageGeometry, labels: Labels
+) -> None:
+    """Write `prompts/{case}.mrk.json` and `prompts/{case}.csv` into a folder of predictions.
+
+    Slices count from 0 along the slicing axis of the plans. A point that a neighbouring slice lends, or could have
+    lent, is drawn in the slice that it was judged for.
+    """
+    target = folder / REPORT_FOLDER
+    target.mkdir(parents=True, exist_ok=True)
+    markups, rows = [], []
+    for name, points, fates in zip(labels.names, judged.points, judged.fates, strict=True):
+        world = _positions_lps_mm(points, fates, mapping, geometry)
+        for fate in Fate:
+            chosen = fates.rows(fate)
+            if len(chosen):
+                point_labels = tuple(_point_label(fates, row) for row in chosen.tolist())
+                markups.append(Markup(f"{name}, {fate.value}", "points", world[chosen], point_labels))
+        rows += [_table_row(name, world[row], fates, row, judged.tau) for row in range(len(fates))]
+    write_markups(target / f"{case}.mrk.json", markups)
+    _write_table(target / f"{case}.csv", rows)
+
+
+def _positions_lps_mm(
+    points_syx: np.ndarray, fates: PointFates, mapping: CaseMapping, geometry: ImageGeometry
+) -> np.ndarray:
+    """Where each row's point is drawn: its own place, or the same place in the slice that it was judged for."""
+    positions = points_syx[fates.point_index].copy()
+    lent = fates.target_slice != fates.source_slice
+    positions[lent, 0] = fates.target_slice[lent]
+    return geometry.voxel_to_world(mapping.points_to_raw(positions))
+
+
+def _point_label(fates: PointFates, row: int) -> str:
+    number, source, target = (int(a[row]) for a in (fates.point_index, fates.source_slice, fates.target_slice))
+    text = f"point {number + 1}, saliency {fates.saliency[row]:.2f}"
+    return text if source == target else f"{text}, from slice {source}"
+
+
+def _table_row(name: str, position: np.ndarray, fates: PointFates, row: int, tau: float) -> list[str]:
+    numbers = [f"{v:.6f}" for v in position]
+    slices = [str(int(a[row])) for a in (fates.source_slice, fates.target_slice)]
+    saliency = ["" if np.isnan(a[row]) else f"{a[row]:.4f}" for a in (fates.own_saliency, fates.saliency)]
+    return [
+        name,
+        str(int(fates.point_index[row]) + 1),
+        *numbers,
+        *slices,
+        *saliency,
+        f"{tau:g}",
+        fates.fates[row].value,
+    ]
+
+
+def _write_table(file: Path, rows: list[list[str]]) -> None:
+    partial = file.with_name(f".{file.name}.partial")
+    with partial.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(_COLUMNS)
+        writer.writerows(rows)
+    partial.replace(file)

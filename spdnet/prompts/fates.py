@@ -1,0 +1,102 @@
+"""What became of every point: the same rules as distillation, told for those that were dropped too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from spdnet.geometry import nearest_index
+
+
+class Fate(Enum):
+    """What distillation decided on a point for one slice; the value is what users read."""
+
+    KEPT_LOCAL = "kept: local"
+    KEPT_CONTEXT = "kept: from a neighbouring slice"
+    REJECTED_OWN = "rejected: not salient in its own slice"
+    REJECTED_HERE = "rejected: not salient here"
+    OVER_LIMIT = "left out: more points than the decoder takes"
+    OUTSIDE = "rejected: outside the cropped image"
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the point reached the decoder."""
+        return self in (Fate.KEPT_LOCAL, Fate.KEPT_CONTEXT)
+
+
+@dataclass(frozen=True)
+class PointFates:
+    """One row for each slice that a point could have prompted, sorted by point, then slice.
+
+    A point that is not salient in its own slice has one row, of that slice: it is judged nowhere else.
+
+    Attributes:
+        point_index: int64 (M,), row of the point among those given.
+        source_slice: int64 (M,), slice in which it was placed.
+        target_slice: int64 (M,), slice that it was judged for.
+        own_saliency: float32 (M,), saliency at the point in its own slice; NaN outside the maps.
+        saliency: float32 (M,), saliency at the point in the target slice; NaN outside the maps.
+        fates: M decisions.
+    """
+
+    point_index: np.ndarray
+    source_slice: np.ndarray
+    target_slice: np.ndarray
+    own_saliency: np.ndarray
+    saliency: np.ndarray
+    fates: tuple[Fate, ...]
+
+    def __len__(self) -> int:
+        return len(self.point_index)
+
+    def rows(self, fate: Fate) -> np.ndarray:
+        """int64: the rows with one fate."""
+        return np.flatnonzero([f is fate for f in self.fates])
+
+
+def point_fates(
+    points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_context: int, max_points: int
+) -> PointFates:
+    """Judge the points of one volume and class as `distill_prompts` and `limit_points` do, and say why.
+
+    Args:
+        points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
+        saliency: float (S, H, W) in [0, 1].
+        tau, n_context, max_points: of the plans.
+    """
+    points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)
+    n_slices, height, width = saliency.shape
+    judged: list[tuple[int, int, int, float, float, Fate]] = []
+    for index, (source, y, x) in enumerate(nearest_index(points).tolist()):
+        if not (0 <= source < n_slices and 0 <= y < height and 0 <= x < width):
+            judged.append((index, source, source, np.nan, np.nan, Fate.OUTSIDE))
+            continue
+        own = float(saliency[source, y, x])
+        if own <= tau:
+            judged.append((index, source, source, own, own, Fate.REJECTED_OWN))
+            continue
+        for target in range(max(0, source - n_context), min(n_slices, source + n_context + 1)):
+            here = float(saliency[target, y, x])
+            fate = Fate.KEPT_LOCAL if target == source else Fate.KEPT_CONTEXT
+            judged.append((index, source, target, own, here, fate if here > tau else Fate.REJECTED_HERE))
+    return _limited(judged, max_points)
+
+
+def _limited(judged: list[tuple[int, int, int, float, float, Fate]], max_points: int) -> PointFates:
+    """Mark what exceeds the decoder's points per slice: local points come first, then those of the nearest slices."""
+    if not judged:
+        empty = np.zeros(0, dtype=np.int64)
+        return PointFates(empty, empty, empty, empty.astype(np.float32), empty.astype(np.float32), ())
+    point, source, target = (np.array([j[i] for j in judged], dtype=np.int64) for i in range(3))
+    own, here = (np.array([j[i] for j in judged], dtype=np.float32) for i in (3, 4))
+    fates = [j[5] for j in judged]
+    kept = np.flatnonzero([f.is_kept for f in fates])
+    order = kept[np.lexsort((point[kept], np.abs(target - source)[kept], target[kept]))]
+    taken: dict[int, int] = {}
+    for row in order.tolist():
+        taken[target[row]] = taken.get(target[row], 0) + 1
+        if taken[target[row]] > max_points:
+            fates[row] = Fate.OVER_LIMIT
+    return PointFates(point, source, target, own, here, tuple(fates))

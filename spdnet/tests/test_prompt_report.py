@@ -1,0 +1,83 @@
+"""What became of every point, as files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spdnet.cli import predict, train
+from spdnet.dataset import RawDataset
+from spdnet.inference import SPDPredictor
+from spdnet.prompts import read_markups
+from spdnet.prompts.fates import Fate
+from spdnet.tests.conftest import Workspace
+
+
+def predicted(trained: Workspace, *options: str) -> Path:
+    folder = trained.root / "preds"
+    arguments = ["-i", str(trained.raw / "imagesTs"), "-o", str(folder), "-device", "cpu", "--disable_tta", "-f", "0"]
+    predict.main([*arguments, *options])
+    return folder
+
+
+def test_every_point_is_told_in_a_markup_and_in_the_table(trained: Workspace) -> None:
+    folder = predicted(trained, "--save_prompts")
+    assert sorted(f.name for f in (folder / "prompts").iterdir()) == [
+        "blob_005.csv", "blob_005.mrk.json", "blob_006.csv", "blob_006.mrk.json",
+    ]  # fmt: skip
+    predictor = SPDPredictor(device="cpu", use_mirroring=False)
+    predictor.initialize_from_trained_model_folder(trained.model(), (0,))
+    for number, case in enumerate(RawDataset(trained.raw).cases("Ts")):
+        with (folder / "prompts" / f"{case.case}.csv").open() as stream:
+            rows = list(csv.DictReader(stream))
+        case = type(case)(case.case, case.images, case.label, trained.raw / "promptsTs" / f"{case.case}.mrk.json")
+        prediction, geometry = predictor.predict_case(case)
+        consensus = prediction.volumes[0].consensus
+        assert consensus is not None
+        given = predictor.network_prompts(case, prediction.network_case)
+        for k, name in enumerate(("bright", "half")):
+            own = [r for r in rows if r["label"] == name]
+            kept = [r for r in own if r["fate"].startswith("kept")]
+            found = {(int(r["judged_for_slice"]), int(r["point"]) - 1) for r in kept}
+            assert found == set(zip(consensus[k].slice_index.tolist(), consensus[k].point_index.tolist(), strict=True))
+            assert {int(r["point"]) for r in own} == set(range(1, len(given.for_class(k)) + 1))
+            for row in own:
+                decided = float(row["saliency_here"])
+                assert (decided > float(row["threshold"])) == (row["fate"].startswith(("kept", "left out")))
+        markups = read_markups(folder / "prompts" / f"{case.case}.mrk.json")
+        assert sum(len(m.points_lps_mm) for m in markups) == len(rows)
+        assert {m.name.split(", ", 1)[1] for m in markups} == {r["fate"] for r in rows} <= {f.value for f in Fate}
+        local = np.concatenate([m.points_lps_mm for m in markups if m.name.endswith(("local", "own slice"))])
+        stored = np.concatenate([m.points_lps_mm for m in read_markups(case.prompts)])
+        distances = np.linalg.norm(local[:, None] - stored[None], axis=2).min(axis=1)
+        assert distances.max() < 1e-3, "points judged in their own slice lie where they were placed"
+        assert number in (0, 1)
+        assert geometry.contains(geometry.world_to_voxel(local)).all()
+
+
+def test_it_is_only_written_when_asked_and_can_be(trained: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not (predicted(trained) / "prompts").exists()
+    with pytest.raises(SystemExit):
+        predicted(trained, "--save_prompts", "--no_prompts")
+    assert "--save_prompts needs prompts" in capsys.readouterr().err
+    stage1 = str(trained.model() / "fold_0" / "checkpoint_final.pth")
+    train.main(
+        ["507", "0", "-tr", "SPDTrainerRawPrompts", "-epochs", "2", "1", "-device", "cpu", "-stage1_from", stage1]
+    )
+    with pytest.raises(SystemExit):
+        predicted(trained, "--save_prompts", "-tr", "SPDTrainerRawPrompts")
+    assert "there are no fates to save" in capsys.readouterr().err
+
+
+def test_validation_tells_precision_and_recall_before_and_after(trained: Workspace) -> None:
+    content = json.loads((trained.model() / "fold_0" / "validation" / "prompts.json").read_text())
+    raw, distilled = (content["all_cases"][kind] for kind in ("raw", "distilled"))
+    assert raw["points"] == sum(c["raw"]["points"] for c in content["cases"])
+    assert raw["recall"] == 1.0, "one simulated point is inside in each target slice"
+    assert 0 < raw["precision"] < 1
+    assert raw["target_slices"] == distilled["target_slices"] > 0
+    assert distilled["precision"] is None or distilled["precision"] >= raw["precision"]
