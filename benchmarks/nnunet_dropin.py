@@ -48,6 +48,7 @@ SPD = ("SPDTrainer", "SPDPlans")
 FOLDS = ("0", "1", "2", "3", "4")
 IGNORE = 3
 N_TEST = 2
+BATCH_SIZE = 4
 TOLERANCE = 1e-6
 
 
@@ -65,7 +66,7 @@ class DropIn:
         first: program that is run first, "nnunet" or "spd".
         n_cases: training cases.
         n_slices: of each case, around the target's centre, to save time.
-        iterations: training steps of nnU-Net per fold.
+        iterations: training steps per epoch, of either program.
         epochs: of SPD's two stages.
         seconds: of every command.
         found: what is reported.
@@ -231,16 +232,18 @@ def eight_bit(image: sitk.Image) -> sitk.Image:
 
 
 def plan(dropin: DropIn, program: tuple[str, str]) -> None:
-    """Fingerprint, plans and preprocessing of one program."""
+    """Fingerprint, plans and preprocessing of one program; what the plans make long is shortened, by editing them."""
     if program == SPD:
         options = ["-sam", "lite", "-image_size", "56", "-device", "cpu", "-np", "1"]
         dropin.run("spd_plan_and_preprocess", "-d", "504", *options, "--verify_dataset_integrity")
-        return
-    processes = ["-np", "1", "-npfp", "1"]
-    dropin.run("nnUNetv2_plan_and_preprocess", "-d", "504", "-c", "2d", *processes, "--verify_dataset_integrity")
-    file = dropin.preprocessed / "nnUNetPlans.json"
+    else:
+        options = ["-c", "2d", "-np", "1", "-npfp", "1"]
+        dropin.run("nnUNetv2_plan_and_preprocess", "-d", "504", *options, "--verify_dataset_integrity")
+    file = dropin.preprocessed / f"{program[1]}.json"
     plans = json.loads(file.read_text())
-    plans["configurations"]["2d"]["batch_size"] = 4  # nnU-Net plans for a GPU
+    plans["configurations"]["2d"]["batch_size"] = BATCH_SIZE
+    for stage in (plans["spd"]["stage1"], plans["spd"]["stage2"]) if program == SPD else ():
+        stage |= {"batch_size": BATCH_SIZE, "iterations_per_epoch": dropin.iterations}
     file.write_text(json.dumps(plans, indent=4))
 
 
@@ -580,7 +583,7 @@ def main() -> None:
     parser.add_argument("-first", choices=ORDERS, default="nnunet")
     parser.add_argument("--n_cases", type=int, default=10, help="training cases")
     parser.add_argument("--n_slices", type=int, default=12, help="slices of each case")
-    parser.add_argument("--iterations", type=int, default=10, help="training steps of nnU-Net per fold")
+    parser.add_argument("--iterations", type=int, default=10, help="training steps per epoch")
     args = parser.parse_args()
     dropin = DropIn(args.o.absolute(), args.case, args.first, args.n_cases, args.n_slices, args.iterations)
     try:

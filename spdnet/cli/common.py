@@ -1,13 +1,31 @@
-"""What all entry points share: how errors are shown."""
+"""What entry points share: how errors are shown, and options that several have."""
 
 from __future__ import annotations
 
+import argparse
 import functools
 import logging
 import sys
 from collections.abc import Callable
 
 from spdnet.errors import SPDError
+from spdnet.prompts import PromptReading
+
+
+def add_prompt_reading(parser: argparse.ArgumentParser) -> None:
+    """`-frame` and `--outside`."""
+    parser.add_argument("-frame", choices=("lps", "ras"), help="world frame of prompt files that do not say theirs")
+    parser.add_argument(
+        "--outside",
+        choices=("error", "drop"),
+        default="error",
+        help="prompts outside their image are an error (default), or dropped and counted",
+    )
+
+
+def prompt_reading(args: argparse.Namespace) -> PromptReading:
+    """What `add_prompt_reading`'s options say."""
+    return PromptReading(args.frame, args.outside)
 
 
 def entry_point(main: Callable[[list[str] | None], None]) -> Callable[..., None]:

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     for dataset in [steps.raw_dataset(d) for d in args.d]:
         plans = steps.run_planner(steps.run_fingerprint(dataset, args), args)
         if not args.no_pp:
-            steps.run_preprocessing(dataset, plans, args.np)
+            steps.run_preprocessing(dataset, plans, args)
 
 
 @entry_point
@@ -61,4 +61,4 @@ def preprocess_main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for dataset in [steps.raw_dataset(d) for d in args.d]:
         plans = SPDPlans.load(preprocessed_root() / dataset.folder.name / f"{args.plans_name}.json")
-        steps.run_preprocessing(dataset, plans, args.np)
+        steps.run_preprocessing(dataset, plans, args)

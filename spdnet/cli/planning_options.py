@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from spdnet.cli.common import add_prompt_reading, prompt_reading
 from spdnet.dataset import RawDataset, verify_dataset_integrity
 from spdnet.errors import ConfigurationError, DatasetError
 from spdnet.network.backbones import get_backbone
@@ -31,7 +32,8 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """`-np`, and `-c` for nnU-Net's habit."""
+    """`-np`, `-frame` and `--outside`, and `-c` for nnU-Net's habit."""
+    add_prompt_reading(parser)
     parser.add_argument(
         "-np", type=int, default=default_processes(), metavar="N", help="processes (default: %(default)s)"
     )
@@ -89,7 +91,7 @@ def run_fingerprint(dataset: RawDataset, args: argparse.Namespace) -> Fingerprin
     if file.exists() and not args.clean and not args.verify_dataset_integrity:
         print(f"{dataset.folder.name}: using the fingerprint {file} (measure again with --clean)")
         return Fingerprint.load(file)
-    fingerprint = extract_fingerprint(dataset, args.np)
+    fingerprint = extract_fingerprint(dataset, args.np, prompt_reading(args))
     fingerprint.save(file)
     print(f"{dataset.folder.name}: fingerprint of {len(fingerprint.cases)} cases written to {file}")
     return fingerprint
@@ -157,8 +159,8 @@ def run_planner(fingerprint: Fingerprint, args: argparse.Namespace) -> SPDPlans:
     return plans
 
 
-def run_preprocessing(dataset: RawDataset, plans: SPDPlans, n_processes: int) -> None:
+def run_preprocessing(dataset: RawDataset, plans: SPDPlans, args: argparse.Namespace) -> None:
     """Preprocess all training cases."""
     folder = preprocessed_folder(dataset)
-    SPDPreprocessor(dataset, plans, folder).run(n_processes)
+    SPDPreprocessor(dataset, plans, folder).run(args.np, prompt_reading(args))
     print(f"{dataset.folder.name}: preprocessed cases written to {folder / plans.data_identifier}")

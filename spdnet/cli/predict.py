@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from spdnet.cli.common import entry_point
+from spdnet.cli.common import add_prompt_reading, entry_point, prompt_reading
 from spdnet.errors import ConfigurationError, PromptFileError
 from spdnet.inference import ModelFolder, SPDPredictor, find_model
 from spdnet.network.precision import get_device
@@ -93,6 +93,7 @@ def _predict(model: ModelFolder, args: argparse.Namespace) -> None:
         verbose=args.verbose,
         verbose_preprocessing=args.verbose,
         allow_tqdm=not args.disable_progress_bar,
+        prompt_reading=prompt_reading(args),
     )
     predictor.initialize_from_trained_model_folder(model.path, args.f, args.chk)
     predictor.predict_from_files(
@@ -124,6 +125,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-prompts", type=Path, metavar="FOLDER", help="prompt files (default: promptsTs beside imagesTs)"
     )
+    add_prompt_reading(parser)
     parser.add_argument("--no_prompts", action="store_true", help="predict from the saliency prior alone")
     parser.add_argument("--save_probabilities", action="store_true", help="also write nnU-Net's CASE.npz and CASE.pkl")
     parser.add_argument(

@@ -17,9 +17,10 @@ import numpy as np
 
 from spdnet.dataset.image_io import ReaderWriter, choose_reader
 from spdnet.dataset.labels import Labels
-from spdnet.errors import DatasetError
+from spdnet.errors import DatasetError, PromptFileError
 
-PROMPT_ENDINGS = (".mrk.json",)
+# A label map of marks has an ending of its own, so that a folder of labels is not taken for one of prompts by mistake.
+PROMPT_ENDINGS = (".mrk.json", ".fcsv", ".csv", ".tsv", ".marks.nii.gz", ".marks.nii")
 
 
 @dataclass(frozen=True)
@@ -255,8 +256,15 @@ def _expanded_path(text: str, folder: Path, where: str) -> Path:
 
 
 def find_prompt_file(folder: Path, case: str) -> Path | None:
-    """The prompt file of a case in a prompts folder, or None."""
-    for ending in PROMPT_ENDINGS:
-        if (folder / f"{case}{ending}").exists():
-            return folder / f"{case}{ending}"
-    return None
+    """The prompt file of a case in a prompts folder, or None.
+
+    Raises:
+        PromptFileError: there are several.
+    """
+    found = [file for ending in PROMPT_ENDINGS if (file := folder / f"{case}{ending}").exists()]
+    if len(found) > 1:
+        raise PromptFileError(
+            f"case {case}: {folder} holds {len(found)} prompt files of it, {', '.join(file.name for file in found)}. "
+            "Keep the one that counts"
+        )
+    return found[0] if found else None

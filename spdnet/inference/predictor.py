@@ -52,7 +52,7 @@ from spdnet.inference.work_list import (
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import get_device, place
 from spdnet.planning import NetworkCase, SPDPlans, SPDSettings
-from spdnet.prompts import SlicePrompts
+from spdnet.prompts import PromptReading, SlicePrompts
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,7 @@ class SPDPredictor:
         verbose_preprocessing: log a line per case about its network frame.
         allow_tqdm: show progress bars.
         batch_size: slices per encoder pass; None for the training's.
+        prompt_reading: what to assume of prompt files that do not say it themselves.
 
     Attributes:
         plans, dataset_json: of the model. label_manager: its classes, as `labels`.
@@ -103,6 +104,7 @@ class SPDPredictor:
         verbose_preprocessing: bool = False,
         allow_tqdm: bool = True,
         batch_size: int | None = None,
+        prompt_reading: PromptReading = PromptReading(),
     ) -> None:
         self.tile_step_size = tile_step_size
         self.use_gaussian = use_gaussian
@@ -113,6 +115,7 @@ class SPDPredictor:
         self.verbose_preprocessing = verbose_preprocessing
         self.allow_tqdm = allow_tqdm
         self.batch_size = batch_size
+        self.prompt_reading = prompt_reading
         self.networks: list[SPDNetwork] = []
         self.trainer_name = ""
         self.allowed_mirroring_axes: tuple[int, ...] | None = None
@@ -394,7 +397,7 @@ class SPDPredictor:
 
     def network_prompts(self, case: CaseFiles, network_case: NetworkCase) -> SlicePrompts:
         """The points of a case's prompt file in its network frame; raises `PromptFileError`."""
-        return network_prompts(case, network_case, self.labels)
+        return network_prompts(case, network_case, self.labels, self.prompt_reading)
 
     def _predict_volumes(self, network_case: NetworkCase, prompts: SlicePrompts | None) -> list[VolumePrediction]:
         """What each fold's network makes of a case."""
@@ -421,8 +424,8 @@ class SPDPredictor:
                 "free the GPU, or use -device cpu"
             ) from error
         if self.verbose:
-            n_points = len(prompts) if prompts is not None else "no"
-            logger.info("case %s: %d slices, %s points", prepared.case, len(network_case.slices), n_points)
+            what = f"{len(prompts)} points, {len(prompts.boxes)} boxes" if prompts is not None else "no prompts"
+            logger.info("case %s: %d slices, %s", prepared.case, len(network_case.slices), what)
         mean = _mean_probabilities(volumes)
         judged = None
         if judge and prompts is not None:
@@ -466,7 +469,7 @@ class SPDPredictor:
             logger.info("%d of %d cases are complete and skipped", len(cases) - len(left), len(cases))
             cases = left
         self._check_prior_suffices([c.case for c in cases if c.files.prompts is None])
-        check_prompts(cases, self.reader)
+        check_prompts(cases, self.reader, self.labels, self.prompt_reading)
         return cases
 
     def _check_can_judge(self, save_prompts: bool) -> None:
@@ -497,7 +500,9 @@ class SPDPredictor:
         return self.plans.settings
 
     def _tools(self) -> CaseTools:
-        return CaseTools(self._settings(), self.labels, self.reader, str(self.dataset_json["file_ending"]))
+        settings = self._settings()
+        ending = str(self.dataset_json["file_ending"])
+        return CaseTools(settings, self.labels, self.reader, ending, self.prompt_reading)
 
     def _get_device(self) -> torch.device:
         return get_device(str(self.device) if self.device is not None else None)

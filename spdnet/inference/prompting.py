@@ -1,4 +1,4 @@
-"""From saliency and noisy points to what the mask decoder is asked, for one volume.
+"""From saliency, noisy points and coarse boxes to what the mask decoder is asked, for one volume.
 
 Training and inference both build their decoder rows here, so that the decoder is trained on exactly the
 kind of rows that it will be given.
@@ -6,13 +6,14 @@ kind of rows that it will be given.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from spdnet.geometry import rescale_points
 from spdnet.planning.plans import DistillationSettings
-from spdnet.prompts import SlicePrompts
+from spdnet.prompts import SliceBoxes, SlicePrompts
+from spdnet.prompts.box_distillation import BoxConsensus, distill_boxes, raw_boxes
 from spdnet.prompts.distillation import Consensus, distill_prompts, limit_points, raw_prompts
 
 
@@ -20,16 +21,23 @@ from spdnet.prompts.distillation import Consensus, distill_prompts, limit_points
 class DecoderRows:
     """What the decoder is asked: one row per (slice, class), sorted by class, then slice.
 
+    A row has points, a box, both, or neither.
+
     Attributes:
         slice_index, class_index: int64 (R,).
         points_yx: float32 (R, P, 2), y, x in network pixels, padded with zeros.
         point_is_real: bool (R, P).
+        box_yxyx: float32 (R, 4), edges top, left, bottom, right in network pixels (pixel centres are integers), zeros
+            where there is no box.
+        has_box: bool (R,).
     """
 
     slice_index: np.ndarray
     class_index: np.ndarray
     points_yx: np.ndarray
     point_is_real: np.ndarray
+    box_yxyx: np.ndarray
+    has_box: np.ndarray
 
     def __len__(self) -> int:
         return len(self.slice_index)
@@ -61,18 +69,54 @@ def distill_volume(
     return results
 
 
-def decoder_rows(
-    consensus: list[Consensus], saliency: np.ndarray, image_size: int, settings: DistillationSettings
-) -> DecoderRows:
-    """Which slices and classes are decoded, with which points.
+def distill_volume_boxes(
+    prompts: SlicePrompts, saliency: np.ndarray, image_size: int, settings: DistillationSettings
+) -> list[BoxConsensus]:
+    """Distil the coarse boxes of every class of a volume, as the plans say; arguments as in `distill_volume`.
 
-    A slice with trusted points always is. One without is where the plans say "decode" and any of its pixels is
-    salient; raw prompts decode every slice.
+    Returns:
+        One consensus per class; its `boxes_yxyx` are in pixels of the saliency map.
+    """
+    s, n_slices = settings.boxes, len(saliency)
+    results = []
+    for k in range(saliency.shape[1]):
+        boxes = prompts.boxes.for_class(k) if s.mode != "off" else SliceBoxes.empty()
+        edges = _rescale_boxes(boxes.boxes_yxyx, image_size, saliency.shape[-1])
+        boxes = replace(boxes, boxes_yxyx=edges)
+        if s.mode == "distilled":
+            found = distill_boxes(
+                boxes, saliency[:, k], settings.tau, settings.n_context, s.margin, s.min_salient_share
+            )
+        else:
+            found = raw_boxes(boxes, n_slices)
+        results.append(found)
+    return results
+
+
+def decoder_rows(
+    consensus: list[Consensus],
+    saliency: np.ndarray,
+    image_size: int,
+    settings: DistillationSettings,
+    boxes: list[BoxConsensus] | None = None,
+) -> DecoderRows:
+    """Which slices and classes are decoded, with which points and boxes.
+
+    A slice with trusted points or a trusted box always is. One without is where the plans say "decode" and any of its
+    pixels is salient; raw prompts decode every slice.
+
+    Args:
+        consensus: points, one per class.
+        saliency: float (S, k, M, M), in [0, 1].
+        image_size: side of the network's slices.
+        settings: of the plans.
+        boxes: one per class, or None for no boxes.
     """
     n_slices, n_classes, mask_size, _ = saliency.shape
-    slices, classes, points = [], [], []
+    slices, classes, points, edges = [], [], [], [np.zeros((0, 4))]
     for k in range(n_classes):
-        decoded = consensus[k].slices_with_points(n_slices)
+        own_boxes = boxes[k].box_of_slices(n_slices) if boxes is not None else np.full((n_slices, 4), np.nan)
+        decoded = consensus[k].slices_with_points(n_slices) | ~np.isnan(own_boxes[:, 0])
         if settings.mode == "raw":
             decoded = np.ones(n_slices, dtype=bool)
         elif settings.empty_consensus == "decode":
@@ -81,10 +125,20 @@ def decoder_rows(
             slices.append(s)
             classes.append(k)
             points.append(rescale_points(consensus[k].in_slice(s), mask_size, image_size))
+        edges.append(_rescale_boxes(own_boxes[decoded], mask_size, image_size))
     longest = max((len(p) for p in points), default=0)
     padded = np.zeros((len(points), longest, 2), dtype=np.float32)
     is_real = np.zeros((len(points), longest), dtype=bool)
     for row, own in enumerate(points):
         padded[row, : len(own)] = own
         is_real[row, : len(own)] = True
-    return DecoderRows(np.array(slices, dtype=np.int64), np.array(classes, dtype=np.int64), padded, is_real)
+    box_yxyx = np.concatenate(edges).astype(np.float32)
+    has_box = ~np.isnan(box_yxyx[:, 0])
+    box_yxyx[~has_box] = 0
+    indices = np.array(slices, dtype=np.int64), np.array(classes, dtype=np.int64)
+    return DecoderRows(*indices, padded, is_real, box_yxyx, has_box)
+
+
+def _rescale_boxes(boxes_yxyx: np.ndarray, from_size: int, to_size: int) -> np.ndarray:
+    """Boxes (N, 4) in pixels of a square of one size, to pixels of the same square at another size."""
+    return rescale_points(boxes_yxyx.reshape(-1, 2), from_size, to_size).reshape(-1, 4)

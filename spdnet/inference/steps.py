@@ -19,7 +19,7 @@ from spdnet.inference.export import nnunet_probabilities, probabilities_on_raw_g
 from spdnet.inference.prompt_report import JudgedPrompts, write_prompt_report
 from spdnet.inference.work_list import FileCase
 from spdnet.planning import NetworkCase, SPDSettings, preprocess_image
-from spdnet.prompts import ALL_CLASSES, SlicePrompts, load_slice_prompts
+from spdnet.prompts import ALL_CLASSES, PromptReading, SlicePrompts, load_slice_prompts
 from spdnet.prompts.loading import in_crop
 
 SegmentationAndProbabilities = tuple[np.ndarray, np.ndarray]
@@ -32,12 +32,14 @@ class CaseTools:
 
     Attributes:
         settings: of the plans. labels: the classes. reader: of images and predictions. file_ending: with the dot.
+        reading: what the user says of prompt files.
     """
 
     settings: SPDSettings
     labels: Labels
     reader: ReaderWriter
     file_ending: str
+    reading: PromptReading = PromptReading()
 
 
 @dataclass(frozen=True)
@@ -107,11 +109,14 @@ def prepare_case(item: FileCase | ArrayCase, tools: CaseTools) -> PreparedCase:
     return PreparedCase(item.case, item.target, network_case, prompts)
 
 
-def network_prompts(case: CaseFiles, network_case: NetworkCase, labels: Labels) -> SlicePrompts:
+def network_prompts(
+    case: CaseFiles, network_case: NetworkCase, labels: Labels, reading: PromptReading = PromptReading()
+) -> SlicePrompts:
     """The points of a case's prompt file in its network frame; raises `PromptFileError`."""
     if case.prompts is None:
         raise PromptFileError(f"case {case.case} has no prompt file")
-    return load_slice_prompts(case.prompts, case.case, network_case.geometry, network_case.mapping, labels)
+    geometry, mapping = network_case.geometry, network_case.mapping
+    return load_slice_prompts(case.prompts, case.case, geometry, mapping, labels, reading=reading)
 
 
 def finish_case(result: NetworkResult, tools: CaseTools, save_probabilities: bool) -> CaseResult:
@@ -204,7 +209,9 @@ def _prepare_files(item: FileCase, tools: CaseTools) -> PreparedCase:
     files = item.files
     image, geometry = tools.reader.read_image(files.images, files.case)
     network_case = preprocess_image(image, geometry, tools.settings, files.case)
-    prompts = network_prompts(files, network_case, tools.labels) if files.prompts is not None else None
+    prompts = None
+    if files.prompts is not None:
+        prompts = network_prompts(files, network_case, tools.labels, tools.reading)
     return PreparedCase(files.case, item.target, network_case, prompts)
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from spdnet.inference.prompting import DecoderRows, decoder_rows, distill_volume
+from spdnet.inference.prompting import DecoderRows, decoder_rows, distill_volume, distill_volume_boxes
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import SlicePrompts
+from spdnet.prompts.box_distillation import BoxConsensus
 from spdnet.prompts.distillation import Consensus
 
 DECODER_BATCH = 16
@@ -37,12 +38,14 @@ class VolumePrediction:
     Attributes:
         probabilities: 0 where nothing was decoded.
         saliency: of stage 1, same shape.
-        consensus: one per class; None if no prompts were used.
+        consensus: points, one per class; None if no prompts were used.
+        boxes: coarse boxes, likewise.
     """
 
     probabilities: np.ndarray
     saliency: np.ndarray
     consensus: list[Consensus] | None
+    boxes: list[BoxConsensus] | None = None
 
 
 @torch.no_grad()
@@ -75,11 +78,15 @@ def decode_rows(
     network: SPDNetwork, embeddings: torch.Tensor, rows: DecoderRows, part: slice | np.ndarray, device: torch.device
 ) -> torch.Tensor:
     """Mask logits (r, M, M) of some rows, given the embeddings (r, 256, grid, grid) of their slices."""
+    boxes = []
+    if rows.has_box[part].any():
+        boxes = [torch.from_numpy(array[part]).to(device) for array in (rows.box_yxyx, rows.has_box)]
     return network.decode(
         embeddings.to(device, torch.float32),
         torch.from_numpy(rows.points_yx[part]).to(device),
         torch.from_numpy(rows.point_is_real[part]).to(device),
         torch.from_numpy(rows.class_index[part]).to(device),
+        *boxes,
     )
 
 
@@ -96,7 +103,7 @@ def predict_volume(
     Args:
         network: in evaluation mode, on `device`.
         slices: (S, c, size, size) in [0, 1].
-        prompts: points in network pixels, or None for the saliency prior alone.
+        prompts: points and boxes in network pixels, or None for the saliency prior alone.
         settings: of the plans.
         batch_size: slices per encoder pass.
         device: where to compute.
@@ -105,5 +112,6 @@ def predict_volume(
     if prompts is None:
         return VolumePrediction(volume.saliency, volume.saliency, None)
     consensus = distill_volume(prompts, volume.saliency, network.image_size, settings)
-    rows = decoder_rows(consensus, volume.saliency, network.image_size, settings)
-    return VolumePrediction(decode_volume(network, volume, rows, device), volume.saliency, consensus)
+    boxes = distill_volume_boxes(prompts, volume.saliency, network.image_size, settings)
+    rows = decoder_rows(consensus, volume.saliency, network.image_size, settings, boxes)
+    return VolumePrediction(decode_volume(network, volume, rows, device), volume.saliency, consensus, boxes)

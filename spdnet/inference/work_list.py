@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from spdnet.dataset import CaseFiles, ReaderWriter
-from spdnet.dataset.raw_dataset import find_cases, find_prompt_file
+from spdnet.dataset import CaseFiles, Labels, ReaderWriter
+from spdnet.dataset.raw_dataset import PROMPT_ENDINGS, find_cases, find_prompt_file
 from spdnet.errors import ConfigurationError, DatasetError, PromptFileError
 from spdnet.inference.export import is_complete
-from spdnet.prompts.loading import read_checked_markups
+from spdnet.prompts import PromptReading, read_checked_markups
 
 PathLike = str | Path
 Source = PathLike | Sequence[Sequence[PathLike]]
@@ -85,12 +85,12 @@ def unfinished(cases: list[FileCase], file_ending: str, with_probabilities: bool
     ]
 
 
-def check_prompts(cases: list[FileCase], reader: ReaderWriter) -> None:
+def check_prompts(cases: list[FileCase], reader: ReaderWriter, labels: Labels, reading: PromptReading) -> None:
     """Check the prompt file of every case against its image; raises `PromptFileError`, `DatasetError`."""
     for case in cases:
         if case.files.prompts is not None:
             geometry = reader.read_geometry(case.files.images[0], case.case)
-            read_checked_markups(case.files.prompts, case.case, geometry)
+            read_checked_markups(case.files.prompts, case.case, geometry, labels, reading.frame, reading.outside)
 
 
 def check_truncated(target: PathLike, file_ending: str) -> Path:
@@ -143,9 +143,9 @@ def _with_prompts_of_folder(cases: list[CaseFiles], folder: Path) -> list[CaseFi
     missing = [c.case for c in prompted if c.prompts is None]
     if missing:
         raise PromptFileError(
-            f"{len(missing)} of {len(cases)} cases have no prompt file in {folder}: {_some(missing)}. Put a Slicer "
-            f"markups file {missing[0]}.mrk.json there, name another folder with -prompts, or run on the image alone "
-            "with --no_prompts."
+            f"{len(missing)} of {len(cases)} cases have no prompt file in {folder}: {_some(missing)}. Put a "
+            f"prompt file there ({missing[0]} with one of {', '.join(PROMPT_ENDINGS)}), name another folder with "
+            "-prompts, or run on the image alone with --no_prompts."
         )
     return prompted
 

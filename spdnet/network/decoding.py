@@ -1,4 +1,4 @@
-"""SAM's mask decoder on a batch of different slices with different numbers of points.
+"""SAM's mask decoder on a batch of different slices with different numbers of points, with or without a box.
 
 segment-anything's own forward takes one image and the same number of points for every mask. Here the same
 modules are called, with the same operations in the same order, for one embedding per row and with the tokens

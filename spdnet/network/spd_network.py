@@ -87,27 +87,57 @@ class SPDNetwork(nn.Module):
         points_yx: torch.Tensor,
         point_is_real: torch.Tensor,
         class_index: torch.Tensor,
+        box_yxyx: torch.Tensor | None = None,
+        has_box: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Masks from positive points.
+        """Masks from positive points, boxes, or both together.
+
+        Rows of all kinds may share a batch; each is decoded as segment-anything decodes it alone.
 
         Args:
             embeddings: (B, 256, grid, grid), one slice per row.
             points_yx: float (B, P, 2), y, x in network pixels; rows with fewer points are padded.
-            point_is_real: bool (B, P), False where a row is padded. A row without any point is decoded from SAM's
-                "not a point" token alone.
+            point_is_real: bool (B, P), False where a row is padded. A row without any point or box is decoded from
+                SAM's "not a point" token alone.
             class_index: int64 (B,), which class each row asks for.
+            box_yxyx: float (B, 4), edges top, left, bottom, right in network pixels; None if no row has a box.
+            has_box: bool (B,), False where the box of a row is to be ignored; None if no row has a box.
 
         Returns:
             Mask logits (B, mask_size, mask_size).
         """
-        labels = torch.where(point_is_real, 1, -1)
-        sparse, dense = self.prompt_encoder(points=(points_yx.flip(-1), labels), boxes=None, masks=None)
+        points_xy = points_yx.flip(-1)
+        box_xyxy = None if box_yxyx is None else box_yxyx[:, [1, 0, 3, 2]]
+        sparse, dense, token_is_real = self._prompt_tokens(points_xy, point_is_real, box_xyxy, has_box)
         if self.n_classes > 1:
             sparse = sparse + self.class_embedding(class_index)[:, None]
-        closing = point_is_real.new_ones(len(points_yx), 1)  # the "not a point" token that SAM appends
-        token_is_real = torch.cat([point_is_real, closing], dim=1)
         image_pe = self.prompt_encoder.get_dense_pe()
         return decode_masks(self.mask_decoder, embeddings, image_pe, sparse, dense, token_is_real)
+
+    def _prompt_tokens(
+        self,
+        points_xy: torch.Tensor,
+        point_is_real: torch.Tensor,
+        box_xyxy: torch.Tensor | None,
+        has_box: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """SAM's prompt tokens (B, N, 256), its dense prompt, and which of the tokens are real: bool (B, N).
+
+        As in segment-anything, points without a box are closed by the "not a point" token, and a box is two tokens,
+        its corners, without that one.
+        """
+        points = points_xy, torch.where(point_is_real, 1, -1)
+        always = point_is_real.new_ones(len(points_xy), 1)
+        if box_xyxy is None or has_box is None:
+            sparse, dense = self.prompt_encoder(points=points, boxes=None, masks=None)
+            return sparse, dense, torch.cat([point_is_real, always], dim=1)
+        if bool(has_box.all()):
+            sparse, dense = self.prompt_encoder(points=points, boxes=box_xyxy, masks=None)
+            return sparse, dense, torch.cat([point_is_real, always, always], dim=1)
+        sparse, dense = self.prompt_encoder(points=points, boxes=None, masks=None)
+        corners, _ = self.prompt_encoder(points=None, boxes=box_xyxy, masks=None)
+        boxed = has_box[:, None]
+        return torch.cat([sparse, corners], dim=1), dense, torch.cat([point_is_real, ~boxed, boxed, boxed], dim=1)
 
     def plain_sam(self) -> AbstractContextManager[None]:
         """Context in which the encoder is the published one (adapters off)."""

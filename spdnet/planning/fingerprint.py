@@ -23,7 +23,15 @@ from spdnet.files import read_json, write_json
 from spdnet.geometry import ImageGeometry, default_slicing_axis, raw_resolution_mapping
 from spdnet.geometry.image_geometry import axis_name
 from spdnet.parallel import map_cases
-from spdnet.prompts import PromptStatistics, count_prompts, load_slice_prompts
+from spdnet.prompts import (
+    PromptReading,
+    PromptStatistics,
+    count_prompts,
+    load_slice_prompts,
+    prompt_type,
+    read_checked_markups,
+)
+from spdnet.prompts.simulate_files import pixel_size_mm
 
 PERCENTILES = (0.5, 50.0, 99.5)
 FOREGROUND_SAMPLES = 10_000_000  # of all cases together; nnU-Net draws ten times as many
@@ -59,6 +67,7 @@ class CaseFingerprint:
         reader_spacing_mm, reader_shape_after_crop: spacing as nnU-Net's reader gives it, and the size of the non-zero
             box, both in the axis order of nnU-Net's array.
         prompt_statistics: of the case's prompt file, or None without one.
+        prompt_curves, prompt_boxes: how many curves and boxes that file holds.
     """
 
     case: str
@@ -76,6 +85,8 @@ class CaseFingerprint:
     reader_spacing_mm: tuple[float, float, float]
     reader_shape_after_crop: tuple[int, int, int]
     prompt_statistics: PromptStatistics | None
+    prompt_curves: int = 0
+    prompt_boxes: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,6 +120,14 @@ class Fingerprint:
             total = case.prompt_statistics if total is None else total + case.prompt_statistics
         return total
 
+    @property
+    def prompt_type(self) -> str:
+        """What the prompts of the training cases are: "centreline", "points", "boxes" or "none"."""
+        total = self.prompt_statistics
+        if total is None:
+            return "none"
+        return prompt_type(total, sum(c.prompt_curves for c in self.cases), sum(c.prompt_boxes for c in self.cases))
+
     def save(self, file: Path) -> None:
         """Write the fingerprint file: the measurements and a readable summary of them."""
         write_json(file, {"summary": self.summary(), **dataclasses.asdict(self)})
@@ -134,7 +153,12 @@ class Fingerprint:
             "median_spacing_SPL_mm": spacing.tolist(),
             "median_shape_SPL": shape.tolist(),
             "classes": classes,
-            "prompts": statistics.as_floats() if statistics is not None else "none: prompts will be simulated",
+            "prompt_type": self.prompt_type,
+            "prompts": (
+                {**statistics.as_floats(), "quality": statistics.quality}
+                if statistics is not None
+                else "none: prompts will be simulated"
+            ),
         }
 
     @classmethod
@@ -162,7 +186,7 @@ class Fingerprint:
             ) from error
 
 
-def extract_fingerprint(dataset: RawDataset, n_processes: int) -> Fingerprint:
+def extract_fingerprint(dataset: RawDataset, n_processes: int, reading: PromptReading = PromptReading()) -> Fingerprint:
     """Measure all training cases, and check each while it is read.
 
     Raises:
@@ -180,6 +204,7 @@ def extract_fingerprint(dataset: RawDataset, n_processes: int) -> Fingerprint:
         slicing_axis=axis,
         n_channels=len(dataset.channel_names),
         n_samples=FOREGROUND_SAMPLES // len(cases),
+        reading=reading,
     )
     results = map_cases(measure, cases, n_processes, "fingerprint")
     measured = [r.fingerprint for r in results]
@@ -206,7 +231,13 @@ class CaseMeasurement:
 
 
 def measure_case(
-    case: CaseFiles, reader: ReaderWriter, labels: Labels, slicing_axis: int, n_channels: int, n_samples: int
+    case: CaseFiles,
+    reader: ReaderWriter,
+    labels: Labels,
+    slicing_axis: int,
+    n_channels: int,
+    n_samples: int,
+    reading: PromptReading = PromptReading(),
 ) -> CaseMeasurement:
     """Read, check and measure one case.
 
@@ -217,6 +248,7 @@ def measure_case(
         slicing_axis: canonical axis.
         n_channels: that dataset.json declares.
         n_samples: foreground voxels to draw for the statistics of the whole data set, with replacement.
+        reading: what the user says of prompt files.
 
     Raises:
         DatasetError: unreadable files, image and label on different grids, undeclared label values.
@@ -231,10 +263,11 @@ def measure_case(
     area_mm2, spacing = _pixel_area_mm2(geometry, slicing_axis), geometry.canonical_spacing_mm()
     foreground = masks.any(axis=0)
     oriented = mapping.orient(image)
-    statistics = None
+    statistics, markups = None, []
     if case.prompts is not None:
-        prompts = load_slice_prompts(case.prompts, case.case, geometry, mapping, labels)
-        statistics = count_prompts(prompts, masks.swapaxes(0, 1))
+        markups = read_checked_markups(case.prompts, case.case, geometry, labels, reading.frame, reading.outside)
+        prompts = load_slice_prompts(case.prompts, case.case, geometry, mapping, labels, reading=reading)
+        statistics = count_prompts(prompts, masks.swapaxes(0, 1), pixel_size_mm(geometry, mapping))
     box = tuple(nonzero_box(image, geometry))
     sliced_box = [box[slicing_axis], *(box[a] for a in range(3) if a != slicing_axis)]
     (s0, s1), (r0, r1), (c0, c1) = sliced_box
@@ -257,6 +290,8 @@ def measure_case(
         (spacing_of_reader[0], spacing_of_reader[1], spacing_of_reader[2]),
         tuple(box[axes.index(a)][1] - box[axes.index(a)][0] for a in range(3)),  # type: ignore[arg-type]
         statistics,
+        sum(m.kind in ("curve", "closed_curve") and len(m.points_lps_mm) > 0 for m in markups),
+        sum(m.kind == "box" for m in markups),
     )
     values = oriented[:, foreground]
     if values.shape[1]:
@@ -379,4 +414,6 @@ def _case_from_dict(content: dict[str, Any]) -> CaseFingerprint:
         tuple(content["reader_spacing_mm"]),
         tuple(content["reader_shape_after_crop"]),
         PromptStatistics(**statistics) if statistics is not None else None,
+        content["prompt_curves"],
+        content["prompt_boxes"],
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -64,6 +65,33 @@ class LossSettings:
 
 
 @dataclass(frozen=True)
+class BoxSettings:
+    """What becomes of coarse boxes; our extension of the paper. The defaults are reasoned, not yet measured.
+
+    Attributes:
+        mode: "distilled" (validated by saliency, shrunk to it and lent to neighbouring slices), "raw" (every box as it
+            is, in its own slice, as plain SAM would get it) or "off" (boxes are ignored).
+        margin: room left around the salient region of a distilled box on each side, as share of the region's side.
+            The saliency is a coarse prior that may miss the target's rim, and SAM is used to boxes that are not tight.
+        min_salient_share: a box is trusted where at least this share of its pixels is salient, and at least one pixel.
+            A box around the whole target is mostly background in any one slice, so the share is low; it is to stop
+            stray salient pixels in large boxes.
+    """
+
+    mode: Literal["distilled", "raw", "off"] = "distilled"
+    margin: float = 0.1
+    min_salient_share: float = 0.001
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin < math.inf:
+            raise PlansError(f"spd.distillation.boxes.margin is {self.margin}; it must be 0 or more")
+        if not 0 <= self.min_salient_share <= 1:
+            raise PlansError(
+                f"spd.distillation.boxes.min_salient_share is {self.min_salient_share}; it must be from 0 to 1"
+            )
+
+
+@dataclass(frozen=True)
 class DistillationSettings:
     """Contextual Prompt Distillation.
 
@@ -74,6 +102,7 @@ class DistillationSettings:
         max_points: points per slice and class that reach the decoder.
         empty_consensus: what a slice without trusted points gets: "decode" (from SAM's "not a point" token, where
             any pixel is salient) or "empty" (an empty mask).
+        boxes: the same for coarse boxes, with this tau and n_context.
     """
 
     mode: Literal["consensus", "raw"] = "consensus"
@@ -81,6 +110,7 @@ class DistillationSettings:
     n_context: int = 2
     max_points: int = 10
     empty_consensus: Literal["decode", "empty"] = "decode"
+    boxes: BoxSettings = BoxSettings()
 
 
 @dataclass(frozen=True)
@@ -143,6 +173,11 @@ class PromptSettings:
         source: "files" (promptsTr), "simulated" (from the labels, freshly each epoch) or "true" (four points inside
             each mask and none elsewhere: the ceiling that no real prompts reach).
         inside_points, min_random_points, max_random_points, empty_slices: the recipe of simulated ones.
+        boxes: coarse boxes beside those that the source has: "none" or "simulated" (from the labels, freshly each
+            epoch, by `CoarseBoxes`).
+        box_enlarge, box_shift, box_per_slice: the recipe of simulated boxes.
+        box_share: share of the slices with a trusted box that are trained with it; the others are trained without, so
+            that the decoder knows both. Prediction and validation use every trusted box. Not yet measured.
     """
 
     source: Literal["files", "simulated", "true"]
@@ -150,6 +185,19 @@ class PromptSettings:
     min_random_points: int = 2
     max_random_points: int = 5
     empty_slices: Literal["random", "none"] = "random"
+    boxes: Literal["none", "simulated"] = "none"
+    box_enlarge: float = 0.5
+    box_shift: float = 0.2
+    box_per_slice: bool = False
+    box_share: float = 0.75
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.box_enlarge < math.inf:
+            raise PlansError(f"spd.prompts.box_enlarge is {self.box_enlarge}; it must be 0 or more")
+        if not 0 <= self.box_shift <= 1:
+            raise PlansError(f"spd.prompts.box_shift is {self.box_shift}; it must be from 0 to 1")
+        if not 0 <= self.box_share <= 1:
+            raise PlansError(f"spd.prompts.box_share is {self.box_share}; it must be from 0 to 1")
 
 
 @dataclass(frozen=True)

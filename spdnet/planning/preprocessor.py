@@ -22,7 +22,7 @@ from spdnet.planning.fingerprint import nonzero_box, read_checked_label
 from spdnet.planning.plans import NormalizationSettings, SPDPlans, SPDSettings
 from spdnet.planning.shared_files import write_shared_files
 from spdnet.planning.storage import CaseWriter, StoredCase
-from spdnet.prompts import SlicePrompts, load_slice_prompts
+from spdnet.prompts import PromptReading, SlicePrompts, load_slice_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class SPDPreprocessor:
         self.plans = plans
         self.folder = preprocessed_folder
 
-    def run(self, n_processes: int) -> None:
+    def run(self, n_processes: int, reading: PromptReading = PromptReading()) -> None:
         """Preprocess all training cases into `{plans}_2d/`, and copy the ground truth as nnU-Net does.
 
         Raises:
@@ -89,6 +89,7 @@ class SPDPreprocessor:
             plans=self.plans,
             labels=self.dataset.labels,
             folder=target,
+            reading=reading,
         )
         map_cases(write, cases, n_processes, "preprocessing")
         write_shared_files(self.dataset, cases, self.folder)
@@ -105,7 +106,12 @@ class SPDPreprocessor:
 
 
 def preprocess_training_case(
-    case: CaseFiles, reader: ReaderWriter, plans: SPDPlans, labels: Labels, folder: Path
+    case: CaseFiles,
+    reader: ReaderWriter,
+    plans: SPDPlans,
+    labels: Labels,
+    folder: Path,
+    reading: PromptReading = PromptReading(),
 ) -> None:
     """Preprocess one training case and write it; raises as `SPDPreprocessor.run`."""
     image, geometry = reader.read_image(case.images, case.case)
@@ -119,7 +125,7 @@ def preprocess_training_case(
     if plans.settings.prompts.source == "files":
         if case.prompts is None:
             raise DatasetError(f"case {case.case}: the plans say prompts come from files, but it has none in promptsTr")
-        prompts = load_slice_prompts(case.prompts, case.case, geometry, network_case.mapping, labels)
+        prompts = load_slice_prompts(case.prompts, case.case, geometry, network_case.mapping, labels, reading=reading)
     writer = CaseWriter(folder, case.case)
-    prompts = prompts or SlicePrompts.empty()
+    prompts = SlicePrompts.empty() if prompts is None else prompts
     writer.write(network_case.slices, masks, ignored, network_case.mapping, geometry, prompts)

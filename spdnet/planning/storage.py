@@ -66,7 +66,11 @@ class StoredCase:
 
     @property
     def prompts(self) -> SlicePrompts:
-        """Points of the case's prompt file, network frame; empty if prompts are simulated."""
+        """Points and boxes of the case's prompt file, network frame; empty if prompts are simulated."""
+        if "boxes" not in self._properties["prompts"]:
+            raise DatasetError(
+                f"case {self.case}: {self.folder} was preprocessed by an earlier version; run spd_preprocess"
+            )
         return SlicePrompts.from_dict(self._properties["prompts"])
 
     @property

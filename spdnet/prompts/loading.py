@@ -1,4 +1,4 @@
-"""A prompt file to the points of one case in the network frame, with the checks that need the image.
+"""A prompt file to the points and boxes of one case in the network frame, with the checks that need the image.
 
 The way is world, raw voxel, network; the points are checked where a mistake shows best, in the raw voxel
 frame.
@@ -6,23 +6,46 @@ frame.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from spdnet.dataset import Labels
 from spdnet.errors import PromptFileError
 from spdnet.geometry import CaseMapping, ImageGeometry, nearest_index
-from spdnet.prompts.markups import read_markups
-from spdnet.prompts.points import ALL_CLASSES, Markup, SlicePrompts
+from spdnet.prompts.boxes import cut_into_slices, overlaps_image
+from spdnet.prompts.points import ALL_CLASSES, Markup, SliceBoxes, SlicePrompts
+from spdnet.prompts.reading import read_prompt_file
+from spdnet.prompts.text_files import MAX_POINTS, Frame, shown_text
 
 logger = logging.getLogger(__name__)
+
+Outside = Literal["error", "drop"]
+
+
+@dataclass(frozen=True)
+class PromptReading:
+    """What the user says of prompt files that the files do not say themselves.
+
+    Attributes:
+        frame: "lps" or "ras", for files that do not say theirs.
+        outside: what to do with points outside the image, see `read_checked_markups`.
+    """
+
+    frame: Frame | None = None
+    outside: Outside = "error"
+
 
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _NEARLY_ALL = 0.9
 _MAX_NAMED = 3
+_SAME_SPOT_MM = 0.1
+_LEAST_EXTENT_PIXELS = 1e-6
 
 
 def load_slice_prompts(
@@ -32,56 +55,91 @@ def load_slice_prompts(
     mapping: CaseMapping,
     labels: Labels,
     curve_step_mm: float | None = None,
+    reading: PromptReading = PromptReading(),
 ) -> SlicePrompts:
     """Read the prompt file of a case into the network frame.
 
     Points of a list are taken as they are. A curve is followed along straight lines between its control points
-    and gives each slice one point per visit, halfway along the visit. Points of the image outside the
-    mapping's crop are dropped, counted and logged. A file without placed points gives an empty set, logged.
+    and gives each slice one point per visit, halfway along the visit. A box becomes one for each slice whose centre
+    plane it holds. Of points of one class and slice within 0.1 mm of each other the first is kept. Points and boxes of
+    the image outside the mapping's crop are dropped. All that is dropped is counted and logged. A file without
+    placed points gives an empty set, logged.
 
     Args:
-        file: Slicer markups file.
-        case: identifier, for messages.
+        file: prompt file of any format (see `read_prompt_file`).
+        case: identifier, for messages; a table's column `case_id` must name it.
         geometry: grid of the raw image.
         mapping: raw voxels to network pixels; its slices are those a curve visits.
         labels: classes; a markup named like one of them speaks for it alone, others for all.
         curve_step_mm: longest distance of a curve's points within a slice, mm; None: one point per visit.
+        reading: what the user says of the file.
 
     Raises:
-        PromptFileError: the file is faulty (see `read_markups`), points lie outside the image or all on one
-            spot, or a markup is named "background".
+        PromptFileError: the file is faulty (see `read_prompt_file`), points lie outside the image or all on one
+            spot, or a markup is named "background", or like a class but for capital letters.
     """
-    markups = read_checked_markups(file, case, geometry)
+    markups = read_checked_markups(file, case, geometry, labels, reading.frame, reading.outside)
     if not any(len(markup.points_lps_mm) for markup in markups):
         logger.info("case %s: %s holds no placed points", case, file)
         return SlicePrompts.empty()
-    prompts = SlicePrompts.concatenate(
-        [_markup_to_slices(markup, geometry, mapping, labels, curve_step_mm) for markup in markups]
-    )
-    kept = prompts.select(in_crop(prompts, mapping))
-    if len(kept) < len(prompts):
-        logger.info(
-            "case %s: %d of %d points lie outside the cropped region; dropped",
-            case,
-            len(prompts) - len(kept),
-            len(prompts),
-        )
-    return kept
-
-
-def read_checked_markups(file: Path, case: str, geometry: ImageGeometry) -> list[Markup]:
-    """Read the prompt file of a case and check it against its image; raises as `load_slice_prompts`."""
-    markups = read_markups(file)
     for markup in markups:
-        if markup.name.casefold() == "background":
-            raise PromptFileError(
-                f'case {case}: {file} has a markup named "background"; spdnet takes points on the target only. '
-                "Remove it, or rename it if its points are meant for a class"
-            )
+        if markup.kind == "box" and len(markup.points_lps_mm):
+            _check_extent(markup, geometry, mapping, case, file)
+    _check_crossings(markups, geometry, mapping, curve_step_mm, case, file)
+    parts = [_markup_to_slices(markup, geometry, mapping, labels, curve_step_mm) for markup in markups]
+    prompts = SlicePrompts.concatenate(parts)
+    n_boxes = sum(markup.kind == "box" and len(markup.points_lps_mm) > 0 for markup in markups)
+    n_boxes_kept = sum(len(part.boxes) > 0 for part in parts)
+    kept = prompts.select(in_crop(prompts, mapping))
+    for n_kept, n, what in ((len(kept), len(prompts), "points"), (n_boxes_kept, n_boxes, "boxes")):
+        if n_kept < n:
+            logger.info("case %s: %d of %d %s lie outside the cropped region; dropped", case, n - n_kept, n, what)
+    return _without_duplicates(kept, geometry, mapping, case)
+
+
+def read_checked_markups(
+    file: Path,
+    case: str,
+    geometry: ImageGeometry,
+    labels: Labels | None = None,
+    frame: Frame | None = None,
+    outside: Outside = "error",
+) -> list[Markup]:
+    """Read the prompt file of a case and check it against its image; raises as `load_slice_prompts`.
+
+    Args:
+        file, case, geometry, frame: as in `load_slice_prompts`.
+        labels: classes; without them names of classes are not checked.
+        outside: "error": points outside the image are an error. "drop": they are left out, counted and logged; a curve
+            is interrupted where it loses a point, and boxes are left out if they share nothing with the image. If the
+            image holds less than half of the points but nearly all with x and y flipped, it is an error all the same.
+    """
+    if outside not in ("error", "drop"):
+        raise ValueError(f'outside is {outside!r}; it must be "error" or "drop"')
+    markups = read_prompt_file(file, frame, geometry, labels, case)
+    for markup in markups:
+        _check_name(markup.name, labels, case, file)
     if any(len(markup.points_lps_mm) for markup in markups):
         _check_pile_up(markups, case, file)
-        _check_inside(markups, geometry, case, file)
+        markups = _checked_inside(markups, geometry, case, file, outside)
     return markups
+
+
+def _check_name(name: str, labels: Labels | None, case: str, file: Path) -> None:
+    """Refuse names that speak for the background, or for a class but for capital letters."""
+    if name.casefold() == "background":
+        raise PromptFileError(
+            f'case {case}: {file} has points named "{name}"; spdnet takes points on the target only, none on the '
+            '"background". Remove them, or rename them if they are meant for a class'
+        )
+    if labels is None or len(labels) == 1 or name in labels.names:
+        return
+    alike = [label for label in labels.names if label.casefold() == name.casefold()]
+    if alike:
+        raise PromptFileError(
+            f'case {case}: {file} has a markup named "{shown_text(name)}", which is the class "{alike[0]}" but for '
+            f'capital letters. Rename it to "{alike[0]}" if it means that class, to something else if it means all'
+        )
 
 
 def resample_curve(
@@ -143,10 +201,76 @@ def _markup_to_slices(
     markup: Markup, geometry: ImageGeometry, mapping: CaseMapping, labels: Labels, curve_step_mm: float | None
 ) -> SlicePrompts:
     points = mapping.points_to_network(geometry.world_to_voxel(markup.points_lps_mm))
+    class_index = labels.names.index(markup.name) if markup.name in labels.names else ALL_CLASSES
+    if markup.kind == "box":
+        boxes = cut_into_slices(points, mapping, class_index) if len(points) else SliceBoxes.empty()
+        return replace(SlicePrompts.empty(), boxes=boxes)
     if markup.kind != "points" and len(points):
         points = resample_curve(points, markup.points_lps_mm, markup.kind == "closed_curve", curve_step_mm)
-    class_index = labels.names.index(markup.name) if markup.name in labels.names else ALL_CLASSES
     return SlicePrompts(points, np.full(len(points), class_index, dtype=np.int64))
+
+
+def _check_extent(box: Markup, geometry: ImageGeometry, mapping: CaseMapping, case: str, file: Path) -> None:
+    """Refuse a box that is a line or a dot in the slices."""
+    extent = np.ptp(mapping.points_to_network(geometry.world_to_voxel(box.points_lps_mm)), axis=0)
+    if extent[1:].min() < _LEAST_EXTENT_PIXELS:
+        raise PromptFileError(
+            f"case {case}: box '{shown_text(box.point_labels[0])}' of {file} has no extent within the slices, which "
+            "run another way than the slice it was drawn in. Give it a thickness"
+        )
+
+
+def _check_crossings(
+    markups: Sequence[Markup],
+    geometry: ImageGeometry,
+    mapping: CaseMapping,
+    curve_step_mm: float | None,
+    case: str,
+    file: Path,
+) -> None:
+    """Refuse curves that would become more points than a file may hold, before they do."""
+    n = 0.0
+    for markup in markups:
+        if markup.kind in ("curve", "closed_curve") and len(markup.points_lps_mm) > 1:
+            slices = nearest_index(mapping.points_to_network(geometry.world_to_voxel(markup.points_lps_mm))[:, 0])
+            n += float(np.abs(np.diff(slices)).sum())
+            if curve_step_mm is not None:
+                n += float(np.linalg.norm(np.diff(markup.points_lps_mm, axis=0), axis=1).sum()) / curve_step_mm
+    if n > MAX_POINTS:
+        raise PromptFileError(
+            f"case {case}: the curves of {file} cross slices {n:.0f} times; more than {MAX_POINTS} points are refused. "
+            "Are their points in order? Resample the curves"
+        )
+
+
+def _without_duplicates(
+    prompts: SlicePrompts, geometry: ImageGeometry, mapping: CaseMapping, case: str
+) -> SlicePrompts:
+    """Of points of one class and slice that lie within 0.1 mm of each other, the first; counted and logged."""
+    world = geometry.voxel_to_world(mapping.points_to_raw(prompts.points_syx))
+    cells = np.floor(world / _SAME_SPOT_MM).astype(np.int64)
+    kept: dict[tuple[int, ...], list[int]] = {}
+    chosen = []
+    groups = zip(prompts.slice_index.tolist(), prompts.class_index.tolist(), cells.tolist(), strict=True)
+    for i, (slice_index, class_index, (x, y, z)) in enumerate(groups):
+        near = [
+            j
+            for dx, dy, dz in itertools.product((-1, 0, 1), repeat=3)
+            for j in kept.get((slice_index, class_index, x + dx, y + dy, z + dz), ())
+        ]
+        if near and np.linalg.norm(world[near] - world[i], axis=1).min() <= _SAME_SPOT_MM:
+            continue
+        kept.setdefault((slice_index, class_index, x, y, z), []).append(i)
+        chosen.append(i)
+    if merged := len(prompts) - len(chosen):
+        logger.info(
+            "case %s: %d of %d points lie within %g mm of another one; merged",
+            case,
+            merged,
+            len(prompts),
+            _SAME_SPOT_MM,
+        )
+    return prompts.select(np.array(chosen, dtype=np.int64)) if merged else prompts
 
 
 def in_crop(prompts: SlicePrompts, mapping: CaseMapping) -> np.ndarray:
@@ -157,7 +281,7 @@ def in_crop(prompts: SlicePrompts, mapping: CaseMapping) -> np.ndarray:
 
 
 def _check_pile_up(markups: Sequence[Markup], case: str, file: Path) -> None:
-    points = np.concatenate([markup.points_lps_mm for markup in markups])
+    points = np.concatenate([np.zeros((0, 3)), *(m.points_lps_mm for m in markups if m.kind != "box")])
     if len(points) > 1 and np.all(points == points[0]):
         raise PromptFileError(
             f"case {case}: all {len(points)} points of {file} lie at {_in_words(points[0])} LPS mm, one on the other; "
@@ -171,29 +295,103 @@ def _check_pile_up(markups: Sequence[Markup], case: str, file: Path) -> None:
             )
 
 
-def _check_inside(markups: Sequence[Markup], geometry: ImageGeometry, case: str, file: Path) -> None:
-    points = np.concatenate([markup.points_lps_mm for markup in markups])
-    names = [(markup.name, label) for markup in markups for label in markup.point_labels]
-    voxels = geometry.world_to_voxel(points)
-    outside = np.flatnonzero(~geometry.contains(voxels))
-    if not len(outside):
-        return
-    flipped_inside = geometry.contains(geometry.world_to_voxel(points * _LPS_TO_RAS))
-    first = [
-        f"point '{names[i][1]}'" + (f' of markup "{names[i][0]}"' if names[i][0] else "") + f" lies at {_at(voxels[i])}"
-        for i in outside[:_MAX_NAMED]
-    ]
-    remedy = "Do the points belong to this image? Remove or move those outside"
-    if flipped_inside.mean() >= _NEARLY_ALL and flipped_inside.sum() > len(points) - len(outside):
-        which = "all" if flipped_inside.all() else f"{flipped_inside.sum()} of {len(points)} points"
+@dataclass(frozen=True)
+class _Places:
+    """Points and boxes of all markups, as far as the image is concerned: N of them.
+
+    Attributes:
+        names: of each, for messages.
+        voxels_zyx: float64 (N, 3), of a box the centre.
+        is_inside: bool (N,), of a box whether it shares anything with the image.
+        is_inside_flipped: the same with x and y flipped.
+    """
+
+    names: list[str]
+    voxels_zyx: np.ndarray
+    is_inside: np.ndarray
+    is_inside_flipped: np.ndarray
+
+
+def _checked_inside(
+    markups: Sequence[Markup], geometry: ImageGeometry, case: str, file: Path, outside: Outside
+) -> list[Markup]:
+    """The markups, without what lies outside the image where that is no error."""
+    per_markup = [_places(markup, geometry) for markup in markups]
+    is_inside = np.concatenate([p.is_inside for p in per_markup])
+    if is_inside.all():
+        return list(markups)
+    flipped = np.concatenate([p.is_inside_flipped for p in per_markup])
+    looks_flipped = flipped.mean() >= _NEARLY_ALL and flipped.sum() > is_inside.sum()
+    message = _outside_message(per_markup, is_inside, flipped if looks_flipped else None, geometry, case, file)
+    if outside == "error" or (looks_flipped and is_inside.mean() < 0.5):
+        raise PromptFileError(message)
+    logger.warning("%s. Dropped", message.rstrip("."))
+    return [part for markup, p in zip(markups, per_markup, strict=True) for part in _parts_inside(markup, p.is_inside)]
+
+
+def _places(markup: Markup, geometry: ImageGeometry) -> _Places:
+    in_markup = f' of markup "{shown_text(markup.name)}"' if markup.name else ""
+    voxels = geometry.world_to_voxel(markup.points_lps_mm)
+    flipped = geometry.world_to_voxel(markup.points_lps_mm * _LPS_TO_RAS)
+    if markup.kind != "box":
+        names = [f"point '{shown_text(label)}'{in_markup}" for label in markup.point_labels]
+        return _Places(names, voxels, geometry.contains(voxels), geometry.contains(flipped))
+    if not len(voxels):
+        nothing = np.zeros(0, dtype=bool)
+        return _Places([], voxels, nothing, nothing)
+    inside = [np.array([overlaps_image(corners, geometry.shape_zyx)]) for corners in (voxels, flipped)]
+    name = f"the centre of box '{shown_text(markup.point_labels[0])}'"
+    return _Places([name], voxels.mean(axis=0, keepdims=True), *inside)
+
+
+def _outside_message(
+    per_markup: Sequence[_Places],
+    is_inside: np.ndarray,
+    flipped: np.ndarray | None,
+    geometry: ImageGeometry,
+    case: str,
+    file: Path,
+) -> str:
+    """What lies outside, with the first few by name; `flipped` if this looks like the wrong frame."""
+    names = [name for p in per_markup for name in p.names]
+    voxels = np.concatenate([p.voxels_zyx for p in per_markup])
+    out = np.flatnonzero(~is_inside)
+    first = "; ".join(f"{names[i]} lies at {_at(voxels[i])}" for i in out[:_MAX_NAMED])
+    remedy = 'Do the points belong to this image? Remove or move those outside, or give the option "--outside drop"'
+    if flipped is not None:
+        which = "all" if flipped.all() else f"{flipped.sum()} of {len(flipped)} points"
         remedy = (
             f"Flipping x and y would put {which} inside: are the numbers RAS where the file says LPS, or the reverse? "
-            "Set its coordinateSystem"
+            "Set its coordinateSystem, or the names of its columns"
         )
-    raise PromptFileError(
-        f"case {case}: {'; '.join(first)}{' ...' if len(outside) > _MAX_NAMED else ''}, outside the image "
-        f"{geometry.shape_zyx} ({len(outside)} of {len(points)} points of {file}). {remedy}"
+    return (
+        f"case {case}: {first}{' ...' if len(out) > _MAX_NAMED else ''}, outside the image {geometry.shape_zyx} "
+        f"({len(out)} of {len(names)} points of {file}). {remedy}"
     )
+
+
+def _parts_inside(markup: Markup, is_inside: np.ndarray) -> list[Markup]:
+    """What is left of a markup: its points inside, or for a curve each stretch between points that are dropped."""
+    if is_inside.all():
+        return [markup]
+    if markup.kind == "box" or not is_inside.any():
+        return []
+    inside = np.flatnonzero(is_inside)
+    if markup.kind == "points":
+        return [_selected(markup, inside, "points")]
+    if markup.kind == "closed_curve":  # open it at a point that goes
+        start = int(np.flatnonzero(~is_inside)[0])
+        order = np.roll(np.arange(len(is_inside)), -start)
+        inside = order[is_inside[order]]
+        breaks = np.flatnonzero(np.diff(np.flatnonzero(is_inside[order])) > 1) + 1
+    else:
+        breaks = np.flatnonzero(np.diff(inside) > 1) + 1
+    return [_selected(markup, stretch, "curve") for stretch in np.split(inside, breaks)]
+
+
+def _selected(markup: Markup, chosen: np.ndarray, kind: str) -> Markup:
+    point_labels = tuple(markup.point_labels[i] for i in chosen)
+    return Markup(markup.name, kind, markup.points_lps_mm[chosen], point_labels)
 
 
 def _at(voxel_zyx: np.ndarray) -> str:

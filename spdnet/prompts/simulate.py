@@ -1,12 +1,14 @@
 """Drawing point prompts from masks: the paper's noisy prompts, and true points for ceilings.
 
-Called for every case in every epoch, so the work per slice is one pass over its mask.
+Called for every case in every epoch, so the work per slice is one pass over its mask. The other kinds of noise are in
+`noise_points`, `noise_centreline` and `coarse_boxes`; `noise_modes` knows them all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from spdnet.prompts.points import SlicePrompts
 
 # Just under half a pixel, so that rounding on the way to world coordinates and back cannot move a point
 # into the next pixel or out of the image.
-_HALF_PIXEL = 0.499
+HALF_PIXEL = 0.499
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class NoiseRecipe:
         ConfigurationError: negative or contradictory numbers, or an unknown word for `empty_slices`.
     """
 
+    draws_curves: ClassVar[bool] = False
+
     inside_points: int = 1
     min_random_points: int = 2
     max_random_points: int = 5
@@ -49,8 +53,96 @@ class NoiseRecipe:
                 f"random points from {self.min_random_points} to {self.max_random_points}: "
                 "the first number must be 0 or more and not above the second"
             )
-        if self.empty_slices not in ("random", "none"):
-            raise ConfigurationError(f"empty_slices is {self.empty_slices!r}; it must be 'random' or 'none'")
+        check_empty_slices(self.empty_slices)
+
+    def draw(
+        self,
+        masks: np.ndarray,
+        content_box: Sequence[tuple[int, int]],
+        mm_per_pixel: tuple[float, float, float],
+        rng: np.random.Generator,
+    ) -> SlicePrompts:
+        """`simulate_prompts` by this recipe; lengths play no part in it."""
+        return simulate_prompts(masks, content_box, rng, self)
+
+
+@dataclass(frozen=True)
+class TruePoints:
+    """Points inside the target only, for ceilings.
+
+    Attributes:
+        points_per_slice: points in each slice with target, uniform over the mask of the slice.
+        named: points speak for their class alone; False: for all classes.
+
+    Raises:
+        ConfigurationError: `points_per_slice` is not positive.
+    """
+
+    draws_curves: ClassVar[bool] = False
+
+    points_per_slice: int = 4
+    named: bool = True
+
+    def __post_init__(self) -> None:
+        check_points_per_slice(self.points_per_slice)
+
+    def draw(
+        self,
+        masks: np.ndarray,
+        content_box: Sequence[tuple[int, int]],
+        mm_per_pixel: tuple[float, float, float],
+        rng: np.random.Generator,
+    ) -> SlicePrompts:
+        """`true_points` by this recipe; only masks and generator play a part in it."""
+        points = true_points(masks, rng, self.points_per_slice)
+        return points if self.named else points.for_all_classes()
+
+
+def check_empty_slices(empty_slices: str) -> None:
+    """Raise ConfigurationError for a word that does not say what slices without target get."""
+    if empty_slices not in ("random", "none"):
+        raise ConfigurationError(f"empty_slices is {empty_slices!r}; it must be 'random' or 'none'")
+
+
+def check_points_per_slice(number: int) -> None:
+    """Raise ConfigurationError unless there is at least one point in each slice with target."""
+    if number < 1:
+        raise ConfigurationError(f"points_per_slice is {number}; it must be 1 or more")
+
+
+def check_share(name: str, share: float) -> None:
+    """Raise ConfigurationError, naming the parameter, unless `share` is a number from 0 to 1."""
+    if not 0 <= share <= 1:
+        raise ConfigurationError(f"{name} is {share:g}; it must be a share from 0 to 1")
+
+
+def check_length(name: str, length_mm: float) -> None:
+    """Raise ConfigurationError, naming the parameter, unless a length is finite and not negative."""
+    if not 0 <= length_mm < np.inf:
+        raise ConfigurationError(f"{name} is {length_mm:g} mm; it must be 0 or more and finite")
+
+
+def problem_masks(masks: np.ndarray, named: bool) -> np.ndarray:
+    """The masks that points are drawn for: of each class, or of all classes together if points are anonymous.
+
+    Args:
+        masks: bool or uint8 (slices, classes, rows, columns).
+        named: whether each class is a problem of its own.
+
+    Returns:
+        bool (slices, problems, rows, columns), where problem k is class k, or everything.
+    """
+    return masks.astype(bool, copy=False) if named else np.any(masks, axis=1, keepdims=True)
+
+
+def number_of(share: float, total: int, rng: np.random.Generator) -> int:
+    """A share of a number of things as a whole number, rounded up or down at random so that its mean is exact."""
+    return min(total, int(np.floor(share * total + rng.random())))
+
+
+def sorted_by_slice(prompts: SlicePrompts) -> SlicePrompts:
+    """Points in the order of their slices; those of one slice stay in their order."""
+    return prompts.select(np.argsort(prompts.points_syx[:, 0], kind="stable"))
 
 
 def simulate_prompts(
@@ -70,8 +162,7 @@ def simulate_prompts(
     masks = masks.astype(bool, copy=False)
     inside = _inside_points(masks, rng, recipe.inside_points)
     noise = _random_points(_gets_noise(masks, recipe), content_box, rng, recipe)
-    points = SlicePrompts.concatenate([inside, noise])
-    points = points.select(np.argsort(points.points_syx[:, 0], kind="stable"))
+    points = sorted_by_slice(SlicePrompts.concatenate([inside, noise]))
     return points if recipe.named else points.for_all_classes()
 
 
@@ -107,7 +198,7 @@ def _inside_points(masks: np.ndarray, rng: np.random.Generator, count: int) -> S
     if not pixels:
         return SlicePrompts.empty()
     points = np.concatenate(pixels).astype(np.float64)
-    points[:, 1:] += rng.uniform(-_HALF_PIXEL, _HALF_PIXEL, size=(len(points), 2))
+    points[:, 1:] += rng.uniform(-HALF_PIXEL, HALF_PIXEL, size=(len(points), 2))
     return SlicePrompts(points, np.concatenate(classes))
 
 
@@ -118,8 +209,8 @@ def _random_points(
     slices, classes = np.nonzero(gets_points)
     counts = rng.integers(recipe.min_random_points, recipe.max_random_points, size=len(slices), endpoint=True)
     (top, bottom), (left, right) = content_box
-    low = np.array([top, left]) - _HALF_PIXEL
-    high = np.array([bottom, right]) - 1 + _HALF_PIXEL
+    low = np.array([top, left]) - HALF_PIXEL
+    high = np.array([bottom, right]) - 1 + HALF_PIXEL
     positions = rng.uniform(low, high, size=(int(counts.sum()), 2))
     points = np.concatenate([np.repeat(slices, counts)[:, None].astype(np.float64), positions], axis=1)
     return SlicePrompts(points, np.repeat(classes, counts).astype(np.int64))

@@ -11,8 +11,8 @@ from spdnet import __version__
 from spdnet.errors import ConfigurationError, ModelError
 from spdnet.inference import ModelFolder
 from spdnet.network.backbones import BaseWeights
-from spdnet.network.checkpoint import read_checkpoint
 from spdnet.sharing.archive import CHECKPOINT_PATTERN, CROSSVALIDATION_FILES, MODEL_FILES
+from spdnet.sharing.checks import check_checkpoint
 from spdnet.sharing.manifest import (
     MANIFEST_FILE,
     SAM_FOLDER,
@@ -66,21 +66,21 @@ def export_model(
             of the form checkpoint_NAME.pth.
     """
     _check_arguments(zip_file, folds, checkpoint_names)
-    backbone = model.plans().settings.backbone
+    settings = model.plans().settings
     ending = str(model.dataset_json()["file_ending"])
     for name in checkpoint_names:
         model.choose_folds(folds, name)
     checkpoints = [f"fold_{fold}/{name}" for fold in folds for name in checkpoint_names]
     for name in checkpoints:
-        _check_checkpoint(model.path / name, backbone)
+        check_checkpoint(model.path / name, settings)
     expected = _expected_files(folds)
     names = [name for name in (*checkpoints, *expected) if (model.path / name).is_file()]
     if crossvalidation_predictions:
         names += [n for fold in folds for n in _predictions(model.path, f"fold_{fold}/validation", ending)]
     names += _crossvalidation_files(model.path, folds, ending, crossvalidation_predictions)
-    weights = base_weights(backbone)
-    sam_file = _sam_file_to_include(weights, backbone) if include_sam_weights else None
-    manifest = _write_zip(model.path, zip_file, names, backbone, weights, sam_file)
+    weights = base_weights(settings.backbone)
+    sam_file = _sam_file_to_include(weights, settings.backbone) if include_sam_weights else None
+    manifest = _write_zip(model.path, zip_file, names, settings.backbone, weights, sam_file)
     return ExportedModel(zip_file, manifest, tuple(name for name in expected if name not in names))
 
 
@@ -92,15 +92,6 @@ def _check_arguments(zip_file: Path, folds: list[str], checkpoint_names: list[st
     for name in checkpoint_names:
         if not re.fullmatch(CHECKPOINT_PATTERN, name):
             raise ConfigurationError(f"-chk {name}: not the name of a checkpoint, such as checkpoint_final.pth")
-
-
-def _check_checkpoint(file: Path, backbone: str) -> None:
-    stored = read_checkpoint(file)["spd"]["settings"]["backbone"]
-    if stored != backbone:
-        raise ModelError(
-            f"{file} is a model on {stored}, but the plans.json beside it says {backbone}: plans and checkpoint do not "
-            "belong together"
-        )
 
 
 def _expected_files(folds: list[str]) -> list[str]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from spdnet.errors import ConfigurationError, ModelError, SPDError
 from spdnet.inference import ModelFolder
 from spdnet.network.backbones import BaseWeights
-from spdnet.network.checkpoint import read_checkpoint
 from spdnet.paths import results_root
-from spdnet.planning import SPDPlans
+from spdnet.planning import SPDPlans, SPDSettings
 from spdnet.sharing.archive import Archive, Limits, open_archive, reading
+from spdnet.sharing.checks import check_checkpoint
 from spdnet.sharing.manifest import (
     MANIFEST_FILE,
     SAM_FOLDER,
@@ -73,13 +73,14 @@ def install_model(zip_file: Path, overwrite: bool = False, limits: Limits | None
             raise ConfigurationError(
                 f"{target} exists already; give --overwrite to replace it, or rename it to keep both"
             )
-        backbone = _backbone(archive)
+        settings = _settings(archive)
+        backbone = settings.backbone
         weights = base_weights(backbone)
         manifest = _read_manifest(archive)
         _check_contents(archive, manifest, backbone, weights)
         if weights is not None and _packed_sam_weights(archive):
             _check_sam_place(weights)
-        _unpack(archive, target, backbone, weights)
+        _unpack(archive, target, settings, weights)
     model = ModelFolder(target)
     return InstalledModel(
         model,
@@ -96,8 +97,8 @@ def install_model(zip_file: Path, overwrite: bool = False, limits: Limits | None
 # ---- checks before anything is written --------------------------------------------------------------------
 
 
-def _backbone(archive: Archive) -> str:
-    """The backbone that the packed plans name; raises ModelError if they are not spdnet's."""
+def _settings(archive: Archive) -> SPDSettings:
+    """spdnet's part of the packed plans; raises ModelError if they are not spdnet's."""
     where = f"{archive.file}: plans.json"
     try:
         content = json.loads(archive.read("plans.json"))
@@ -109,7 +110,7 @@ def _backbone(archive: Archive) -> str:
             "nnUNetv2_install_pretrained_model_from_zip. Nothing was installed."
         )
     try:
-        return SPDPlans.from_dict(content, where).settings.backbone
+        return SPDPlans.from_dict(content, where).settings
     except SPDError as error:
         raise ModelError(f"{error}. Was it packed by a newer spdnet? Nothing was installed.") from error
 
@@ -192,7 +193,7 @@ def _sam_state(weights: BaseWeights | None) -> str:
 # ---- unpacking --------------------------------------------------------------------------------------------
 
 
-def _unpack(archive: Archive, target: Path, backbone: str, weights: BaseWeights | None) -> None:
+def _unpack(archive: Archive, target: Path, settings: SPDSettings, weights: BaseWeights | None) -> None:
     """Unpack beside the target, check the checkpoints, put SAM's weights into their place, then rename."""
     is_new = not target.parent.exists()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +203,7 @@ def _unpack(archive: Archive, target: Path, backbone: str, weights: BaseWeights 
         for name, info in archive.entries.items():
             if not name.startswith(f"{SAM_FOLDER}/"):
                 _extract(archive, info.filename, model / name)
-        _check_checkpoints(model, archive, backbone)
+        _check_checkpoints(model, archive, settings)
         if weights is not None:
             _install_sam_weights(archive, weights)
         _rename(model, target, replaced)
@@ -220,16 +221,12 @@ def _extract(archive: Archive, entry: str, file: Path) -> None:
         shutil.copyfileobj(source, target, 1 << 22)
 
 
-def _check_checkpoints(model: Path, archive: Archive, backbone: str) -> None:
+def _check_checkpoints(model: Path, archive: Archive, settings: SPDSettings) -> None:
     for name in archive.checkpoints:
         try:
-            stored = read_checkpoint(model / name)["spd"]["settings"]["backbone"]
+            check_checkpoint(model / name, settings)
         except ModelError as error:
-            raise ModelError(f"{archive.file}: {name} cannot be used. {error}. Nothing was installed.") from error
-        if stored != backbone:
-            raise ModelError(
-                f"{archive.file}: {name} is a model on {stored}, plans.json says {backbone}. Nothing was installed."
-            )
+            raise ModelError(f"{archive.file}: {name} cannot be used: {error}. Nothing was installed.") from error
 
 
 def _rename(model: Path, target: Path, kept: Path) -> None:

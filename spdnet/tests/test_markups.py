@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from spdnet.errors import PromptFileError
-from spdnet.prompts import Markup, read_markups, write_markups
+from spdnet.prompts import Markup, read_markups, text_files, write_markups
 from spdnet.prompts import markups as markups_module
 
 SCHEMA_URL = (
@@ -161,7 +161,7 @@ def test_types_with_points_are_read(type_name: str, kind: str, tmp_path: Path) -
     assert markup.points_lps_mm.dtype == np.float64 and markup.points_lps_mm.shape == (2, 3)
 
 
-@pytest.mark.parametrize("type_name", ["ROI", "Plane", "Angle", "Banana", "fiducial", None, 3, ["Curve"]])
+@pytest.mark.parametrize("type_name", ["Plane", "Angle", "Banana", "fiducial", None, 3, ["Curve"]])
 def test_types_without_usable_points_are_refused_by_name(type_name: Any, tmp_path: Path) -> None:
     message = error_of(tmp_path, fiducial([1, 2, 3], type=type_name))
     assert f"type {json.dumps(type_name)}" in message and "Fiducial" in message
@@ -284,9 +284,161 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 
 def test_huge_files_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_file(tmp_path, [])
-    monkeypatch.setattr(markups_module, "MAX_FILE_BYTES", 10)
+    monkeypatch.setattr(text_files, "MAX_FILE_BYTES", 10)
     with pytest.raises(PromptFileError, match="MB are refused"):
         read_markups(file)
+
+
+@pytest.mark.parametrize("digits", [500, 20_000])
+def test_numbers_of_many_digits_cost_no_time(digits: int, tmp_path: Path) -> None:
+    file = write_file(tmp_path, [fiducial([1, 2, 12345])])
+    file.write_text(file.read_text().replace("12345", "9" * digits))
+    with pytest.raises(PromptFileError, match="point 1.*three finite numbers"):
+        read_markups(file)
+
+
+def test_coordinates_beyond_a_kilometre_are_refused(tmp_path: Path) -> None:
+    assert "'F-1' lies at (1, 2, 1e+10) mm" in error_of(tmp_path, fiducial({"label": "F-1", "position": [1, 2, 1e10]}))
+    assert read_points(tmp_path, fiducial([1, 2, 1e8], coordinateUnits="um")) == [[1e-3, 2e-3, 1e5]]
+
+
+@pytest.mark.parametrize("field", ["name", "label"])
+def test_names_that_are_no_text_are_refused(field: str, tmp_path: Path) -> None:
+    nested: Any = 1
+    for _ in range(300):
+        nested = [nested]
+    point = {"position": [1, 2, 3], "label": nested if field == "label" else "F-1"}
+    assert f'"{field}" is' in error_of(tmp_path, fiducial(point, name=nested if field == "name" else "F"))
+
+
+def test_files_of_too_many_points_or_markups_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(markups_module, "MAX_POINTS", 3)
+    monkeypatch.setattr(markups_module, "MAX_MARKUPS", 2)
+    two = fiducial([1, 2, 3], [4, 5, 6])
+    assert "more than 1 points" in error_of_all(tmp_path, [two, two])
+    assert "more than 2 markups" in error_of_all(tmp_path, [fiducial()] * 3)
+
+
+def error_of_all(folder: Path, markups: list[dict[str, Any]]) -> str:
+    """Message for a file of several markups."""
+    with pytest.raises(PromptFileError) as caught:
+        read_markups(write_file(folder, markups))
+    return str(caught.value)
+
+
+# a frame from outside
+
+
+def test_a_given_frame_settles_what_the_file_leaves_open(tmp_path: Path) -> None:
+    open_file = write_file(tmp_path, [fiducial([1, 2, 3])])
+    assert read_markups(open_file, frame="ras")[0].points_lps_mm.tolist() == [[-1, -2, 3]]
+    assert read_markups(open_file, frame="lps")[0].points_lps_mm.tolist() == [[1, 2, 3]]
+
+
+def test_a_given_frame_that_contradicts_the_file_is_an_error(tmp_path: Path) -> None:
+    file = write_file(tmp_path, [fiducial([1, 2, 3], coordinateSystem="RAS")])
+    with pytest.raises(PromptFileError, match='markup 1 "F" says that its frame is RAS, the option -frame says lps'):
+        read_markups(file, frame="lps")
+
+
+# golden files
+
+GOLDEN = Path(__file__).parent / "golden_prompts"
+SAME_POINTS = [
+    "lps", "ras", "ras_as_number", "no_system", "empty_position", "no_status", "preview", "um", "coded_unit",
+    "point_list",
+]  # fmt: skip
+BOX = {(x, y, z) for x in (110.0, 120.0) for y in (65.0, 85.0) for z in (-11.0, -5.0)}
+
+
+@pytest.mark.parametrize("name", SAME_POINTS)
+def test_golden_files_of_one_point_list_give_the_same_points(name: str) -> None:
+    (markup,) = read_markups(GOLDEN / f"{name}.mrk.json")
+    assert (markup.name, markup.kind, markup.point_labels) == ("F", "points", ("F-1", "F-2"))
+    np.testing.assert_allclose(markup.points_lps_mm, [[110.5, 70.0, -8.0], [120.0, 80.25, -5.0]], rtol=1e-15)
+
+
+def test_golden_files_of_several_kinds() -> None:
+    names = ("two_markups", "curve_with_radius", "closed_curve")
+    read = [markup for name in names for markup in read_markups(GOLDEN / f"{name}.mrk.json")]
+    assert [(m.name, m.kind) for m in read] == [
+        ("ileum", "points"), ("L", "curve"), ("centreline", "curve"), ("ring", "closed_curve"),
+    ]  # fmt: skip
+    for markup in read[1:]:
+        assert markup.points_lps_mm.tolist() == [[110.5, 70.0, -8.0], [120.0, 80.25, -5.0]]
+    with pytest.raises(PromptFileError, match='type "Plane"'):
+        read_markups(GOLDEN / "plane.mrk.json")
+
+
+# boxes
+
+
+@pytest.mark.parametrize("name", ["roi", "roi_ras", "roi_by_hand"])
+def test_rois_are_boxes_of_eight_corners(name: str) -> None:
+    (markup,) = read_markups(GOLDEN / f"{name}.mrk.json")
+    assert (markup.name, markup.kind, len(markup.point_labels)) == ("ileum", "box", 8)
+    assert {tuple(p) for p in markup.points_lps_mm.tolist()} == BOX
+
+
+def test_a_turned_roi_has_its_axes_in_the_columns_of_its_orientation() -> None:
+    (markup,) = read_markups(GOLDEN / "roi_turned.mrk.json")
+    # RAS: 5 mm along (0.6, 0.8, 0), 10 mm along (-0.8, 0.6, 0), 3 mm along z, around (-115, -75, -8)
+    corner_ras = np.array([-115, -75, -8]) + 5 * np.array([0.6, 0.8, 0]) + 10 * np.array([-0.8, 0.6, 0]) + [0, 0, 3]
+    expected = corner_ras * [-1, -1, 1]
+    assert np.linalg.norm(markup.points_lps_mm - expected, axis=1).min() < 1e-9
+    np.testing.assert_allclose(markup.points_lps_mm.mean(axis=0), [115, 75, -8])
+
+
+def roi(**fields: Any) -> dict[str, Any]:
+    """An ROI with some fields changed."""
+    return {"type": "ROI", "name": "R", "center": [1, 2, 3], "size": [4, 5, 6], **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"roiType": "BoundingBox"}, 'roiType" is "BoundingBox"'),
+        ({"insideOut": True}, "insideOut"),
+        ({"size": [1, 2]}, "3 finite numbers"),
+        ({"size": [1, 2, -3]}, "positive sizes"),
+        ({"size": [1, 0, 0]}, "positive sizes"),
+        ({"center": None}, '"center" is null'),
+        ({"center": [1, 2, "3"]}, "3 finite numbers"),
+        ({"orientation": [1, 0, 0, 0, 1, 0]}, "9 finite numbers"),
+        ({"orientation": [1, 0, 0, 0, 2, 0, 0, 0, 1]}, "right angles"),
+        ({"orientation": [1, 0, 0, 1, 0, 0, 0, 0, 1]}, "right angles"),
+        ({"size": [1, 1e300, 1]}, "mm"),
+    ],
+)
+def test_faulty_boxes_are_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+    assert message in error_of(tmp_path, roi(**fields))
+
+
+def test_a_box_that_was_never_placed_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        (markup,) = read_markups(write_file(tmp_path, [roi(size=[0, 0, 0], center=[0, 0, 0])]))
+    assert markup.points_lps_mm.shape == (0, 3) and "never placed" in caplog.text
+
+
+@pytest.mark.parametrize("size", [[4.0, 5.0, 6.0], [4.0, 0.0, 6.0], [0.0, 5.0, 6.0]])
+def test_boxes_are_written_and_read_again(size: list[float], tmp_path: Path) -> None:
+    turn = [0.6, -0.8, 0, 0.8, 0.6, 0, 0, 0, 1]
+    (box,) = read_markups(write_file(tmp_path, [roi(size=size, orientation=turn)]))
+    never = Markup("never", "box", np.zeros((0, 3)), ())
+    write_markups(tmp_path / "again.mrk.json", [box, never])
+    again, nothing = read_markups(tmp_path / "again.mrk.json")
+    np.testing.assert_allclose(again.points_lps_mm, box.points_lps_mm, atol=1e-9)
+    assert (again.name, again.kind) == (box.name, "box") and len(nothing.points_lps_mm) == 0
+    content = json.loads((tmp_path / "again.mrk.json").read_text())["markups"][0]
+    assert content["type"] == "ROI" and content["roiType"] == "Box"
+    np.testing.assert_allclose(content["size"], size)
+    np.testing.assert_allclose(content["controlPoints"][0]["position"], [1, 2, 3])
+
+
+def test_a_sheared_box_cannot_be_written(tmp_path: Path) -> None:
+    corners = np.array([[x + 0.5 * y, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], dtype=np.float64)
+    with pytest.raises(ValueError, match="right angles"):
+        write_markups(tmp_path / "c.mrk.json", [Markup("R", "box", corners, ("R",) * 8)])
 
 
 # writing

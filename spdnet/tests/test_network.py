@@ -43,11 +43,15 @@ def normalized(images: torch.Tensor, sam: Any) -> torch.Tensor:
 
 @torch.no_grad()
 def sam_masks(
-    sam: Any, embedding: torch.Tensor, points_xy: torch.Tensor | None, labels: torch.Tensor | None
+    sam: Any,
+    embedding: torch.Tensor,
+    points_xy: torch.Tensor | None,
+    labels: torch.Tensor | None,
+    box_xyxy: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """segment-anything's own decoding of one slice: embedding (1, 256, g, g) to low resolution logits (m, m)."""
     points = None if points_xy is None or labels is None else (points_xy, labels)
-    sparse, dense = sam.prompt_encoder(points=points, boxes=None, masks=None)
+    sparse, dense = sam.prompt_encoder(points=points, boxes=box_xyxy, masks=None)
     masks, _ = sam.mask_decoder(
         image_embeddings=embedding,
         image_pe=sam.prompt_encoder.get_dense_pe(),
@@ -420,6 +424,10 @@ def test_lite_is_bit_equal_to_its_package_at_its_own_size(tmp_path: Path) -> Non
     points = torch.tensor([[[100.0, 30.0], [200.5, 250.0]]])
     mask = network.decode(embedding, points, torch.ones(1, 2, dtype=torch.bool), torch.tensor([0]))
     assert torch.equal(mask[0], sam_masks(published, expected, points.flip(-1), torch.ones(1, 2)))
+    given = points, torch.ones(1, 2, dtype=torch.bool), torch.tensor([0]), torch.tensor([[20.5, 9.5, 220.5, 251.5]])
+    mask = network.decode(embedding, *given, torch.tensor([True]))
+    box_xyxy = torch.tensor([[9.5, 20.5, 251.5, 220.5]])
+    assert torch.equal(mask[0], sam_masks(published, expected, points.flip(-1), torch.ones(1, 2), box_xyxy))
 
 
 @torch.no_grad()

@@ -138,7 +138,15 @@ def test_what_lies_beside_the_predictions(trained: Workspace, images: Path, prom
         "num_processes_preprocessing num_processes_segmentation_export folder_with_segs_from_prev_stage num_parts "
         "part_id"
     )
-    assert set(arguments) == {*nnunets.split(), "prompts", "model", "folds", "checkpoint", "use_mirroring"}
+    assert set(arguments) == {
+        *nnunets.split(),
+        "prompts",
+        "save_prompts",
+        "model",
+        "folds",
+        "checkpoint",
+        "use_mirroring",
+    }
     assert arguments["list_of_lists_or_source_folder"] == str(images)
     assert arguments["folds"] == ["0", "1"]
 
@@ -167,7 +175,7 @@ def test_complete_cases_are_skipped_if_asked(
     made = predictor_of(trained)
     computed: list[str] = []
     compute = made._compute
-    monkeypatch.setattr(made, "_compute", lambda p: computed.append(p.case) or compute(p))
+    monkeypatch.setattr(made, "_compute", lambda p, judge: computed.append(p.case) or compute(p, judge))
     caplog.set_level("INFO")
 
     def again(save_probabilities: bool) -> list[str]:

@@ -212,7 +212,7 @@ def test_statistics_are_counted_by_hand() -> None:
     masks = some_masks()
     prompts = prompts_of([[2, 12, 9], [2, 0, 0], [3, 0, 0], [7, 1, 1], [9, 1, 1], [4.4, 18, 24.4]], [0] * 6)
     statistics = count_prompts(prompts, masks[:, :1])
-    assert statistics == PromptStatistics(5, 2, 8, 4, 4, 2)
+    assert statistics == PromptStatistics(5, 2, 8, 4, 4, 2, single_point_slices=3)
     rates = prompt_statistics(prompts, masks[:, :1])
     assert rates["points_per_slice"] == 5 / 8
     assert rates["share_of_slices_with_points"] == 4 / 8

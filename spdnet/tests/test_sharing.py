@@ -250,7 +250,7 @@ def test_model_of_another_backbone_than_its_plans_is_refused(trained: Workspace)
         del entries[f"{MODEL}/{MANIFEST_FILE}"]
         entries[f"{MODEL}/fold_1/{FINAL}"] = checkpoint.read_bytes()
 
-    refused(rewrite(file, mix), trained, "is a model on vit_b, plans.json says tiny")
+    refused(rewrite(file, mix), trained, "do not belong together: backbone was 'vit_b', the plans say 'tiny'")
 
 
 # ---- SAM's weights ----------------------------------------------------------------------------------------
@@ -348,6 +348,7 @@ def pack_small(workspace: Workspace) -> Path:
         ("C:/evil.txt", "names a drive"),
         (f"{MODEL}/fold_0\\evil.pth", "backslash"),
         (f"{MODEL}/evil.py", "is not part of a packed 2d model"),
+        (f"{MODEL}/plans.json.py", "is not part of a packed 2d model"),
         (f"{MODEL}/fold_0/evil.pth", "is not part of a packed 2d model"),
         (f"{MODEL}/fold_0/validation/blob_000.npz", "is not part of a packed 2d model"),
         (f"{MODEL}/fold_0/validation/sub/blob_000.nii.gz", "is not part of a packed 2d model"),

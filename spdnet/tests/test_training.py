@@ -319,8 +319,9 @@ def test_kept_embeddings_are_used_again_only_where_they_fit(planned: Workspace, 
 
 def rows_of(slices: list[int], classes: list[int]) -> DecoderRows:
     n = len(slices)
-    arrays = np.zeros((n, 1, 2), dtype=np.float32), np.zeros((n, 1), dtype=bool)
-    return DecoderRows(np.array(slices), np.array(classes), *arrays)
+    points = np.zeros((n, 1, 2), dtype=np.float32), np.zeros((n, 1), dtype=bool)
+    boxes = np.zeros((n, 4), dtype=np.float32), np.zeros(n, dtype=bool)
+    return DecoderRows(np.array(slices), np.array(classes), *points, *boxes)
 
 
 @pytest.mark.parametrize("run_length", [1, 3, 4, 20])
@@ -716,11 +717,14 @@ def test_disabled_checkpointing_writes_none(planned: Workspace) -> None:
     assert (trainer.output_folder / "validation" / "summary.json").exists()
 
 
-def flat(settings: SPDSettings) -> dict[str, Any]:
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {}
-    for name, value in dataclasses.asdict(settings).items():
-        content |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    for name, value in settings.items():
+        content |= {f"{name}.{k}": v for k, v in flat(value).items()} if isinstance(value, dict) else {name: value}
     return content
+
+
+RAW = {"distillation.mode": "raw", "distillation.boxes.mode": "raw", "consistency.weight": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -729,23 +733,24 @@ def flat(settings: SPDSettings) -> dict[str, Any]:
         ("SPDTrainer", {}),
         ("SPDTrainerNoPSC", {"consistency.weight": 0.0}),
         ("SPDTrainerLocalOnly", {"distillation.n_context": 0}),
-        ("SPDTrainerRawPrompts", {"distillation.mode": "raw", "consistency.weight": 0.0}),
-        (
-            "SPDTrainerSAMTuning",
-            {"distillation.mode": "raw", "consistency.weight": 0.0, "lora.rank": 0, "stage1.epochs": 0},
-        ),
-        (
-            "SPDTrainerTruePoints",
-            {"distillation.mode": "raw", "consistency.weight": 0.0, "prompts.source": "true"},
-        ),
+        ("SPDTrainerRawPrompts", RAW),
+        ("SPDTrainerRawBoxes", {"distillation.boxes.mode": "raw"}),
+        ("SPDTrainerNoBoxes", {"distillation.boxes.mode": "off"}),
+        ("SPDTrainerSAMTuning", {**RAW, "lora.rank": 0, "stage1.epochs": 0}),
+        ("SPDTrainerTruePoints", {**RAW, "prompts.source": "true"}),
         ("SPDTrainerEmptyMask", {"distillation.empty_consensus": "empty"}),
         ("SPDTrainerPlateau", {"stage1.scheduler": "plateau", "stage2.scheduler": "plateau"}),
     ],
 )
 def test_variants_change_what_they_say_and_nothing_else(name: str, changes: dict[str, Any]) -> None:
-    before = flat(tiny_settings())
-    after = flat(get_trainer(name).adapt_settings(tiny_settings()))
+    before = flat(dataclasses.asdict(tiny_settings()))
+    after = flat(dataclasses.asdict(get_trainer(name).adapt_settings(tiny_settings())))
     assert {k: v for k, v in after.items() if v != before[k]} == changes
+
+
+def test_true_points_are_trained_without_boxes() -> None:
+    settings = tiny_settings(prompts=PromptSettings("simulated", boxes="simulated"))
+    assert get_trainer("SPDTrainerTruePoints").adapt_settings(settings).prompts.boxes == "none"
 
 
 def test_every_trainer_is_covered_above_and_unknown_ones_list_the_known() -> None:
@@ -770,7 +775,8 @@ def test_validation_writes_predictions_and_an_nnunet_summary(planned: Workspace)
     assert stored.keys() == {"foreground_mean", "mean", "metric_per_case"}
     assert stored["mean"].keys() == {"1", "2"}
     cases = [c.case for c in trainer.val_cases]
-    assert sorted(f.name for f in folder.iterdir()) == [*(f"{c}.nii.gz" for c in sorted(cases)), "summary.json"]
+    extras = ["prompts.json", "summary.json"]
+    assert sorted(f.name for f in folder.iterdir()) == [*(f"{c}.nii.gz" for c in sorted(cases)), *extras]
     dice: dict[str, list[float]] = {"1": [], "2": []}
     for case, entry in zip(cases, stored["metric_per_case"], strict=True):
         label = sitk.ReadImage(str(planned.raw / "labelsTr" / f"{case}.nii.gz"))

@@ -1,4 +1,4 @@
-"""Where a training case's noisy points come from, as the plans say."""
+"""Where a training case's noisy points and coarse boxes come from, as the plans say."""
 
 from __future__ import annotations
 
@@ -10,16 +10,26 @@ from spdnet.errors import PlansError
 from spdnet.planning import StoredCase
 from spdnet.planning.plans import PromptSettings
 from spdnet.prompts import NoiseRecipe, SlicePrompts, simulate_prompts, true_points
+from spdnet.prompts.coarse_boxes import CoarseBoxes
 
 VALIDATION_SEED = 1234
 
 
 def draw_prompts(case: StoredCase, settings: PromptSettings, rng: np.random.Generator) -> SlicePrompts:
-    """Points of one case in the network frame: read from its file, or drawn from its masks.
+    """Points and boxes of one case in the network frame: read from its file, or drawn from its masks.
 
     Raises:
         PlansError: the plans name a source that does not exist.
     """
+    if settings.boxes == "none":
+        return _from_source(case, settings, rng)
+    recipe = CoarseBoxes(settings.box_enlarge, settings.box_shift, settings.box_per_slice)
+    # boxes first, so that they are the same whatever points there are beside them
+    boxes = recipe.draw(np.asarray(case.masks), case.mapping.content_box, _mm_per_pixel(case), rng)
+    return SlicePrompts.concatenate([_from_source(case, settings, rng), boxes])
+
+
+def _from_source(case: StoredCase, settings: PromptSettings, rng: np.random.Generator) -> SlicePrompts:
     if settings.source == "files":
         return case.prompts
     if settings.source == "true":
@@ -33,6 +43,13 @@ def draw_prompts(case: StoredCase, settings: PromptSettings, rng: np.random.Gene
 
 
 def validation_prompts(case: StoredCase, settings: PromptSettings) -> SlicePrompts:
-    """Points of a validation case: the same in every epoch and every training."""
+    """Points and boxes of a validation case: the same in every epoch and every training."""
     rng = np.random.default_rng([VALIDATION_SEED, zlib.crc32(case.case.encode())])
     return draw_prompts(case, settings, rng)
+
+
+def _mm_per_pixel(case: StoredCase) -> tuple[float, float, float]:
+    """Distance of the rows, of the columns and of the slices of a case in the network frame, mm."""
+    mapping, spacing = case.mapping, case.geometry.spacing_zyx_mm
+    slices, rows, columns = (spacing[axis] for axis in mapping.permutation)
+    return rows / mapping.scale[0], columns / mapping.scale[1], slices

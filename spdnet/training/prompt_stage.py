@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spdnet.inference.prompting import DecoderRows, decoder_rows, distill_volume
+from spdnet.inference.prompting import DecoderRows, decoder_rows, distill_volume, distill_volume_boxes
 from spdnet.inference.volume import EncodedVolume, decode_rows, decode_volume
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
@@ -111,7 +111,7 @@ class PromptStage(Stage):
         prompts = validation_prompts(batch.case, self.settings.prompts)
         saliency = np.asarray(batch.saliency, dtype=np.float32)
         volume = EncodedVolume(torch.from_numpy(np.array(batch.embeddings)), saliency)
-        rows = self._rows(batch, prompts, saliency)
+        rows = self._rows(prompts, saliency)
         probabilities = torch.from_numpy(decode_volume(self.network, volume, rows, self.device))
         masks = torch.from_numpy(np.array(batch.masks))
         valid = None if batch.valid is None else torch.from_numpy(np.array(batch.valid))[:, None]
@@ -120,10 +120,17 @@ class PromptStage(Stage):
         counts = pixel_counts(found.numpy(), masks.numpy(), None if valid is None else valid.numpy())
         return {"loss": loss.numpy(), **counts}
 
-    def _rows(self, variant: StoredVariant, prompts: SlicePrompts, saliency: np.ndarray) -> DecoderRows:
+    def _rows(
+        self, prompts: SlicePrompts, saliency: np.ndarray, box_rng: np.random.Generator | None = None
+    ) -> DecoderRows:
+        """Decoder rows of a variant; with `box_rng` only a share of the trusted boxes stays, as the plans say."""
         settings, size = self.settings.distillation, self.network.image_size
         consensus = distill_volume(prompts, saliency, size, settings)
-        return decoder_rows(consensus, saliency, size, settings)
+        boxes = distill_volume_boxes(prompts, saliency, size, settings)
+        if box_rng is not None and len(prompts.boxes):
+            share = self.settings.prompts.box_share
+            boxes = [b.only_slices(box_rng.random(len(saliency)) < share) for b in boxes]
+        return decoder_rows(consensus, saliency, size, settings, boxes)
 
     def _draw_batches(self, rng: np.random.Generator) -> list[list[_Run]]:
         """Draw a variant and prompts for every case, cut the rows into runs, shuffle, and fill batches."""
@@ -131,7 +138,7 @@ class PromptStage(Stage):
         for variants in self._train:
             variant = variants[rng.integers(len(variants))]
             prompts = variant.move(draw_prompts(variant.case, self.settings.prompts, rng))
-            rows = self._rows(variant, prompts, np.asarray(variant.saliency, dtype=np.float32))
+            rows = self._rows(prompts, np.asarray(variant.saliency, dtype=np.float32), rng)
             runs += [_Run(variant, rows, part) for part in _cut(rows, self.settings.consistency.run_length, rng)]
         s = self.stage_settings
         batches: list[list[_Run]] = [[]]
@@ -156,6 +163,8 @@ class PromptStage(Stage):
             np.concatenate([p.class_index for p in parts]),
             np.concatenate([p.points_yx for p in parts]),
             np.concatenate([p.point_is_real for p in parts]),
+            np.concatenate([p.box_yxyx for p in parts]),
+            np.concatenate([p.has_box for p in parts]),
         )
         embeddings = np.concatenate([r.variant.embeddings[r.rows.slice_index[r.indices]] for r in runs])
         return decode_rows(self.network, torch.from_numpy(embeddings), rows, slice(None), self.device)
@@ -179,6 +188,8 @@ def _take(rows: DecoderRows, indices: np.ndarray, n_points: int) -> DecoderRows:
         rows.class_index[indices],
         np.pad(rows.points_yx[indices], ((0, 0), (0, missing), (0, 0))),
         np.pad(rows.point_is_real[indices], ((0, 0), (0, missing))),
+        rows.box_yxyx[indices],
+        rows.has_box[indices],
     )
 
 

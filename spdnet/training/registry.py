@@ -25,6 +25,8 @@ TRAINERS: dict[str, type[SPDTrainer]] = {
         ablations.SPDTrainerNoPSC,
         ablations.SPDTrainerLocalOnly,
         ablations.SPDTrainerRawPrompts,
+        ablations.SPDTrainerRawBoxes,
+        ablations.SPDTrainerNoBoxes,
         ablations.SPDTrainerSAMTuning,
         ablations.SPDTrainerTruePoints,
         ablations.SPDTrainerEmptyMask,

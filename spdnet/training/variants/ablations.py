@@ -1,4 +1,4 @@
-"""The paper's ablations and point-prompted baselines, and the ceiling.
+"""The paper's ablations and point-prompted baselines, the ceiling, and other uses of coarse boxes.
 
 Each changes settings only, so that the stored plans say everything and prediction needs no variant's code.
 """
@@ -6,9 +6,17 @@ Each changes settings only, so that the stored plans say everything and predicti
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from spdnet.planning import SPDSettings
+from spdnet.planning.plans import DistillationSettings
 from spdnet.training.trainer import SPDTrainer
+
+
+def _with_box_mode(
+    distillation: DistillationSettings, mode: Literal["distilled", "raw", "off"]
+) -> DistillationSettings:
+    return replace(distillation, boxes=replace(distillation.boxes, mode=mode))
 
 
 class SPDTrainerNoPSC(SPDTrainer):
@@ -30,16 +38,34 @@ class SPDTrainerLocalOnly(SPDTrainer):
 
 
 class SPDTrainerRawPrompts(SPDTrainer):
-    """The stage-1 encoder, but the decoder is tuned on and given all points as they are."""
+    """The stage-1 encoder, but the decoder is tuned on and given all points and boxes as they are."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Raw prompts; no consistency term, as in SAM-Tuning."""
         return replace(
             settings,
-            distillation=replace(settings.distillation, mode="raw"),
+            distillation=_with_box_mode(replace(settings.distillation, mode="raw"), "raw"),
             consistency=replace(settings.consistency, weight=0.0),
         )
+
+
+class SPDTrainerRawBoxes(SPDTrainer):
+    """Points are distilled, but every coarse box is given as it is, in its own slice."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Raw boxes."""
+        return replace(settings, distillation=_with_box_mode(settings.distillation, "raw"))
+
+
+class SPDTrainerNoBoxes(SPDTrainer):
+    """Points alone: coarse boxes are ignored."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Boxes off."""
+        return replace(settings, distillation=_with_box_mode(settings.distillation, "off"))
 
 
 class SPDTrainerSAMTuning(SPDTrainerRawPrompts):
@@ -59,7 +85,7 @@ class SPDTrainerTruePoints(SPDTrainerRawPrompts):
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Raw prompts drawn inside the masks."""
         raw = SPDTrainerRawPrompts.adapt_settings(settings)
-        return replace(raw, prompts=replace(raw.prompts, source="true"))
+        return replace(raw, prompts=replace(raw.prompts, source="true", boxes="none"))
 
 
 class SPDTrainerEmptyMask(SPDTrainer):
