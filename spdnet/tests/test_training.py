@@ -727,6 +727,14 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
 RAW = {"distillation.mode": "raw", "distillation.boxes.mode": "raw", "consistency.weight": 0.0}
 
 
+BOX_ONLY = {
+    "prompts.inside_points": 0,
+    "prompts.min_random_points": 0,
+    "prompts.max_random_points": 0,
+    "prompts.boxes": "simulated",
+}
+
+
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
@@ -736,6 +744,8 @@ RAW = {"distillation.mode": "raw", "distillation.boxes.mode": "raw", "consistenc
         ("SPDTrainerRawPrompts", RAW),
         ("SPDTrainerRawBoxes", {"distillation.boxes.mode": "raw"}),
         ("SPDTrainerNoBoxes", {"distillation.boxes.mode": "off"}),
+        ("SPDTrainerBoxOnly", BOX_ONLY),
+        ("SPDTrainerRawBoxOnly", {**BOX_ONLY, "distillation.boxes.mode": "raw"}),
         ("SPDTrainerSAMTuning", {**RAW, "lora.rank": 0, "stage1.epochs": 0}),
         ("SPDTrainerTruePoints", {**RAW, "prompts.source": "true"}),
         ("SPDTrainerEmptyMask", {"distillation.empty_consensus": "empty"}),

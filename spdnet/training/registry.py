@@ -27,6 +27,8 @@ TRAINERS: dict[str, type[SPDTrainer]] = {
         ablations.SPDTrainerRawPrompts,
         ablations.SPDTrainerRawBoxes,
         ablations.SPDTrainerNoBoxes,
+        ablations.SPDTrainerBoxOnly,
+        ablations.SPDTrainerRawBoxOnly,
         ablations.SPDTrainerSAMTuning,
         ablations.SPDTrainerTruePoints,
         ablations.SPDTrainerEmptyMask,

@@ -68,6 +68,32 @@ class SPDTrainerNoBoxes(SPDTrainer):
         return replace(settings, distillation=_with_box_mode(settings.distillation, "off"))
 
 
+class SPDTrainerBoxOnly(SPDTrainer):
+    """Coarse boxes simulated from the labels, distilled, and no points at all."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Simulated boxes in every slice of the target, no points."""
+        prompts = replace(
+            settings.prompts,
+            source="simulated",
+            inside_points=0,
+            min_random_points=0,
+            max_random_points=0,
+            boxes="simulated",
+        )
+        return replace(settings, prompts=prompts)
+
+
+class SPDTrainerRawBoxOnly(SPDTrainerBoxOnly):
+    """The same boxes as they are, in their own slices."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Simulated boxes, raw."""
+        return SPDTrainerRawBoxes.adapt_settings(SPDTrainerBoxOnly.adapt_settings(settings))
+
+
 class SPDTrainerSAMTuning(SPDTrainerRawPrompts):
     """The paper's SAM-Tuning: published encoder, mask decoder tuned on the raw points; no stage 1."""
 
