@@ -1,9 +1,9 @@
-"""Make a Markdown table of the scores that `benchmarks/point_methods.sh` left in a folder.
+"""Make a Markdown table of the scores that `point_methods.sh` or `box_methods.sh` left in a folder.
 
     python benchmarks/table.py FOLDER
 
 Scores are means over all test slices (DSC) and over test cases (volume Dice), in per cent, averaged over the classes,
-with 95 % bootstrap intervals over cases; differences to SPD are paired by case.
+with 95 % bootstrap intervals over cases; differences to SPD (the first row) are paired by case.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ NAMES = {
     "stage1_raw_points": "(d) stage-1 encoder, decoder tuned on raw points",
     "local_only": "(e) local validation only (n = 0)",
     "ceiling_true_points": "ceiling: trained and tested on true points",
+    "distilled_box": "(a) SPD with a distilled box alone",
+    "raw_box": "(c) stage-1 encoder, decoder tuned on raw boxes",
 }
+REFERENCES = ("spd", "distilled_box")
 SEED = 0
 
 
@@ -35,16 +38,16 @@ def per_case(file: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
     return np.nanmean(values, axis=1), slices
 
 
-def row(folder: Path, method: str) -> str:
+def row(folder: Path, method: str, reference_method: str) -> str:
     """One line of the table."""
     cells = [NAMES[method]]
     for metric, weighted in (("dsc", True), ("volume_dice", False)):
         values, slices = per_case(folder / f"{method}.json", metric)
-        reference, _ = per_case(folder / "spd.json", metric)
+        reference, _ = per_case(folder / f"{reference_method}.json", metric)
         weights = slices if weighted else None
         mean, low, high = bootstrap_mean_interval(values, np.random.default_rng(SEED), weights=weights)
         cells.append(f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
-        if method == "spd":
+        if method == reference_method:
             cells.append("")
             continue
         rng = np.random.default_rng(SEED)
@@ -58,9 +61,10 @@ def main() -> None:
     folder = Path(sys.argv[1])
     print("| method | slice DSC | difference to SPD | volume Dice | difference to SPD |")
     print("| --- | --- | --- | --- | --- |")
-    for method in NAMES:
-        if (folder / f"{method}.json").exists():
-            print(row(folder, method))
+    there = [method for method in NAMES if (folder / f"{method}.json").exists()]
+    reference = next(method for method in REFERENCES if method in there)
+    for method in sorted(there, key=lambda m: m != reference):
+        print(row(folder, method, reference))
 
 
 if __name__ == "__main__":
