@@ -218,7 +218,7 @@ class SPDPlanner:
         self.reasons["distillation"] = (
             "2D images have no neighbouring slices: local validation only"
             if flat
-            else "tau 0.5 and n 2 as in the paper; the rest is measured, see the documentation"
+            else "tau 0.5 and n 2 as in the paper"
         )
         return replace(settings, n_context=0) if flat else settings
 
@@ -227,7 +227,13 @@ class SPDPlanner:
         with_files = sum(c.prompt_statistics is not None for c in self.fingerprint.cases)
         n_cases = len(self.fingerprint.cases)
         if with_files == n_cases:
-            self.reasons["prompts"] = f"promptsTr holds a file for each of the {n_cases} training cases"
+            statistics = self.fingerprint.prompt_statistics
+            assert statistics is not None
+            self.reasons["prompts"] = (
+                f"promptsTr holds a file for each of the {n_cases} training cases: {self.fingerprint.prompt_type}, "
+                f"{100 * statistics.precision:.0f} % of the points inside the target, a point inside in "
+                f"{100 * statistics.coverage:.0f} % of its slices"
+            )
             return PromptSettings("files")
         self.reasons["prompts"] = (
             f"promptsTr holds files for {with_files} of {n_cases} training cases, so prompts are simulated from the "

@@ -115,7 +115,7 @@ def check_can_simulate(
 
     Raises:
         DatasetError: cases without label. ConfigurationError: cases with prompt file in `folder`, or a record of
-            another simulation there.
+            another simulation there; also with `overwrite`, prompt files of another kind, which would stand beside.
     """
     unlabelled = [case.case for case in cases if case.label is None]
     if unlabelled:
@@ -123,9 +123,16 @@ def check_can_simulate(
             f"{len(unlabelled)} of {len(cases)} cases have no label file, from which prompts are drawn: "
             f"{_first_few(unlabelled)}. Add their labels beside the images, in labelsTr or labelsTs"
         )
+    files = [find_prompt_file(folder, case.case) for case in cases]
+    existing = [case.case for case, file in zip(cases, files, strict=True) if file is not None]
     if overwrite:
+        others = [file.name for file in files if file is not None and not file.name.endswith(".mrk.json")]
+        if others:
+            raise ConfigurationError(
+                f"{folder} holds prompts of another kind, which would stand beside the new ones: {_first_few(others)}. "
+                "Move them away, or give another folder with -o"
+            )
         return
-    existing = [case.case for case in cases if find_prompt_file(folder, case.case) is not None]
     if existing:
         raise ConfigurationError(
             f"{folder} already holds prompts of {len(existing)} of {len(cases)} cases: {_first_few(existing)}. "

@@ -131,6 +131,17 @@ def test_existing_files_are_kept_unless_told(dataset: Path, capsys: pytest.Captu
     assert list(after) == list(before) and after["TI_001.mrk.json"] != before["TI_001.mrk.json"]
 
 
+def test_files_of_another_kind_are_never_put_beside(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (dataset / "promptsTs").mkdir()
+    own = dataset / "promptsTs" / "TI_002.csv"
+    own.write_text("l,p,s\n1,2,3\n")
+    for options in ([], ["--overwrite"]):
+        with pytest.raises(SystemExit):
+            main(["-d", "501", *options])
+        assert "TI_002" in capsys.readouterr().err
+        assert list((dataset / "promptsTs").iterdir()) == [own]
+
+
 def test_options_reach_the_recipe(dataset: Path) -> None:
     main(["-d", "501", "--unnamed", "-empty_slices", "none", "-random", "3", "3"])
     (markup,) = read_markups(dataset / "promptsTs" / "TI_001.mrk.json")
