@@ -4,11 +4,12 @@
 #   benchmarks/box_methods.sh DATASET_ID FOLD EPOCHS1 EPOCHS2 OUTPUT_FOLDER
 #
 # One box per test case and class (a 3D region of interest) is simulated: the target's bounding box, each edge moved
-# outward by up to half of the size and the whole shifted by up to a fifth of it (seed 1). Needs nnU-Net's three
-# environment variables, imagesTs and labelsTs. Steps that are done already are skipped. The scores end in
-# OUTPUT_FOLDER/METHOD.json; benchmarks/table.py makes the table.
+# outward by up to half of the size and the whole shifted by up to a fifth of it (seed 1); then much coarser ones, which
+# no training has seen. Needs nnU-Net's three environment variables, imagesTs and labelsTs. Steps that are done already
+# are skipped. The scores end in
+# OUTPUT_FOLDER/METHOD.json and OUTPUT_FOLDER/coarse/METHOD.json; benchmarks/table.py makes the tables.
 set -euo pipefail
-[ $# -eq 5 ] || { sed -n '2,11p' "$0"; exit 2; }
+[ $# -eq 5 ] || { sed -n '2,12p' "$0"; exit 2; }
 id=$1 fold=$2 epochs1=$3 epochs2=$4 out=$5
 
 dataset=$(basename "$(ls -d "$nnUNet_raw"/Dataset"$(printf %03d "$id")"_*)")
@@ -39,4 +40,11 @@ score distilled_box SPDTrainerBoxOnly -prompts "$boxes"
 score saliency_alone SPDTrainerBoxOnly --no_prompts
 train SPDTrainerRawBoxOnly -stage1_from "$stage1"
 score raw_box SPDTrainerRawBoxOnly -prompts "$boxes"
+
+# the same models given boxes that are coarser than those they were trained with
+coarse=$out/coarse
+[ -d "$coarse/boxes" ] ||
+    spd_simulate_prompts -d "$id" -s Ts --seed 1 -mode boxes -box_enlarge 1.5 -box_shift 0.5 -o "$coarse/boxes"
+score coarse/distilled_box SPDTrainerBoxOnly -prompts "$coarse/boxes"
+score coarse/raw_box SPDTrainerRawBoxOnly -prompts "$coarse/boxes"
 rm -rf "$nnUNet_preprocessed/$dataset"/stage2_embeddings_*

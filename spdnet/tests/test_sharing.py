@@ -24,6 +24,7 @@ from spdnet.network import backbones
 from spdnet.network.backbones import BaseWeights, get_backbone, register_backbone
 from spdnet.network.checkpoint import read_checkpoint, write_checkpoint
 from spdnet.sharing import MANIFEST_FILE, export_model, install_model
+from spdnet.sharing import export as export_module
 from spdnet.sharing.archive import Limits
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.tiny import DATASET, TINY
@@ -143,6 +144,19 @@ def test_missing_fold_or_damaged_checkpoint_is_not_packed(trained: Workspace) ->
     with pytest.raises(ModelError, match="damaged"):
         export_model(model, file, ["0", "1"], [FINAL])
     assert file.read_bytes() == b"an older zip"
+    assert not list(trained.root.glob(".partial*"))
+
+
+def test_zip_appears_whole_or_not_at_all(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: object) -> str:
+        raise OSError("no space left on device")
+
+    file = pack(trained)
+    before = file.read_bytes()
+    monkeypatch.setattr(export_module, "sha256_of_stream", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        pack(trained)
+    assert file.read_bytes() == before
     assert not list(trained.root.glob(".partial*"))
 
 
