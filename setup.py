@@ -19,7 +19,13 @@ COMMANDS = {
     "spd_install_pretrained_model_from_zip": "install_model:main",
     "spd_demo": "demo:main",
 }
-TEST = ["pytest>=8", "hypothesis>=6.100", "jsonschema>=4.20", "scikit-learn>=1.4", "surface-distance-based-measures>=0.1"]
+TEST = [
+    "pytest>=8",
+    "hypothesis>=6.100",
+    "jsonschema>=4.20",
+    "scikit-learn>=1.4",
+    "surface-distance-based-measures>=0.1",
+]
 
 setup(
     name="spdnet",

@@ -1,4 +1,4 @@
-"""Trainers that change one open choice each, for `benchmarks/choices.sh`: `SPDTrainerContextN` and `SPDTrainerPointsN`."""
+"""Trainers that change one open choice each, for `choices.sh`: `SPDTrainerContextN` and `SPDTrainerPointsN`."""
 
 from __future__ import annotations
 
