@@ -88,7 +88,7 @@ def _predict(model: ModelFolder, args: argparse.Namespace) -> None:
     else:
         print(f"prompts: {prompts}")
     predictor = SPDPredictor(
-        use_mirroring=not args.disable_tta,
+        use_mirroring=args.tta,
         device=args.device,
         verbose=args.verbose,
         verbose_preprocessing=args.verbose,
@@ -131,7 +131,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save_prompts", action="store_true", help="also write what became of every point, for 3D Slicer and as CSV"
     )
-    parser.add_argument("--disable_tta", action="store_true", help="no mirroring: faster, less accurate")
+    mirroring = parser.add_mutually_exclusive_group()
+    mirroring.add_argument(
+        "--tta", action="store_true", help="average over mirrored copies: twice the time, not better where measured"
+    )
+    mirroring.add_argument("--disable_tta", action="store_true", help="nnU-Net's option; without --tta the default")
     for option, variable, work in (("-npp", "nnUNet_npp", "read images"), ("-nps", "nnUNet_nps", "write predictions")):
         parser.add_argument(
             option,

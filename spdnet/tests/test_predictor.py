@@ -452,17 +452,18 @@ def test_the_model_of_a_folder_needs_no_variables(
     assert {n for n in after if after[n] != before[n]} == {"blob_006.nii.gz", "blob_006.npz", "blob_006.pkl"}
 
 
-def test_mirroring_is_on_unless_disabled(trained: Workspace, images: Path, tmp_path: Path) -> None:
+def test_mirroring_is_off_unless_asked_for(trained: Workspace, images: Path, tmp_path: Path) -> None:
     allow_mirroring(trained, 0, (1,))
     folders = ["-i", str(images), "-device", "cpu", "-f", "0", "--save_probabilities"]
-    predict.main([*folders, "-o", str(tmp_path / "on")])
-    predict.main([*folders, "-o", str(tmp_path / "off"), "--disable_tta"])
+    predict.main([*folders, "-o", str(tmp_path / "on"), "--tta"])
+    predict.main([*folders, "-o", str(tmp_path / "off")])
+    predict.main([*folders, "-o", str(tmp_path / "nnunet"), "--disable_tta"])
     case = RawDataset(trained.raw).cases("Ts")[0]
     for name, use_mirroring in (("on", True), ("off", False)):
         prediction, _ = predictor_of(trained, use_mirroring=use_mirroring).predict_case(case)
         expected = nnunet_probabilities(prediction.probabilities, predictor_of(trained).labels)
         np.testing.assert_array_equal(np.load(tmp_path / name / "blob_005.npz")["probabilities"], expected)
-    assert content(tmp_path / "on") != content(tmp_path / "off")
+    assert content(tmp_path / "on") != content(tmp_path / "off") == content(tmp_path / "nnunet")
 
 
 def test_wrong_options(trained: Workspace, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

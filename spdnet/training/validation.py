@@ -12,7 +12,7 @@ from spdnet.dataset import Labels, get_reader
 from spdnet.evaluation import nnunet_summary, write_summary_json
 from spdnet.files import write_json
 from spdnet.inference.export import probabilities_on_raw_grid, write_prediction
-from spdnet.inference.mirroring import predict_mirrored
+from spdnet.inference.volume import predict_volume
 from spdnet.network import SPDNetwork
 from spdnet.planning import SPDPlans, StoredCase
 from spdnet.training.prompt_quality import prompt_quality, summarise_quality
@@ -54,15 +54,7 @@ def validate_cases(
     pairs, quality = [], []
     for case in tqdm(cases, desc="validating", leave=False):
         prompts = validation_prompts(case, s.prompts)
-        prediction = predict_mirrored(
-            network,
-            case.slices,
-            prompts,
-            s.distillation,
-            s.stage1.batch_size,
-            device,
-            s.augmentation.mirroring_axes,
-        )
+        prediction = predict_volume(network, case.slices, prompts, s.distillation, s.stage1.batch_size, device)
         quality.append(prompt_quality(case, prompts, prediction))
         foreground = probabilities_on_raw_grid(prediction.probabilities, case.mapping)
         write_prediction(folder, case.case, ending, foreground, case.geometry, labels, reader, save_probabilities)
