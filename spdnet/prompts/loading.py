@@ -46,6 +46,7 @@ _NEARLY_ALL = 0.9
 _MAX_NAMED = 3
 _SAME_SPOT_MM = 0.1
 _LEAST_EXTENT_PIXELS = 1e-6
+_CENTRE_TOLERANCE = 1e-9  # of a slice
 
 
 def load_slice_prompts(
@@ -60,10 +61,10 @@ def load_slice_prompts(
     """Read the prompt file of a case into the network frame.
 
     Points of a list are taken as they are. A curve is followed along straight lines between its control points
-    and gives each slice one point per visit, halfway along the visit. A box becomes one for each slice whose centre
-    plane it holds. Of points of one class and slice within 0.1 mm of each other the first is kept. Points and boxes of
-    the image outside the mapping's crop are dropped. All that is dropped is counted and logged. A file without
-    placed points gives an empty set, logged.
+    and gives each slice one point per visit, where it crosses the slice's centre plane. A box becomes one for each
+    slice whose centre plane it holds. Of points of one class and slice within 0.1 mm of each other the first is kept.
+    Points and boxes of the image outside the mapping's crop are dropped. All that is dropped is counted and logged. A
+    file without placed points gives an empty set, logged.
 
     Args:
         file: prompt file of any format (see `read_prompt_file`).
@@ -147,8 +148,9 @@ def resample_curve(
 ) -> np.ndarray:
     """Points along a polyline such that every slice it passes through has at least one.
 
-    A visit is a stretch of the line within one slice. It gets one point halfway along its length, or with
-    `step_mm` as many evenly spaced ones as keep them no further apart than that.
+    A visit is a stretch of the line within one slice. It gets one point, where it crosses the slice's centre plane or
+    comes nearest to it (if it does so more than once, where that is nearest to halfway along). With `step_mm` a longer
+    visit gets as many evenly spaced points as keep them no further apart than that.
 
     Args:
         points_syx: control points float64 (N, 3) in the network frame, N >= 1.
@@ -169,13 +171,17 @@ def resample_curve(
     points_syx, length = points_syx[moves], length[moves]
     starts, ends, slices = _visits(points_syx[:, 0], length)
     if closed and len(slices) > 1 and slices[0] == slices[-1]:  # one visit, cut in two where the curve was opened
-        starts, ends = starts[1:], np.append(ends[1:-1], length[-1] + ends[0])
+        starts, ends, slices = starts[1:], np.append(ends[1:-1], length[-1] + ends[0]), slices[1:]
     counts = np.ones(len(starts), dtype=np.int64)
     if step_mm is not None:
         counts = np.maximum(1, np.ceil((ends - starts) / step_mm)).astype(np.int64)
     first = np.repeat(np.cumsum(counts) - counts, counts)
     fraction = (np.arange(counts.sum()) - first + 0.5) / np.repeat(counts, counts)
     position = np.repeat(starts, counts) + fraction * np.repeat(ends - starts, counts)
+    single = counts == 1
+    position[first[single.repeat(counts)]] = _nearest_to_centre(
+        starts[single], ends[single], slices[single], points_syx[:, 0], length
+    )
     position = np.where(position > length[-1], position - length[-1], position)
     return np.stack([np.interp(position, length, axis) for axis in points_syx.T], axis=1)
 
@@ -195,6 +201,26 @@ def _visits(slice_coordinate: np.ndarray, length: np.ndarray) -> tuple[np.ndarra
     is_new = np.concatenate([[True], slices[1:] != slices[:-1]])
     starts = positions[:-1][is_new]
     return starts, np.concatenate([starts[1:], positions[-1:]]), slices[is_new]
+
+
+def _nearest_to_centre(
+    starts: np.ndarray, ends: np.ndarray, slices: np.ndarray, slice_coordinate: np.ndarray, length: np.ndarray
+) -> np.ndarray:
+    """Where, along `length`, each visit is nearest to the centre plane of its slice; a closed line goes round again."""
+    around = np.concatenate([length, length[1:] + length[-1]])
+    coordinate = np.concatenate([slice_coordinate, slice_coordinate[1:]])
+    found = np.empty(len(starts))
+    for i, (start, end, index) in enumerate(zip(starts, ends, slices, strict=True)):
+        halfway = (start + end) / 2
+        places = np.unique(np.concatenate([[start, halfway, end], around[(around > start) & (around < end)]]))
+        offset = np.interp(places, around, coordinate) - index
+        crosses = np.flatnonzero(offset[:-1] * offset[1:] < 0)
+        share = offset[crosses] / (offset[crosses] - offset[crosses + 1])
+        places = np.concatenate([places, places[crosses] + share * np.diff(places)[crosses]])
+        distance = np.concatenate([np.abs(offset), np.zeros(len(crosses))])
+        nearest = places[distance < distance.min() + _CENTRE_TOLERANCE]
+        found[i] = nearest[np.argmin(np.abs(nearest - halfway))]
+    return found
 
 
 def _markup_to_slices(

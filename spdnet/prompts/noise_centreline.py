@@ -22,6 +22,8 @@ from spdnet.prompts.simulate import HALF_PIXEL, check_length, check_share, numbe
 _DIRECTIONS = 16
 _MAX_DETOURS = 3
 _PULL_STEPS = 16
+_SHORT_OF_RIM = 0.75  # how far towards the rim a curve goes that wants to leave a covered slice
+_LEANING_SHARE = 1 / 3  # of the covered slices on a side of a detour, at most this share bends towards it
 _MAX_SLOPE = 1.0  # in-plane mm per mm along the slices, where the curve runs on beyond the target
 
 
@@ -103,11 +105,14 @@ class Centreline:
         image[slice(*content_box[0]), slice(*content_box[1])] = True
         is_out = np.zeros(len(slices), dtype=bool)
         out = wanted.copy()
-        for start, end in detours:
+        gaps = np.diff([0, *np.ravel(detours), len(target)])[::2]  # covered slices before, between and after detours
+        reach = self.drift_length_mm / 4 / slice_mm
+        for n, (start, end) in enumerate(detours):
             run = at_target[start:end]
             found, places = _detour(wanted[run], masks[target[start:end]], image, in_plane_mm, self.drift_mm, rng)
             is_out[run[found]], out[run[found]] = True, places[found]
-            _lean(wanted, run[0], run[-1], out, self.drift_length_mm / 4 / slice_mm)
+            reaches = [min(reach, _LEANING_SHARE * gap) for gap in gaps[n : n + 2]]
+            _lean(wanted, run[0], run[-1], out, *reaches)
         for i, middle in zip(at_target, middles, strict=True):
             wanted[i] = out[i] if is_out[i] else _pulled_inside(masks[slices[i]], middle, wanted[i])
         low, high = content_box[:, 0], content_box[:, 1] - 1
@@ -284,22 +289,33 @@ def _is_outside(places: np.ndarray, mask: np.ndarray, image: np.ndarray) -> np.n
     return is_in & image[rows, columns] & ~mask[rows, columns]
 
 
-def _lean(wanted: np.ndarray, first: int, last: int, out: np.ndarray, reach: float) -> None:
+def _lean(wanted: np.ndarray, first: int, last: int, out: np.ndarray, reach_before: float, reach_after: float) -> None:
     """Bend the curve towards a detour from `first` to `last` over the slices before and after it, in place."""
-    n_slices = int(np.ceil(reach))
-    pull_before, pull_after = out[first] - wanted[first], out[last] - wanted[last]
-    for j in range(1, n_slices + 1):
-        weight = 1 - j / (n_slices + 1)
-        if first - j >= 0:
-            wanted[first - j] += weight * pull_before
-        if last + j < len(wanted):
-            wanted[last + j] += weight * pull_after
+    for at, direction, reach in ((first, -1, reach_before), (last, 1, reach_after)):
+        pull, n_slices = out[at] - wanted[at], int(np.ceil(reach))
+        for j in range(1, n_slices + 1):
+            if 0 <= at + direction * j < len(wanted):
+                wanted[at + direction * j] += (1 - j / (n_slices + 1)) * pull
 
 
 def _pulled_inside(mask: np.ndarray, middle: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The place nearest to `wanted` on the way there from `middle`, which is inside, that is inside the mask."""
-    way = middle + np.linspace(1, 0, _PULL_STEPS + 1)[:, None] * (wanted - middle)
-    pixels = nearest_index(way)
+    """A place inside the mask on the way to `wanted` from `middle`, which is inside.
+
+    That is `wanted` itself if it is inside; else short of the mask's rim, where that is inside too: a point on the rim
+    would be inside or outside by how the mask is resampled.
+    """
+    shares = np.linspace(1, 0, _PULL_STEPS + 1)
+    inside = _is_on(mask, middle + shares[:, None] * (wanted - middle))
+    furthest = shares[inside.argmax()]
+    if furthest == 1:
+        return wanted
+    candidates = middle + np.array([[_SHORT_OF_RIM * furthest], [furthest]]) * (wanted - middle)
+    return candidates[_is_on(mask, candidates).argmax()]
+
+
+def _is_on(mask: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Which places (n, 2) lie on the mask: bool (n,)."""
+    pixels = nearest_index(places)
     is_in = np.all((pixels >= 0) & (pixels < mask.shape), axis=1)
     rows, columns = np.where(is_in[:, None], pixels, 0).T
-    return way[(is_in & mask[rows, columns]).argmax()]
+    return is_in & mask[rows, columns]

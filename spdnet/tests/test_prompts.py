@@ -271,12 +271,27 @@ def test_a_closed_curve_counts_the_visit_at_its_opening_once(seed: int) -> None:
     assert nearest_index(resample_curve(control, control, closed=True)[:, 0]).tolist() == expected
 
 
-def test_points_lie_on_the_curve_halfway_along_each_visit() -> None:
-    control = np.array([[0.0, 0.0, 0.0], [3.2, 32.0, 0.0], [3.2, 40.0, 0.0]])
+def test_points_lie_where_the_curve_crosses_the_centre_plane_of_each_slice() -> None:
+    control = np.array([[0.2, 2.0, 0.0], [3.2, 32.0, 0.0], [3.2, 40.0, 0.0]])
     points = resample_curve(control, control)
-    np.testing.assert_allclose(points[1:3], [[1, 10, 0], [2, 20, 0]], atol=1e-9)
-    length = np.hypot(3.2 - 2.5, 7.0) + 8.0  # of the visit to slice 3
-    np.testing.assert_allclose(points[3], [3.2, 40 - length / 2, 0], atol=1e-9)
+    np.testing.assert_allclose(points[:3], [[0.2, 2, 0], [1, 10, 0], [2, 20, 0]], atol=1e-9)
+    np.testing.assert_allclose(points[3], [3, 30, 0], atol=1e-9)
+
+
+def test_a_visit_that_misses_the_centre_plane_has_its_point_where_it_is_nearest() -> None:
+    control = np.array([[0.0, 0.0, 0.0], [0.7, 7.0, 0.0], [0.7, 9.0, 0.0], [0.0, 16.0, 0.0]])
+    points = resample_curve(control, control)
+    np.testing.assert_allclose(points, [[0, 0, 0], [0.7, 8, 0], [0, 16, 0]], atol=1e-9)
+
+
+def test_control_points_at_centre_planes_are_kept_however_jagged_the_curve() -> None:
+    rng = np.random.default_rng(0)
+    control = np.concatenate([np.arange(20.0)[:, None], rng.uniform(0, 50, (20, 2))], axis=1)
+    np.testing.assert_allclose(resample_curve(control, control * [5.0, 0.7, 0.7]), control, atol=1e-9)
+    there_and_back = np.concatenate([control, control[-2:0:-1] + [0, 1, 1]])
+    closed = resample_curve(there_and_back, there_and_back, closed=True)
+    distance = np.linalg.norm(there_and_back[:, None] - closed[None], axis=2).min(axis=1)
+    assert len(closed) == len(there_and_back) and distance.max() < 1e-9
 
 
 def test_lengths_are_in_mm() -> None:
