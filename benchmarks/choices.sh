@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Open choices of distillation, decided on training cases: the reach of context (n) and the points per slice that reach
-# the decoder, on one fold's held-out training cases. Stage 1 is taken from a training that is there.
+# Open choices, decided on training cases: the reach of context (n), the points per slice that reach the decoder, and the
+# focal weight of stage 2, on one fold's held-out training cases. Stage 1 is taken from a training that is there.
 #
 #   benchmarks/choices.sh DATASET_ID FOLD EPOCHS1 EPOCHS2 STAGE1_CHECKPOINT OUTPUT_FOLDER
 #
@@ -14,7 +14,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 export SPD_extTrainer=$here/trainers
 dataset=$(basename "$(ls -d "$nnUNet_raw"/Dataset"$(printf %03d "$id")"_*)")
 mkdir -p "$out/references"
-for trainer in SPDTrainerContext{0,1,2,4} SPDTrainerPoints{1,3,20}; do
+for trainer in SPDTrainerContext{0,1,2,4} SPDTrainerPoints{1,3,20} SPDTrainerFocal{75,60Points1,75Points1}; do
     [ -f "$out/$trainer.json" ] && continue
     spd_train "$id" "$fold" -tr "$trainer" -epochs "$epochs1" "$epochs2" -stage1_from "$stage1" --keep_embeddings
     validation=$nnUNet_results/$dataset/${trainer}__SPDPlans__2d/fold_$fold/validation

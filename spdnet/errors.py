@@ -6,6 +6,21 @@ Anything else that goes wrong inside spdnet is a bug and is left to raise as it 
 
 from __future__ import annotations
 
+from typing import Any
+
+_LONGEST = 200
+
+
+def shown(value: Any) -> str:
+    """A value of a user's file as a message shows it: not too long, and integers of any length."""
+    if isinstance(value, int) and abs(value) >= 10**100:
+        return "an integer of more than a hundred digits"
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # such an integer within, or nested without measure
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
 
 class SPDError(Exception):
     """Base class of all errors that spdnet raises on purpose."""
@@ -13,6 +28,10 @@ class SPDError(Exception):
 
 class ConfigurationError(SPDError):
     """An environment variable, a command-line option or a device is missing or contradictory."""
+
+
+class StorageError(SPDError):
+    """A file or folder cannot be written: the disk is full, the folder is read-only or gone."""
 
 
 class DatasetError(SPDError):

@@ -1,4 +1,8 @@
-"""Trainers that change one open choice each, for `choices.sh`: `SPDTrainerContextN` and `SPDTrainerPointsN`."""
+"""Trainers that change one open choice each, for `choices.sh`.
+
+`SPDTrainerContextN` and `SPDTrainerPointsN` were measured with a focal weight of 0.5 in stage 2 and keep it;
+`SPDTrainerFocalW` and `SPDTrainerFocalWPoints1` are about that weight.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,9 @@ from spdnet.planning import SPDSettings
 from spdnet.training.trainer import SPDTrainer
 
 
-def _with(settings: SPDSettings, **changes: int) -> SPDSettings:
-    return replace(settings, distillation=replace(settings.distillation, **changes))
+def _with(settings: SPDSettings, focal_alpha: float = 0.5, **changes: int) -> SPDSettings:
+    distillation = replace(settings.distillation, **changes)
+    return replace(settings, distillation=distillation, stage2=replace(settings.stage2, focal_alpha=focal_alpha))
 
 
 class SPDTrainerContext0(SPDTrainer):
@@ -31,7 +36,7 @@ class SPDTrainerContext1(SPDTrainer):
 
 
 class SPDTrainerContext2(SPDTrainer):
-    """The default."""
+    """Points of two slices to either side."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
@@ -73,3 +78,30 @@ class SPDTrainerPoints20(SPDTrainer):
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """At most 20."""
         return _with(settings, max_points=20)
+
+
+class SPDTrainerFocal75(SPDTrainer):
+    """The foreground weighs 0.75 in stage 2."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Weight 0.75."""
+        return _with(settings, 0.75)
+
+
+class SPDTrainerFocal60Points1(SPDTrainer):
+    """The foreground weighs 0.6 in stage 2; one point per slice and class."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Weight 0.6, at most 1 point."""
+        return _with(settings, 0.6, max_points=1)
+
+
+class SPDTrainerFocal75Points1(SPDTrainer):
+    """The foreground weighs 0.75 in stage 2; one point per slice and class."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Weight 0.75, at most 1 point."""
+        return _with(settings, 0.75, max_points=1)

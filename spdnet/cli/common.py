@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 from spdnet.errors import SPDError
+from spdnet.files import DISK_ERRORS
 from spdnet.prompts import PromptReading
 
 
@@ -29,7 +30,7 @@ def prompt_reading(args: argparse.Namespace) -> PromptReading:
 
 
 def entry_point(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
-    """Decorate a `main(argv)`: user errors are printed without traceback and end with exit status 1."""
+    """Decorate a `main(argv)`: errors of users and disks are printed without traceback; exit status 1."""
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> None:
@@ -38,6 +39,11 @@ def entry_point(main: Callable[[list[str] | None], None]) -> Callable[..., None]
             main(argv)
         except SPDError as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            print(f"error: {error.filename or 'writing failed'}: {error.strerror}", file=sys.stderr)
             sys.exit(1)
 
     return wrapped

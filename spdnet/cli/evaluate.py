@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     result = evaluate_folder(
         arguments.ref,
         arguments.pred,
-        choose_reader(dataset_json, next(iter(sorted(arguments.ref.glob(f"*{dataset_json['file_ending']}"))), None)),
+        choose_reader(dataset_json, min(arguments.ref.glob(f"[!.]*{dataset_json['file_ending']}"), default=None)),
         labels,
         str(dataset_json["file_ending"]),
         slicing_axis,
@@ -139,6 +139,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-o", type=Path, metavar="FILE", help=f"output file; default: {RESULT_FILE} in -pred")
     parser.add_argument(
-        "-np", type=int, metavar="N", help="processes; default: nnUNet_def_n_proc, else 8, at most one per core"
+        "-np", type=int, metavar="N", help="processes; default: nnUNet_def_n_proc, at most one per core"
     )
     return parser

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -10,6 +12,7 @@ import torch
 from spdnet.cli.common import add_prompt_reading, prompt_reading
 from spdnet.dataset import RawDataset, verify_dataset_integrity
 from spdnet.errors import ConfigurationError, DatasetError
+from spdnet.files import make_folder
 from spdnet.network.backbones import get_backbone
 from spdnet.network.precision import get_device
 from spdnet.parallel import default_processes
@@ -79,7 +82,7 @@ def raw_dataset(dataset: str) -> RawDataset:
 def preprocessed_folder(dataset: RawDataset) -> Path:
     """The data set's folder in nnUNet_preprocessed, made if need be."""
     folder = preprocessed_root() / dataset.folder.name
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder
 
 
@@ -148,7 +151,14 @@ def run_planner(fingerprint: Fingerprint, args: argparse.Namespace) -> SPDPlans:
     elif memory is None:
         memory = CPU_MEMORY_GB
     planner = PLANNERS[args.pl](
-        fingerprint, kind, memory, args.sam, args.image_size, target_spacing(args), args.overwrite_plans_name
+        fingerprint,
+        kind,
+        memory,
+        args.sam,
+        args.image_size,
+        target_spacing(args),
+        args.overwrite_plans_name,
+        _free_disk_gb(),
     )
     plans = planner.plan()
     file = preprocessed_root() / fingerprint.dataset_name / f"{plans.plans_name}.json"
@@ -157,6 +167,12 @@ def run_planner(fingerprint: Fingerprint, args: argparse.Namespace) -> SPDPlans:
     for decision, reason in plans.reasons.items():
         print(f"  {decision}: {reason}")
     return plans
+
+
+def _free_disk_gb() -> float:
+    """Free space where trainings are going to write: nnUNet_results, or nnUNet_preprocessed while that is not there."""
+    results = Path(os.environ.get("nnUNet_results") or preprocessed_root())
+    return shutil.disk_usage(results if results.is_dir() else preprocessed_root()).free / 2**30
 
 
 def run_preprocessing(dataset: RawDataset, plans: SPDPlans, args: argparse.Namespace) -> None:

@@ -107,6 +107,7 @@ def _predict(model: ModelFolder, args: argparse.Namespace) -> None:
         part_id=args.part_id,
         prompts=prompts,
         save_prompts=args.save_prompts,
+        save_saliency=args.save_saliency,
     )
     print(f"predictions written to {args.o}")
 
@@ -131,6 +132,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save_prompts", action="store_true", help="also write what became of every point, for 3D Slicer and as CSV"
     )
+    parser.add_argument(
+        "--save_saliency", action="store_true", help="also write the saliency of stage 1, in per cent, for spd_report"
+    )
     mirroring = parser.add_mutually_exclusive_group()
     mirroring.add_argument(
         "--tta", action="store_true", help="average over mirrored copies: twice the time, not better where measured"
@@ -141,8 +145,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
             option,
             type=int,
             metavar="N",
-            help=f"processes that {work} beside the network, 0 for none (default: {variable}, else 3 on CUDA and 0 on "
-            "a CPU, where the network itself uses all cores)",
+            help=f"processes that {work} beside the network, 0 for none (default: {variable}, else 3 on CUDA and a "
+            "thread on a CPU, where the network itself uses all cores)",
         )
     parser.add_argument("-num_parts", type=int, default=1, metavar="N", help="share the cases among N calls")
     parser.add_argument("-part_id", type=int, default=0, metavar="I", help="which of them this is, 0 to N - 1")

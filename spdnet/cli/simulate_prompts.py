@@ -13,6 +13,7 @@ import spdnet
 from spdnet.cli.common import entry_point
 from spdnet.dataset import RawDataset, choose_reader
 from spdnet.errors import ConfigurationError, PlansError
+from spdnet.files import make_folder
 from spdnet.geometry.image_geometry import axis_from_name
 from spdnet.paths import DEFAULT_PLANS_NAME, preprocessed_root, raw_root, resolve_dataset_name
 from spdnet.prompts import PromptStatistics, check_can_simulate, simulate_case, write_markups
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = Path(args.o) if args.o else dataset.folder / f"prompts{args.s}"
     check_can_simulate(cases, folder, args.overwrite, simulation)
     reader = choose_reader(dataset.dataset_json, cases[0].images[0])
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_record(folder, simulation)
     statistics = PromptStatistics()
     for files in tqdm(cases, desc="simulating prompts", unit="case"):

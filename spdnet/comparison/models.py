@@ -52,7 +52,7 @@ class TrainedModel:
     def predictions(self, folds: Sequence[int], ending: str | None = None) -> list[str]:
         """Cases of all folds together that have a file with this ending, by default a segmentation."""
         ending = ending or str(self.dataset_json()["file_ending"])
-        return [f.name.removesuffix(ending) for fold in folds for f in self.validation(fold).glob(f"*{ending}")]
+        return [f.name.removesuffix(ending) for fold in folds for f in self.validation(fold).glob(f"[!.]*{ending}")]
 
     def problem(self, folds: Sequence[int]) -> str | None:
         """Why the model cannot take part in a comparison on these folds, or None."""

@@ -16,6 +16,7 @@ from typing import Any
 from spdnet.comparison.instructions import LineRewriter, spd_instructions, spd_line
 from spdnet.comparison.models import TrainedModel, check_comparable
 from spdnet.errors import ConfigurationError
+from spdnet.files import write_text
 from spdnet.paths import preprocessed_root, raw_root, results_root
 
 INSTRUCTIONS_FILE = "inference_instructions.txt"
@@ -99,9 +100,7 @@ def _rewrite(file: Path, spd_models: set[str]) -> None:
     text = file.read_text()
     corrected = spd_instructions(text, spd_models)
     if corrected != text:
-        partial = file.with_name(f".partial_{file.name}")
-        partial.write_text(corrected)
-        partial.replace(file)
+        write_text(file, corrected)
 
 
 def _comparison(found: dict[str, Any], file: Path) -> Comparison:

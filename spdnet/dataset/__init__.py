@@ -4,7 +4,7 @@ Knows nnU-Net's raw folder format; knows nothing of prompts' content, plans or n
 """
 
 from spdnet.dataset.image_io import ReaderWriter, choose_reader, get_reader
-from spdnet.dataset.integrity import verify_dataset_integrity
+from spdnet.dataset.integrity import check_prompt_names, verify_dataset_integrity
 from spdnet.dataset.labels import Labels
 from spdnet.dataset.raw_dataset import CaseFiles, RawDataset, check_channels
 from spdnet.dataset.splits import Split, load_or_create_splits
@@ -16,6 +16,7 @@ __all__ = [
     "ReaderWriter",
     "Split",
     "check_channels",
+    "check_prompt_names",
     "choose_reader",
     "get_reader",
     "load_or_create_splits",

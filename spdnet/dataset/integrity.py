@@ -38,7 +38,8 @@ def verify_dataset_integrity(dataset: RawDataset) -> None:
         raise DatasetError(f"{dataset.folder}: dataset.json says numTraining {declared}, {where} {len(cases)} cases")
     if not dataset.is_explicit:
         _check_labels_have_images(dataset, cases)
-    _check_prompts(dataset, cases)
+    check_prompt_names(dataset, cases)
+    _check_all_have_prompts(dataset, cases)
     test_images = dataset.folder / "imagesTs"
     if test_images.is_dir() and _files(test_images, dataset.file_ending):
         find_cases(test_images, dataset.file_ending, dataset.n_channels)
@@ -65,7 +66,12 @@ def _check_labels_have_images(dataset: RawDataset, cases: list[CaseFiles]) -> No
         raise DatasetError(f"{folder} holds labels of cases that imagesTr does not: {_listing(strays)}")
 
 
-def _check_prompts(dataset: RawDataset, cases: list[CaseFiles]) -> None:
+def check_prompt_names(dataset: RawDataset, cases: list[CaseFiles]) -> None:
+    """Check that every prompt file of promptsTr is of a training case.
+
+    Raises:
+        DatasetError: one is not; misnamed, it would be missed silently.
+    """
     folder = dataset.folder / "promptsTr"
     if not folder.is_dir():
         return
@@ -75,8 +81,12 @@ def _check_prompts(dataset: RawDataset, cases: list[CaseFiles]) -> None:
     if strays:
         images = "the entry dataset of dataset.json" if dataset.is_explicit else "imagesTr"
         raise DatasetError(f"{folder} holds prompts of cases that {images} does not: {_listing(strays)}")
+
+
+def _check_all_have_prompts(dataset: RawDataset, cases: list[CaseFiles]) -> None:
+    folder = dataset.folder / "promptsTr"
     without = [c.case for c in cases if c.prompts is None]
-    if without:
+    if folder.is_dir() and without:
         raise DatasetError(f"{len(without)} training cases have no prompts in {folder}: {_listing(without)}")
 
 

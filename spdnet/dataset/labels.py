@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from spdnet.errors import DatasetError
+from spdnet.errors import DatasetError, shown
+
+MAX_LABEL = 65535  # segmentations are stored in 8 or 16 bits, as nnU-Net does
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Labels:
         """
         declared = dataset_json.get("labels")
         if not isinstance(declared, dict) or not _is_label_value(declared.get("background")) or declared["background"]:
-            raise DatasetError(f'{source}: "labels" must be a dictionary that holds "background": 0; it is {declared}')
+            raise DatasetError(
+                f'{source}: "labels" must be a dictionary that holds "background": 0; it is {shown(declared)}'
+            )
         classes = {name: _value_tuple(v, name, source) for name, v in declared.items() if name != "ignore"}
         foreground = {name: values for name, values in classes.items() if set(values) != {0}}
         if not foreground:
@@ -142,7 +146,13 @@ def _is_label_value(value: Any) -> bool:
 def _value_tuple(value: Any, name: str, source: str) -> tuple[int, ...]:
     values = value if isinstance(value, list) else [value]
     if not values or not all(_is_label_value(v) for v in values):
-        raise DatasetError(f'{source}: label "{name}" has value {value!r}; it must be an integer or a list of integers')
+        raise DatasetError(
+            f'{source}: label "{name}" has value {shown(value)}; it must be an integer or a list of integers'
+        )
+    if max(values) > MAX_LABEL:
+        raise DatasetError(
+            f'{source}: label "{name}" has value {shown(max(values))}; segmentations hold values up to {MAX_LABEL}'
+        )
     return tuple(values)
 
 
@@ -151,7 +161,8 @@ def _ignore_value(value: Any, highest: int, source: str) -> int | None:
         return None
     if not _is_label_value(value) or value != highest + 1:
         raise DatasetError(
-            f'{source}: label "ignore" has value {value!r}; it must be {highest + 1}, one more than the highest label'
+            f'{source}: label "ignore" has value {shown(value)}; it must be {highest + 1}, one more than the highest '
+            "label"
         )
     return int(value)
 
@@ -160,10 +171,14 @@ def _regions_class_order(
     dataset_json: dict[str, Any], regions: list[str], ignore: int | None, source: str
 ) -> tuple[int, ...]:
     order = dataset_json.get("regions_class_order")
-    if not isinstance(order, list) or len(order) != len(regions) or not all(_is_label_value(v) for v in order):
+    if (
+        not isinstance(order, list)
+        or len(order) != len(regions)
+        or not all(_is_label_value(v) and v <= MAX_LABEL for v in order)
+    ):
         raise DatasetError(
             f'{source}: with regions, "regions_class_order" must list one label value, an integer, for each of the '
-            f"{len(regions)} regions {regions}; it is {order}"
+            f"{len(regions)} regions {regions}; it is {shown(order)}"
         )
     if ignore in order:
         raise DatasetError(f'{source}: "regions_class_order" {order} holds the ignore label; it is never predicted')

@@ -5,7 +5,6 @@ Training cases are the files of imagesTr and labelsTr, or those that the entry "
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from spdnet.dataset.image_io import ReaderWriter, choose_reader
 from spdnet.dataset.labels import Labels
 from spdnet.errors import DatasetError, PromptFileError
+from spdnet.files import read_json
 
 # A label map of marks has an ending of its own, so that a folder of labels is not taken for one of prompts by mistake.
 PROMPT_ENDINGS = (".mrk.json", ".fcsv", ".csv", ".tsv", ".marks.nii.gz", ".marks.nii")
@@ -140,9 +140,9 @@ def read_dataset_json(file: Path) -> dict[str, Any]:
         raise DatasetError(f"{file} lacks {', '.join(missing)}")
     channels, ending = content["channel_names"], content["file_ending"]
     if not isinstance(channels, dict) or not channels or not all(key.isdecimal() for key in channels):
-        raise DatasetError(f'{file}: "channel_names" must be like {{"0": "T1", "1": "T2"}}, not {channels!r}')
-    if not isinstance(ending, str) or not ending.startswith("."):
-        raise DatasetError(f'{file}: "file_ending" must be like ".nii.gz", not {ending!r}')
+        raise DatasetError(f'{file}: "channel_names" must be like {{"0": "T1", "1": "T2"}}, not {str(channels)[:200]}')
+    if not isinstance(ending, str) or not re.fullmatch(r"(\.\w+)+", ending):
+        raise DatasetError(f'{file}: "file_ending" must be like ".nii.gz", not {str(ending)[:200]!r}')
     return content
 
 
@@ -150,14 +150,10 @@ def load_json_object(file: Path) -> dict[str, Any]:
     """Content of a dataset.json as it is.
 
     Raises:
-        DatasetError: missing, not JSON, or not an object.
+        DatasetError: missing, not JSON, not an object, or a key is there twice.
     """
-    try:
-        content = json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise DatasetError(f"{file} is missing; it describes the data set as nnU-Net v2 documents it") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file} is not valid JSON: {error}") from error
+    remedy = "It describes the data set as nnU-Net v2 documents it."
+    content = read_json(file, "data set description", remedy, DatasetError)
     if not isinstance(content, dict):
         raise DatasetError(f"{file} must hold a JSON object, not a {type(content).__name__}")
     return content
@@ -172,6 +168,21 @@ def find_cases(folder: Path, file_ending: str, n_channels: int) -> list[CaseFile
     Raises:
         DatasetError: no such folder or file, a case without one of its files, or with more files than channels.
     """
+    found, faults = scan_cases(folder, file_ending, n_channels)
+    if faults:
+        raise next(iter(faults.values()))
+    return found
+
+
+def scan_cases(folder: Path, file_ending: str, n_channels: int) -> tuple[list[CaseFiles], dict[str, DatasetError]]:
+    """As `find_cases`, with what is wrong with the files of single cases by their identifier.
+
+    Returns:
+        All cases, sorted, the faulty ones without images; and the error of each of those.
+
+    Raises:
+        DatasetError: no such folder, or no image in it.
+    """
     if not folder.is_dir():
         raise DatasetError(f"image folder {folder} does not exist")
     channels: dict[str, set[int]] = {}
@@ -180,20 +191,20 @@ def find_cases(folder: Path, file_ending: str, n_channels: int) -> list[CaseFile
             channels.setdefault(name[0], set()).add(name[1])
     if not channels:
         raise DatasetError(f"{folder} holds no images named CASE_0000{file_ending}")
-    n_files = max(len(numbers) for numbers in channels.values())
-    found = []
+    n_files = min(max(len(numbers) for numbers in channels.values()), n_channels)
+    found, faults = [], {}
     for case in sorted(channels):
+        names = [f"{case}_{channel:04d}{file_ending}" for channel in range(n_files)]
+        missing = [name for channel, name in enumerate(names) if channel not in channels[case]]
         if len(channels[case]) > n_channels:
-            raise DatasetError(
+            faults[case] = DatasetError(
                 f"case {case}: {folder} holds {len(channels[case])} files of it; dataset.json declares {n_channels} "
                 "channels"
             )
-        names = [f"{case}_{channel:04d}{file_ending}" for channel in range(n_files)]
-        missing = [name for channel, name in enumerate(names) if channel not in channels[case]]
-        if missing:
-            raise DatasetError(f"case {case}: {', '.join(missing)} is missing in {folder}")
-        found.append(CaseFiles(case, tuple(folder / name for name in names)))
-    return found
+        elif missing:
+            faults[case] = DatasetError(f"case {case}: {', '.join(missing)} is missing in {folder}")
+        found.append(CaseFiles(case, () if case in faults else tuple(folder / name for name in names)))
+    return found, faults
 
 
 def image_name(file: Path, file_ending: str) -> tuple[str, int] | None:

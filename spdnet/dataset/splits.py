@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from spdnet.errors import ConfigurationError, DatasetError
+from spdnet.files import read_json, write_json
 
 N_FOLDS = 5
 SPLIT_SEED = 12345  # nnU-Net's
@@ -49,10 +49,7 @@ def read_splits(file: Path) -> list[dict[str, list[str]]]:
     Raises:
         DatasetError: the file is not JSON, or not such a list.
     """
-    try:
-        splits = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file} is not valid JSON: {error}. Mend it, or remove it to get the default") from error
+    splits = read_json(file, "splits file", "Mend it, or remove it to get the default.", DatasetError)
     if not isinstance(splits, list) or not splits:
         raise DatasetError(f"{file} must hold a list with one entry per fold, not {str(splits)[:60]}")
     for fold, split in enumerate(splits):
@@ -80,9 +77,7 @@ def load_or_create_splits(file: Path, case_ids: list[str], fold: int | str) -> S
     if not isinstance(fold, int) or fold < 0:
         raise ConfigurationError(f"fold {fold!r} is neither a number from 0 nor 'all'")
     if not file.exists():
-        partial = file.with_name(".partial_" + file.name)
-        partial.write_text(json.dumps(create_splits(case_ids), indent=4))
-        partial.replace(file)
+        write_json(file, create_splits(case_ids))
     splits = read_splits(file)
     if fold >= len(splits):
         return _random_split(sorted(case_ids), fold)

@@ -6,13 +6,8 @@ whole or not at all and the segmentation comes last, so that an existing segment
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -20,7 +15,10 @@ import torch.nn.functional as F
 
 from spdnet.dataset import Labels, ReaderWriter
 from spdnet.errors import DatasetError
+from spdnet.files import storage_errors, whole_file
 from spdnet.geometry import CaseMapping, ImageGeometry
+
+_ROUNDING = 1e-5  # interpolation between ones gives 1.0000002
 
 
 def probabilities_on_raw_grid(probabilities: np.ndarray, mapping: CaseMapping) -> np.ndarray:
@@ -85,13 +83,20 @@ def write_prediction(
             order of nnU-Net's reader), and `{case}.pkl`, that reader's properties of the grid in plain types.
 
     Raises:
-        DatasetError: the probabilities are not on the grid, or dataset.json does not declare a value that would be
-            written; nothing is written then.
+        DatasetError: the probabilities are not on the grid, or not finite and from 0 to 1, dataset.json does not
+            declare a value that would be written, or the format cannot hold the grid; nothing is written then.
+        StorageError: a file cannot be written.
     """
     if foreground.shape != (len(labels), *geometry.shape_zyx):
         raise DatasetError(
             f"case {case}: probabilities of shape {foreground.shape} do not fit {len(labels)} classes on an image of "
             f"shape {geometry.shape_zyx}"
+        )
+    low, high = float(foreground.min()), float(foreground.max())
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # NaN is neither
+        raise DatasetError(
+            f"case {case}: the network's probabilities reach from {low} to {high}, not from 0 to 1; the model is "
+            "damaged, or it cannot work in this precision on this device"
         )
     segmentation = labels.merge(foreground)
     undeclared = sorted(set(np.unique(segmentation).tolist()) - labels.declared_values)
@@ -104,11 +109,13 @@ def write_prediction(
         reader.write_segmentation(folder / f"{case}{file_ending}", segmentation, geometry)
         return
     probabilities = reader.to_reader_order(nnunet_probabilities(foreground, labels), geometry)
-    with _whole(folder / f"{case}.npz") as npz, _whole(folder / f"{case}.pkl") as pkl:
-        np.savez_compressed(npz, probabilities=probabilities)
-        pickle.dump(reader.properties(geometry), pkl)
+    with whole_file(folder / f"{case}.npz") as npz, whole_file(folder / f"{case}.pkl") as pkl:
+        with storage_errors(folder / f"{case}.npz"):
+            np.savez_compressed(npz, probabilities=probabilities)
+        pkl.write_bytes(pickle.dumps(reader.properties(geometry)))
         # an older segmentation must not stand beside newer probabilities
-        (folder / f"{case}{file_ending}").unlink(missing_ok=True)
+        with storage_errors(folder / f"{case}{file_ending}", "replace"):
+            (folder / f"{case}{file_ending}").unlink(missing_ok=True)
     reader.write_segmentation(folder / f"{case}{file_ending}", segmentation, geometry)
 
 
@@ -116,21 +123,3 @@ def is_complete(folder: Path, case: str, file_ending: str, with_probabilities: b
     """Whether the files that `write_prediction` makes of a case are all there."""
     endings = (file_ending, ".npz", ".pkl") if with_probabilities else (file_ending,)
     return all((folder / f"{case}{ending}").is_file() for ending in endings)
-
-
-def write_json_whole(file: Path, content: Any) -> None:
-    """Write JSON whole or not at all, also while another process writes the same file (parts of one prediction)."""
-    with _whole(file) as stream:
-        stream.write(json.dumps(content, indent=4).encode())
-
-
-@contextmanager
-def _whole(file: Path) -> Iterator[BinaryIO]:
-    """A file to write that gets its name when the block ends without error; its ending is hidden until then."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as stream:
-            yield stream
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -48,14 +48,25 @@ class ModelFolder:
         Raises:
             ModelError: the folder is no trained model of spdnet.
         """
+        self._check_is_there("plans.json")
         try:
             return SPDPlans.load(self.path / "plans.json")
         except PlansError as error:
             raise ModelError(f"{self.path} is not a trained model of spdnet: {error}") from error
 
     def dataset_json(self) -> dict[str, Any]:
-        """The data set's description at training time; raises `DatasetError`."""
+        """The data set's description at training time; raises `DatasetError`, `ModelError`."""
+        self._check_is_there("dataset.json")
         return read_dataset_json(self.path / "dataset.json")
+
+    def _check_is_there(self, name: str) -> None:
+        if not self.path.is_dir():
+            raise ModelError(f"model folder {self.path} does not exist")
+        if not (self.path / name).is_file():
+            raise ModelError(
+                f"{self.path} is not a trained model of spdnet: {name} is missing; copy the folder again with all "
+                "that is in it, or train: spd_train"
+            )
 
     def labels(self) -> Labels:
         """The classes; raises `DatasetError`."""
@@ -108,7 +119,7 @@ class ModelFolder:
         file = self.path / f"fold_{fold}" / checkpoint_name
         content = read_checkpoint(file)
         axes = content["inference_allowed_mirroring_axes"]
-        if axes is not None and not set(axes) <= set(IN_PLANE_AXES):
+        if axes is not None and not (isinstance(axes, list | tuple) and all(a in IN_PLANE_AXES for a in axes)):
             raise ModelError(
                 f"{file}: mirroring axes {axes} do not exist; in a slice there are 0 (rows) and 1 (columns)"
             )
@@ -180,6 +191,7 @@ def _model_folders(dataset_folder: Path) -> list[Path]:
     for folder in sorted(dataset_folder.iterdir()):
         parts = folder.name.split("__")
         plans = folder / "plans.json"
-        if len(parts) == 3 and parts[2] == CONFIGURATION and plans.exists() and '"spd"' in plans.read_text():
+        is_2d = len(parts) == 3 and parts[2] == CONFIGURATION
+        if is_2d and plans.exists() and '"spd"' in plans.read_text(errors="replace"):
             models.append(folder)
     return models

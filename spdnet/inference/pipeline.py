@@ -1,7 +1,8 @@
-"""Cases through three steps, prepare - compute - finish, the outer two in worker processes while this one computes.
+"""Cases through three steps, prepare - compute - finish, the outer two in workers while this process computes.
 
 Owns the order of work, the bound on how many cases are held in memory, and what becomes of errors; what the steps do
-is the caller's business. With zero processes a step runs in this process, and the same code is a plain loop.
+is the caller's business. Workers are processes, or threads of this one, which cost nothing to start; with none of them
+the same code is a plain loop.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from spdnet.errors import ConfigurationError, SPDError
 
 DEFAULT_CUDA_WORKERS = 3  # nnU-Net's
+_VARIABLES = ("nnUNet_npp", "nnUNet_nps")
 
 
 class Named(Protocol):
@@ -41,22 +43,34 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Workers:
-    """How many processes prepare and finish cases; 0 is this process."""
+    """How many workers prepare and finish cases; 0 is this process, between two cases.
+
+    Attributes:
+        prepare, finish: how many.
+        are_threads: they are threads of this process, not processes.
+    """
 
     prepare: int
     finish: int
+    are_threads: bool = False
 
     @classmethod
     def choose(cls, prepare: int | None, finish: int | None, device: torch.device) -> Workers:
-        """The numbers asked for, else those of `nnUNet_npp` and `nnUNet_nps`, else 3 on CUDA and 0 elsewhere.
+        """Processes as asked for, else as `nnUNet_npp` and `nnUNet_nps` say, else 3 on CUDA and one thread elsewhere.
 
-        On a CPU the network itself keeps all cores busy, and a worker costs seconds to start.
+        On a CPU the network itself keeps all cores busy, and a process costs seconds to start: a thread fills the
+        gaps. Where only one of the two numbers is given, the other is 0 there.
 
         Raises:
             ConfigurationError: a number is negative, or a variable holds no number.
         """
-        default = DEFAULT_CUDA_WORKERS if device.type == "cuda" else 0
-        return cls(_count(prepare, "nnUNet_npp", "-npp", default), _count(finish, "nnUNet_nps", "-nps", default))
+        on_cuda = device.type == "cuda"
+        asked = prepare is not None or finish is not None or not os.environ.keys().isdisjoint(_VARIABLES)
+        if not on_cuda and not asked:
+            return cls(1, 1, are_threads=True)
+        default = DEFAULT_CUDA_WORKERS if on_cuda else 0
+        prepare_variable, finish_variable = _VARIABLES
+        return cls(_count(prepare, prepare_variable, "-npp", default), _count(finish, finish_variable, "-nps", default))
 
 
 @dataclass(frozen=True)
@@ -105,9 +119,9 @@ def run_pipeline(
     run after the cases that were computed are finished.
 
     Args:
-        items: the cases; picklable if there are workers, as are what the steps return, `prepare` and `finish`.
+        items: the cases; picklable if there are processes, as are what the steps return, `prepare` and `finish`.
         prepare, compute, finish: the steps; `compute` runs in this process.
-        workers: processes.
+        workers: how many, and of which kind.
         show_progress: a bar of the finished cases.
 
     Raises:
@@ -115,8 +129,8 @@ def run_pipeline(
         RuntimeError: an unexpected error; names its case.
     """
     with (
-        _pool(min(workers.prepare, len(items))) as preparing,
-        _pool(min(workers.finish, len(items))) as finishing,
+        _pool(min(workers.prepare, len(items)), workers.are_threads) as preparing,
+        _pool(min(workers.finish, len(items)), workers.are_threads) as finishing,
         tqdm(total=len(items), desc="predicting", disable=not show_progress) as bar,
     ):
         return _Run(items, prepare, compute, finish, workers, preparing, finishing, bar).run()
@@ -236,13 +250,15 @@ class _ThisProcess(Executor):
 
 
 @contextmanager
-def _pool(n_processes: int) -> Iterator[Executor]:
-    """Worker processes, or this process for 0; an error that leaves the block stops them."""
+def _pool(n_workers: int, are_threads: bool) -> Iterator[Executor]:
+    """Worker processes or threads, or this process for 0; an error that leaves the block stops them."""
     executor: Executor = _ThisProcess()
-    if n_processes:
+    if n_workers and are_threads:
+        executor = ThreadPoolExecutor(n_workers)
+    elif n_workers:
         context = multiprocessing.get_context("spawn")  # a fork would copy CUDA's state, which breaks it
         level = logging.getLogger("spdnet").getEffectiveLevel()
-        executor = ProcessPoolExecutor(n_processes, context, initializer=_start_worker, initargs=(level,))
+        executor = ProcessPoolExecutor(n_workers, context, initializer=_start_worker, initargs=(level,))
     try:
         yield executor
     except BaseException:

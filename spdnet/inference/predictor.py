@@ -19,8 +19,9 @@ import torch
 
 from spdnet.dataset import CaseFiles, Labels, ReaderWriter, get_reader
 from spdnet.errors import ConfigurationError, ModelError, SPDError
+from spdnet.files import make_folder, write_json
 from spdnet.geometry import ImageGeometry
-from spdnet.inference.export import probabilities_on_raw_grid, write_json_whole
+from spdnet.inference.export import probabilities_on_raw_grid
 from spdnet.inference.mirroring import predict_mirrored
 from spdnet.inference.model_folder import ModelFolder
 from spdnet.inference.pipeline import Workers, run_pipeline
@@ -32,25 +33,30 @@ from spdnet.inference.steps import (
     NetworkResult,
     PreparedCase,
     array_case,
+    array_prompts,
     finish_case,
     network_prompts,
     prepare_case,
 )
 from spdnet.inference.volume import VolumePrediction
 from spdnet.inference.work_list import (
+    ORIGIN_FILE,
     FileCase,
     Outputs,
     PathLike,
     Prompts,
     Source,
+    check_continues,
     check_prompts,
+    check_some_can_be_predicted,
     check_truncated,
     list_cases,
     part_of,
     unfinished,
 )
 from spdnet.network import SPDNetwork
-from spdnet.network.precision import get_device, place
+from spdnet.network.precision import compute_dtype, get_device, place
+from spdnet.network.prediction_form import optimize_for_prediction
 from spdnet.planning import NetworkCase, SPDPlans, SPDSettings
 from spdnet.prompts import PromptReading, SlicePrompts
 
@@ -161,8 +167,10 @@ class SPDPredictor:
         facts = folder.training_facts(folds[0], checkpoint_name)
         device = self._get_device()
         networks = folder.load_networks(folds, checkpoint_name, device)
+        for network in networks:
+            optimize_for_prediction(network, compute_dtype(device))
         self.manual_initialization(networks, plans, dataset_json, facts.trainer_name, facts.mirroring_axes)
-        self._model_origin = {"model": str(folder.path), "folds": folds, "checkpoint": checkpoint_name}
+        self._model_origin = {"model": folder.path, "folds": folds, "checkpoint": checkpoint_name}
 
     def manual_initialization(
         self,
@@ -217,6 +225,7 @@ class SPDPredictor:
         part_id: int = 0,
         prompts: Prompts = None,
         save_prompts: bool = False,
+        save_saliency: bool = False,
     ) -> list[CaseResult]:
         """Segment many cases; reading and writing run beside the network if there are processes for them.
 
@@ -229,13 +238,15 @@ class SPDPredictor:
             save_probabilities: also write nnU-Net's `{case}.npz` and `{case}.pkl`, or return the probabilities.
             overwrite: False skips the cases whose files are all there.
             num_processes_preprocessing, num_processes_segmentation_export: processes that read and that write; 0 is
-                this process. None: nnUNet_npp and nnUNet_nps, else 3 on CUDA and 0 elsewhere (see `Workers.choose`).
+                this process. None: nnUNet_npp and nnUNet_nps, else 3 on CUDA and a thread elsewhere (`Workers.choose`).
             folder_with_segs_from_prev_stage: nnU-Net's; must stay None.
             num_parts, part_id: predict every `num_parts`-th case only, starting with the `part_id`-th.
             prompts: folder with a prompt file for each case; or one file, or None, for each case in the order of the
                 images. Without prompts a case is predicted from the saliency prior alone.
             save_prompts: also write what became of every point, `prompts/{case}.mrk.json` and `.csv` (see
                 `prompt_report`); of several folds, as the first one judges it.
+            save_saliency: also write the saliency of the first fold, `saliency/{case}_0000` and so on (see
+                `saliency_files`).
 
         Returns:
             For each case None if it was written, else its segmentation (z, y, x) or, with `save_probabilities`,
@@ -243,14 +254,15 @@ class SPDPredictor:
             are not in the list.
 
         Raises:
-            DatasetError, PromptFileError: images or prompts are missing or wrong. Missing files, and points outside
-                their image, are found before any work starts; an image that cannot be read costs its own case only,
-                the others are predicted first.
-            ConfigurationError, ModelError: arguments that contradict each other, or prompts missing that this model
-                needs.
+            DatasetError, PromptFileError: images or prompts of some cases are missing or wrong; the others have been
+                predicted. If no case can be predicted this is found before any work starts.
+            ConfigurationError, ModelError: arguments that contradict each other, prompts missing that this model
+                needs, or with `overwrite` False a folder of predictions that were made otherwise.
+            StorageError: an output folder cannot be written to.
         """
         arguments = {k: v for k, v in locals().items() if k != "self"}
         _refuse_previous_stage(folder_with_segs_from_prev_stage)
+        origin = _plain({**arguments, **self._model_origin, "use_mirroring": self.use_mirroring})
         workers = Workers.choose(num_processes_preprocessing, num_processes_segmentation_export, self._on_device())
         cases = self._cases_to_predict(
             list_of_lists_or_source_folder,
@@ -260,10 +272,11 @@ class SPDPredictor:
             overwrite,
             num_parts,
             part_id,
+            origin,
         )
         self._check_can_judge(save_prompts)
-        self._write_origin(cases, arguments)
-        return self._run(cases, workers, save_probabilities, save_prompts)
+        self._write_origin(cases, origin)
+        return self._run(cases, workers, save_probabilities, save_prompts, save_saliency)
 
     def predict_from_files_sequential(
         self,
@@ -307,6 +320,8 @@ class SPDPredictor:
         *,
         points_zyx: np.ndarray | None = None,
         class_index: np.ndarray | None = None,
+        boxes_zyx: np.ndarray | None = None,
+        box_class_index: np.ndarray | None = None,
     ) -> CaseResult:
         """Segment one volume.
 
@@ -319,16 +334,18 @@ class SPDPredictor:
             segmentation_previous_stage: nnU-Net's; must stay None.
             output_file_truncated: where to write the prediction, without file ending; None to return it.
             save_or_return_probabilities: also write, or return, nnU-Net's probabilities.
-            points_zyx: (N, 3) noisy points as continuous voxel indices z, y, x into the image as given; None runs on
-                the saliency prior alone.
+            points_zyx: (N, 3) noisy points as continuous voxel indices z, y, x into the image as given.
             class_index: (N,) which foreground class (from 0) each point speaks for, -1 for all; default all.
+            boxes_zyx: (B, 2, 3) opposite corners of coarse boxes, likewise (voxel centres are integers). With neither
+                points nor boxes the case is predicted from the saliency prior alone.
+            box_class_index: (B,) which class each box speaks for; default all.
 
         Returns:
             Segmentation (z, y, x) in the order of the input; if asked also probabilities float32 (K, z, y, x), with
             the background first unless the classes are regions. None if it was written.
 
         Raises:
-            PromptFileError: a point lies outside the image. DatasetError: wrong number of channels.
+            PromptFileError: a point or a box lies outside the image. DatasetError: wrong number of channels.
         """
         previous = [segmentation_previous_stage] if segmentation_previous_stage is not None else None
         (result,) = self.predict_from_list_of_npy_arrays(
@@ -341,6 +358,8 @@ class SPDPredictor:
             0,
             points_zyx=[points_zyx],
             class_index=[class_index],
+            boxes_zyx=[boxes_zyx],
+            box_class_index=[box_class_index],
         )
         return result
 
@@ -356,6 +375,8 @@ class SPDPredictor:
         *,
         points_zyx: Sequence[np.ndarray | None] | None = None,
         class_index: Sequence[np.ndarray | None] | None = None,
+        boxes_zyx: Sequence[np.ndarray | None] | None = None,
+        box_class_index: Sequence[np.ndarray | None] | None = None,
     ) -> list[CaseResult]:
         """`predict_single_npy_array` for many volumes, all arguments as lists, in processes as `predict_from_files`.
 
@@ -371,20 +392,24 @@ class SPDPredictor:
             "properties": _as_list(properties_or_list_of_properties, dict),
             "points_zyx": points_zyx or [None] * len(images),
             "class_index": class_index or [None] * len(images),
+            "boxes_zyx": boxes_zyx or [None] * len(images),
+            "box_class_index": box_class_index or [None] * len(images),
             "outputs": [None] * len(images) if truncated_ofname is None else _as_list(truncated_ofname, (str, Path)),
         }
         lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) > 1:
             raise ConfigurationError(f"one of each is needed for every image; there are {lengths}")
         cases = []
-        for i, (image, properties, points, classes, output) in enumerate(zip(*columns.values(), strict=True)):
+        for i, (image, properties, *prompt_columns, output) in enumerate(zip(*columns.values(), strict=True)):
+            points, classes, boxes, box_classes = prompt_columns
             target = check_truncated(output, tools.file_ending) if output is not None else None
             name = target.name if target is not None else f"array {i}"
-            cases.append(array_case(image, properties, points, classes, target, tools, name))
-        self._check_prior_suffices([c.case for c in cases if c.points_zyx is None])
+            prompts = array_prompts(points, classes, boxes, box_classes, tools.labels)
+            cases.append(array_case(image, properties, prompts, target, tools, name))
+        self._check_prior_suffices([c.case for c in cases if c.prompts is None])
         for case in cases:
             if case.target is not None:
-                case.target.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(case.target.parent)
         return self._run(cases, workers, save_probabilities)
 
     # ---- one case in the network frame --------------------------------------------------------------------
@@ -412,7 +437,7 @@ class SPDPredictor:
             for n in self.networks
         ]
 
-    def _compute(self, prepared: PreparedCase, judge: bool = False) -> NetworkResult:
+    def _compute(self, prepared: PreparedCase, judge: bool = False, keep_saliency: bool = False) -> NetworkResult:
         """The pipeline's middle step; running out of GPU memory is an error of the case."""
         network_case, prompts = prepared.network_case, prepared.prompts
         if self.verbose_preprocessing:
@@ -421,8 +446,8 @@ class SPDPredictor:
             volumes = self._predict_volumes(network_case, prompts)
         except torch.cuda.OutOfMemoryError as error:
             raise SPDError(
-                f"case {prepared.case}: out of GPU memory; encode fewer slices at a time (SPDPredictor's batch_size), "
-                "free the GPU, or use -device cpu"
+                f"case {prepared.case}: not even a single slice fits into the GPU's memory; free the GPU, or use "
+                "-device cpu"
             ) from error
         if self.verbose:
             what = f"{len(prompts)} points, {len(prompts.boxes)} boxes" if prompts is not None else "no prompts"
@@ -432,7 +457,9 @@ class SPDPredictor:
         if judge and prompts is not None:
             image_size = network_case.mapping.image_size
             judged = judge_prompts(prompts, volumes[0].saliency, image_size, self._settings().distillation)
-        return NetworkResult(prepared.case, prepared.target, mean, network_case.mapping, network_case.geometry, judged)
+        saliency = volumes[0].saliency if keep_saliency else None
+        mapping, geometry = network_case.mapping, network_case.geometry
+        return NetworkResult(prepared.case, prepared.target, mean, mapping, geometry, judged, saliency)
 
     def _run(
         self,
@@ -440,11 +467,12 @@ class SPDPredictor:
         workers: Workers,
         save_probabilities: bool,
         save_prompts: bool = False,
+        save_saliency: bool = False,
     ) -> list[CaseResult]:
         tools = self._tools()
         prepare = functools.partial(prepare_case, tools=tools)
         finish = functools.partial(finish_case, tools=tools, save_probabilities=save_probabilities)
-        compute = functools.partial(self._compute, judge=save_prompts)
+        compute = functools.partial(self._compute, judge=save_prompts, keep_saliency=save_saliency)
         outcome = run_pipeline(cases, prepare, compute, finish, workers, self.allow_tqdm)
         outcome.check()
         return outcome.results
@@ -458,6 +486,7 @@ class SPDPredictor:
         overwrite: bool,
         num_parts: int,
         part_id: int,
+        origin: dict[str, Any],
     ) -> list[FileCase]:
         """The cases of this call, checked."""
         tools = self._tools()
@@ -466,12 +495,15 @@ class SPDPredictor:
         if num_parts > 1:
             logger.info("part %d of %d: %d of %d cases", part_id, num_parts, len(cases), len(listed))
         if not overwrite:
+            for folder in _folders_of(cases):
+                check_continues(folder, origin)
             left = unfinished(cases, tools.file_ending, save_probabilities)
             logger.info("%d of %d cases are complete and skipped", len(cases) - len(left), len(cases))
             cases = left
-        self._check_prior_suffices([c.case for c in cases if c.files.prompts is None])
-        check_prompts(cases, self.reader, self.labels, self.prompt_reading)
-        return cases
+        self._check_prior_suffices([c.case for c in cases if c.files.prompts is None and c.fault is None])
+        checked = check_prompts(cases, self.reader, self.labels, self.prompt_reading, self.allow_tqdm)
+        check_some_can_be_predicted(checked)
+        return checked
 
     def _check_can_judge(self, save_prompts: bool) -> None:
         if save_prompts and self._settings().distillation.mode == "raw":
@@ -486,14 +518,13 @@ class SPDPredictor:
                 f"{len(cases_without_prompts)} cases lack: {', '.join(cases_without_prompts[:5])}"
             )
 
-    def _write_origin(self, cases: Sequence[FileCase], arguments: dict[str, Any]) -> None:
+    def _write_origin(self, cases: Sequence[FileCase], origin: dict[str, Any]) -> None:
         """What nnU-Net's tools need beside predictions, and how they were made; nothing where nothing is written."""
-        origin = {**arguments, **self._model_origin, "use_mirroring": self.use_mirroring}
-        for folder in {c.target.parent: None for c in cases if c.target is not None}:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json_whole(folder / "dataset.json", self.dataset_json)
-            write_json_whole(folder / "plans.json", self.plans.to_dict())
-            write_json_whole(folder / "predict_from_raw_data_args.json", _plain(origin))
+        for folder in _folders_of(cases):
+            make_folder(folder)
+            write_json(folder / "dataset.json", self.dataset_json)
+            write_json(folder / "plans.json", self.plans.to_dict())
+            write_json(folder / ORIGIN_FILE, origin)
 
     def _settings(self) -> SPDSettings:
         if not self.networks:
@@ -518,6 +549,11 @@ def _mean_probabilities(volumes: list[VolumePrediction]) -> np.ndarray:
     return np.mean([v.probabilities for v in volumes], axis=0)
 
 
+def _folders_of(cases: Sequence[FileCase]) -> list[Path]:
+    """Where the predictions go."""
+    return list(dict.fromkeys(c.target.parent for c in cases if c.target is not None))
+
+
 def _refuse_previous_stage(given: object) -> None:
     if given is not None:
         raise ConfigurationError(
@@ -531,9 +567,9 @@ def _as_list(value: Any, single: type | tuple[type, ...]) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Values for JSON: paths as text."""
+    """Values for JSON: paths as text, absolute."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
+    return str(value.absolute()) if isinstance(value, Path) else value

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from spdnet.dataset import Labels
+from spdnet.files import make_folder, whole_file
 from spdnet.geometry import CaseMapping, ImageGeometry, rescale_points
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import Markup, SlicePrompts, write_markups
@@ -69,7 +70,7 @@ def write_prompt_report(
     lent, is drawn in the slice that it was judged for.
     """
     target = folder / REPORT_FOLDER
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     markups, rows = [], []
     for name, points, fates in zip(labels.names, judged.points, judged.fates, strict=True):
         world = _positions_lps_mm(points, fates, mapping, geometry)
@@ -115,9 +116,7 @@ def _table_row(name: str, position: np.ndarray, fates: PointFates, row: int, tau
 
 
 def _write_table(file: Path, rows: list[list[str]]) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", newline="") as stream:
+    with whole_file(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(_COLUMNS)
         writer.writerows(rows)
-    partial.replace(file)

@@ -6,7 +6,7 @@ kind of rows that it will be given.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -41,6 +41,10 @@ class DecoderRows:
 
     def __len__(self) -> int:
         return len(self.slice_index)
+
+    def select(self, chosen: np.ndarray) -> DecoderRows:
+        """The rows of a bool mask (R,) or of an array of indices."""
+        return DecoderRows(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 def distill_volume(
@@ -137,6 +141,36 @@ def decoder_rows(
     box_yxyx[~has_box] = 0
     indices = np.array(slices, dtype=np.int64), np.array(classes, dtype=np.int64)
     return DecoderRows(*indices, padded, is_real, box_yxyx, has_box)
+
+
+def reach_of_context(settings: DistillationSettings) -> int:
+    """How many slices away a prompt can lie and still count: what `rows_of_slices` has to know around its slices."""
+    return settings.n_context if settings.mode != "raw" or settings.boxes.mode == "distilled" else 0
+
+
+def rows_of_slices(
+    prompts: SlicePrompts, saliency: np.ndarray, first: int, stop: int, image_size: int, settings: DistillationSettings
+) -> DecoderRows:
+    """The rows that `decoder_rows` makes of a whole volume for the slices from `first` to `stop` - 1.
+
+    Args:
+        prompts: of the volume, in network pixels.
+        saliency: float (S, k, M, M), in [0, 1]; only the slices within `reach_of_context` need to be known yet.
+        first, stop: which slices.
+        image_size: side of the network's slices.
+        settings: of the plans.
+
+    Returns:
+        `slice_index` counts from the volume's first slice.
+    """
+    reach = reach_of_context(settings)
+    low, high = max(first - reach, 0), min(stop + reach, len(saliency))
+    near, window = prompts.of_slices(low, high), saliency[low:high]
+    consensus = distill_volume(near, window, image_size, settings)
+    boxes = distill_volume_boxes(near, window, image_size, settings)
+    rows = decoder_rows(consensus, window, image_size, settings, boxes)
+    rows = replace(rows, slice_index=rows.slice_index + low)
+    return rows.select((rows.slice_index >= first) & (rows.slice_index < stop))
 
 
 def _rescale_boxes(boxes_yxyx: np.ndarray, from_size: int, to_size: int) -> np.ndarray:

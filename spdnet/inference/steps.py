@@ -17,9 +17,11 @@ from spdnet.errors import DatasetError, PromptFileError
 from spdnet.geometry import CaseMapping, ImageGeometry
 from spdnet.inference.export import nnunet_probabilities, probabilities_on_raw_grid, write_prediction
 from spdnet.inference.prompt_report import JudgedPrompts, write_prompt_report
+from spdnet.inference.saliency_files import write_saliency
 from spdnet.inference.work_list import FileCase
 from spdnet.planning import NetworkCase, SPDSettings, preprocess_image
-from spdnet.prompts import ALL_CLASSES, PromptReading, SlicePrompts, load_slice_prompts
+from spdnet.prompts import ALL_CLASSES, PromptReading, SliceBoxes, SlicePrompts, load_slice_prompts
+from spdnet.prompts.boxes import corners_between, cut_into_slices, overlaps_image
 from spdnet.prompts.loading import in_crop
 
 SegmentationAndProbabilities = tuple[np.ndarray, np.ndarray]
@@ -43,6 +45,23 @@ class CaseTools:
 
 
 @dataclass(frozen=True)
+class ArrayPrompts:
+    """Points and boxes that come with an array, as continuous voxel indices into it.
+
+    Attributes:
+        points_zyx: float64 (N, 3).
+        class_index: int64 (N,), foreground class (from 0) of each point, -1 for all.
+        boxes_zyx: float64 (B, 2, 3), opposite corners of coarse boxes.
+        box_class_index: int64 (B,), like `class_index`.
+    """
+
+    points_zyx: np.ndarray
+    class_index: np.ndarray
+    boxes_zyx: np.ndarray
+    box_class_index: np.ndarray
+
+
+@dataclass(frozen=True)
 class ArrayCase:
     """A case to predict from an array, in stored order.
 
@@ -50,16 +69,14 @@ class ArrayCase:
         case: name for messages.
         image: (c, z, y, x), intensities as in the training files.
         geometry: its grid.
-        points_zyx: float64 (N, 3) continuous voxel indices, or None for the saliency prior alone.
-        class_index: int64 (N,), foreground class (from 0) of each point, -1 for all.
+        prompts: points and boxes, or None for the saliency prior alone.
         target: path of the prediction without file ending, or None if it is returned.
     """
 
     case: str
     image: np.ndarray
     geometry: ImageGeometry
-    points_zyx: np.ndarray | None
-    class_index: np.ndarray | None
+    prompts: ArrayPrompts | None
     target: Path | None
 
 
@@ -82,6 +99,7 @@ class NetworkResult:
         probabilities: float32 (S, k, M, M).
         mapping, geometry: of the case.
         judged: what became of its points, if that is to be written.
+        saliency: float32 (S, k, M, M), if that is to be written.
     """
 
     case: str
@@ -90,6 +108,7 @@ class NetworkResult:
     mapping: CaseMapping
     geometry: ImageGeometry
     judged: JudgedPrompts | None = None
+    saliency: np.ndarray | None = None
 
 
 def prepare_case(item: FileCase | ArrayCase, tools: CaseTools) -> PreparedCase:
@@ -99,13 +118,11 @@ def prepare_case(item: FileCase | ArrayCase, tools: CaseTools) -> PreparedCase:
         DatasetError, PromptFileError: a file is not what it must be.
     """
     if isinstance(item, FileCase):
+        if item.fault is not None:
+            raise item.fault
         return _prepare_files(item, tools)
     network_case = preprocess_image(item.image, item.geometry, tools.settings, item.case)
-    prompts = None
-    if item.points_zyx is not None and item.class_index is not None:
-        mapping = network_case.mapping
-        prompts = SlicePrompts(mapping.points_to_network(item.points_zyx), item.class_index)
-        prompts = prompts.select(in_crop(prompts, mapping))
+    prompts = None if item.prompts is None else _array_prompts(item.prompts, network_case.mapping)
     return PreparedCase(item.case, item.target, network_case, prompts)
 
 
@@ -134,6 +151,10 @@ def finish_case(result: NetworkResult, tools: CaseTools, save_probabilities: boo
     if target is not None:
         if result.judged is not None:  # before the segmentation, which marks the case as complete
             write_prompt_report(target.parent, target.name, result.judged, result.mapping, result.geometry, labels)
+        if result.saliency is not None:
+            write_saliency(
+                target.parent, target.name, tools.file_ending, result.saliency, result.mapping, result.geometry, reader
+            )
         write_prediction(
             target.parent, target.name, tools.file_ending, foreground, result.geometry, labels, reader,
             save_probabilities,
@@ -149,26 +170,24 @@ def finish_case(result: NetworkResult, tools: CaseTools, save_probabilities: boo
 def array_case(
     image: np.ndarray,
     properties: dict[str, Any],
-    points_zyx: np.ndarray | None,
-    class_index: np.ndarray | None,
+    prompts: ArrayPrompts | None,
     target: Path | None,
     tools: CaseTools,
     name: str = "array",
 ) -> ArrayCase:
-    """Check an image of nnU-Net's interface, with its points, and turn both to stored order.
+    """Turn an image of nnU-Net's interface, and prompts that fit it, to stored order.
 
     Args:
         image: (c, z, y, x) in the order of nnU-Net's reader.
         properties: that reader's; "spacing" is enough for an image whose axes are the patient's.
-        points_zyx: (N, 3) continuous indices into the image as it is given, or None.
-        class_index: (N,) foreground class (from 0) of each point, -1 for all; None for all.
+        prompts: in the order of the image as it is given, or None.
         target: where the prediction goes, without file ending, or None.
         tools: of the model.
         name: for messages.
 
     Raises:
         DatasetError: wrong number of axes or channels, or no spacing.
-        PromptFileError: a point lies outside the image, or `class_index` does not fit.
+        PromptFileError: a point or a box lies outside the image.
     """
     n_channels = len(tools.settings.normalization)
     if image.ndim != 4:
@@ -178,14 +197,45 @@ def array_case(
     if not np.isfinite(image).all():
         raise DatasetError(f"case {name}: the image holds NaN or infinite values; replace them before use")
     geometry = tools.reader.geometry_from_properties(properties, image.shape[1:])
-    points = classes = None
-    if points_zyx is not None:
-        points = np.asarray(points_zyx, dtype=np.float64).reshape(-1, 3)
-        _check_inside(points, image.shape[1:], name)
-        classes = _class_index(class_index, len(points), tools.labels)
-        points = points_from_reader_order(points, tools.reader, geometry)
+    if prompts is not None:
+        _check_inside(prompts, image.shape[1:], name)
+        corners = points_from_reader_order(prompts.boxes_zyx.reshape(-1, 3), tools.reader, geometry)
+        prompts = replace(
+            prompts,
+            points_zyx=points_from_reader_order(prompts.points_zyx, tools.reader, geometry),
+            boxes_zyx=corners.reshape(-1, 2, 3),
+        )
     stored = tools.reader.from_reader_order(image, geometry)
-    return ArrayCase(name, stored, geometry, points, classes, target)
+    return ArrayCase(name, stored, geometry, prompts, target)
+
+
+def array_prompts(
+    points_zyx: np.ndarray | None,
+    class_index: np.ndarray | None,
+    boxes_zyx: np.ndarray | None,
+    box_class_index: np.ndarray | None,
+    labels: Labels,
+) -> ArrayPrompts | None:
+    """The prompts of nnU-Net's array interface, checked; None where there are neither points nor boxes.
+
+    Args:
+        points_zyx: (N, 3), or None for no points. class_index: (N,), or None for all classes.
+        boxes_zyx: (B, 2, 3), or None for no boxes. box_class_index: (B,), or None for all classes.
+        labels: of the model.
+
+    Raises:
+        PromptFileError: shapes or classes do not fit.
+    """
+    if points_zyx is None and boxes_zyx is None:
+        return None
+    points = _of_shape(points_zyx, (3,), "points_zyx")
+    boxes = _of_shape(boxes_zyx, (2, 3), "boxes_zyx")
+    return ArrayPrompts(
+        points,
+        _class_index(class_index, len(points), labels, "class_index"),
+        boxes,
+        _class_index(box_class_index, len(boxes), labels, "box_class_index"),
+    )
 
 
 def points_from_reader_order(points_zyx: np.ndarray, reader: ReaderWriter, geometry: ImageGeometry) -> np.ndarray:
@@ -215,21 +265,53 @@ def _prepare_files(item: FileCase, tools: CaseTools) -> PreparedCase:
     return PreparedCase(files.case, item.target, network_case, prompts)
 
 
-def _check_inside(points_zyx: np.ndarray, shape_zyx: tuple[int, ...], name: str) -> None:
-    inside = np.all((points_zyx >= -0.5) & (points_zyx < np.array(shape_zyx) - 0.5), axis=1)
+def _array_prompts(prompts: ArrayPrompts, mapping: CaseMapping) -> SlicePrompts:
+    """Prompts in voxels of the stored image, in the network frame, less what lies outside the crop."""
+    points = SlicePrompts(mapping.points_to_network(prompts.points_zyx), prompts.class_index)
+    points = points.select(in_crop(points, mapping))
+    cut = [
+        cut_into_slices(mapping.points_to_network(corners_between(first, second)), mapping, int(k))
+        for (first, second), k in zip(prompts.boxes_zyx, prompts.box_class_index, strict=True)
+    ]
+    return replace(points, boxes=SliceBoxes.concatenate(cut))
+
+
+def _check_inside(prompts: ArrayPrompts, shape_zyx: tuple[int, ...], name: str) -> None:
+    points = prompts.points_zyx
+    inside = np.all((points >= -0.5) & (points < np.array(shape_zyx) - 0.5), axis=1)
     outside = np.flatnonzero(~inside)
     if len(outside):
         raise PromptFileError(
-            f"case {name}: point {outside[0]} at voxel (z, y, x) {points_zyx[outside[0]].tolist()} lies outside the "
+            f"case {name}: point {outside[0]} at voxel (z, y, x) {points[outside[0]].tolist()} lies outside the "
             f"image of shape {tuple(shape_zyx)}"
         )
+    for number, corners in enumerate(prompts.boxes_zyx):
+        if not overlaps_image(corners, (shape_zyx[0], shape_zyx[1], shape_zyx[2])):
+            raise PromptFileError(
+                f"case {name}: box {number} with corners (z, y, x) {corners.tolist()} lies outside the image of shape "
+                f"{tuple(shape_zyx)}"
+            )
 
 
-def _class_index(class_index: np.ndarray | None, n_points: int, labels: Labels) -> np.ndarray:
-    classes = np.full(n_points, ALL_CLASSES) if class_index is None else np.asarray(class_index)
-    if classes.shape != (n_points,) or not np.isin(classes, np.arange(-1, len(labels))).all():
+def _of_shape(values: np.ndarray | None, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """float64 (N, *shape), empty for None; PromptFileError for another shape or values that are not finite."""
+    if values is None:
+        return np.zeros((0, *shape))
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        return np.zeros((0, *shape))
+    if array.shape[1:] != shape or not np.isfinite(array).all():
         raise PromptFileError(
-            f"class_index must give each of the {n_points} points a class from 0 to {len(labels) - 1}, or -1 for all; "
+            f"{name} must be finite numbers of shape (N, {', '.join(map(str, shape))}), not {array.shape}"
+        )
+    return array
+
+
+def _class_index(class_index: np.ndarray | None, count: int, labels: Labels, name: str) -> np.ndarray:
+    classes = np.full(count, ALL_CLASSES) if class_index is None else np.asarray(class_index)
+    if classes.shape != (count,) or not np.isin(classes, np.arange(-1, len(labels))).all():
+        raise PromptFileError(
+            f"{name} must give each of the {count} prompts a class from 0 to {len(labels) - 1}, or -1 for all; "
             f"it is {classes.tolist()}"
         )
     return classes.astype(np.int64)

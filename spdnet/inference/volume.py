@@ -1,13 +1,27 @@
-"""One volume through the network: encode every slice once, distil its prompts, decode what is to be decoded."""
+"""One volume through the network: encode every slice once, distil its prompts, decode what is to be decoded.
+
+Prediction is a stream: a slice is decoded as soon as the slices that may lend it prompts are encoded, and its embedding
+is dropped then. So embeddings never leave the device, and however many slices there are, those of `DECODED_TOGETHER`
+and the reach of the context to either side, with two batches, are all that is held.
+"""
 
 from __future__ import annotations
 
+import functools
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from spdnet.inference.prompting import DecoderRows, decoder_rows, distill_volume, distill_volume_boxes
+from spdnet.inference.prompting import (
+    DecoderRows,
+    distill_volume,
+    distill_volume_boxes,
+    reach_of_context,
+    rows_of_slices,
+)
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
 from spdnet.planning.plans import DistillationSettings
@@ -15,7 +29,11 @@ from spdnet.prompts import SlicePrompts
 from spdnet.prompts.box_distillation import BoxConsensus
 from spdnet.prompts.distillation import Consensus
 
-DECODER_BATCH = 16
+logger = logging.getLogger(__name__)
+
+DECODER_BATCH = {"cuda": 64}  # rows
+DECODER_BATCH_ELSEWHERE = 16
+DECODED_TOGETHER = 64  # slices
 
 
 @dataclass(frozen=True)
@@ -50,15 +68,15 @@ class VolumePrediction:
 
 @torch.no_grad()
 def encode_volume(network: SPDNetwork, slices: np.ndarray, batch_size: int, device: torch.device) -> EncodedVolume:
-    """Encode slices (S, c, size, size) of any float type, in [0, 1]."""
+    """Encode slices (S, c, size, size) of any float type, in [0, 1], and keep all embeddings."""
     embeddings, saliency = [], []
-    for start in range(0, len(slices), batch_size):
-        images = torch.from_numpy(np.ascontiguousarray(slices[start : start + batch_size], dtype=np.float32))
-        with autocast(device):
-            encoded = network.encode(images.to(device, memory_format=torch.channels_last))
-            logits = network.saliency_logits(encoded)
-        embeddings.append(encoded.to("cpu", torch.float16))
-        saliency.append(torch.sigmoid(logits.float()).cpu().numpy())
+
+    def encode(part: slice) -> None:
+        encoded, salient = _encode(network, slices[part], device)
+        embeddings.append(encoded.cpu())
+        saliency.append(salient.cpu().numpy())
+
+    BatchSize(batch_size).run(encode, len(slices))
     return EncodedVolume(torch.cat(embeddings), np.concatenate(saliency))
 
 
@@ -66,11 +84,12 @@ def encode_volume(network: SPDNetwork, slices: np.ndarray, batch_size: int, devi
 def decode_volume(network: SPDNetwork, volume: EncodedVolume, rows: DecoderRows, device: torch.device) -> np.ndarray:
     """Decode rows to probabilities float32 (S, k, M, M); 0 where there is no row."""
     probabilities = np.zeros_like(volume.saliency)
-    for start in range(0, len(rows), DECODER_BATCH):
-        part = slice(start, start + DECODER_BATCH)
-        with autocast(device):
-            logits = decode_rows(network, volume.embeddings[rows.slice_index[part]], rows, part, device)
-        probabilities[rows.slice_index[part], rows.class_index[part]] = torch.sigmoid(logits.float()).cpu().numpy()
+
+    def decode(part: slice) -> None:
+        decoded = _decode(network, volume.embeddings[rows.slice_index[part]], rows, part, device)
+        probabilities[rows.slice_index[part], rows.class_index[part]] = decoded.cpu().numpy()
+
+    BatchSize(_decoder_batch(device)).run(decode, len(rows))
     return probabilities
 
 
@@ -90,6 +109,7 @@ def decode_rows(
     )
 
 
+@torch.no_grad()
 def predict_volume(
     network: SPDNetwork,
     slices: np.ndarray,
@@ -100,18 +120,189 @@ def predict_volume(
 ) -> VolumePrediction:
     """Segment one volume.
 
+    Where the GPU's memory does not suffice for a batch, batches are halved, which is logged; only a single slice that
+    does not fit is an error.
+
     Args:
         network: in evaluation mode, on `device`.
-        slices: (S, c, size, size) in [0, 1].
+        slices: (S, c, size, size) in [0, 1]; read batch by batch, so that a memory map need not fit into memory.
         prompts: points and boxes in network pixels, or None for the saliency prior alone.
         settings: of the plans.
         batch_size: slices per encoder pass.
         device: where to compute.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: not even one slice fits.
     """
-    volume = encode_volume(network, slices, batch_size, device)
+    stream = _Stream(network, slices, prompts, settings, device)
+    stream.run(batch_size)
     if prompts is None:
-        return VolumePrediction(volume.saliency, volume.saliency, None)
-    consensus = distill_volume(prompts, volume.saliency, network.image_size, settings)
-    boxes = distill_volume_boxes(prompts, volume.saliency, network.image_size, settings)
-    rows = decoder_rows(consensus, volume.saliency, network.image_size, settings, boxes)
-    return VolumePrediction(decode_volume(network, volume, rows, device), volume.saliency, consensus, boxes)
+        return VolumePrediction(stream.probabilities, stream.saliency, None)
+    consensus = distill_volume(prompts, stream.saliency, network.image_size, settings)
+    boxes = distill_volume_boxes(prompts, stream.saliency, network.image_size, settings)
+    return VolumePrediction(stream.probabilities, stream.saliency, consensus, boxes)
+
+
+class BatchSize:
+    """How many items are computed at once: as many as asked for, halved whenever the GPU runs out of memory."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def run(self, compute: Callable[[slice], None], n_items: int) -> None:
+        """Call `compute` on one part of the items after the other; a part that did not fit is computed in halves."""
+        done = 0
+        while done < n_items:
+            done = self.step(compute, done, n_items)
+
+    def step(self, compute: Callable[[slice], None], first: int, n_items: int) -> int:
+        """Call `compute` on the part that begins at `first`; returns where the next one begins."""
+        part = slice(first, min(first + self.size, n_items))
+        return part.stop if self._fits(compute, part) else first
+
+    def _fits(self, compute: Callable[[slice], None], part: slice) -> bool:
+        try:
+            compute(part)
+        except torch.cuda.OutOfMemoryError:
+            n_items = part.stop - part.start
+            if n_items == 1:
+                raise
+            self.size = n_items // 2
+        else:
+            return True
+        # here the error is gone, and with it what its frames held
+        _say_halved(self.size)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return False
+
+
+class _Stream:
+    """A volume on its way through the network. Slices go in by batches, in order; maps come out on the host.
+
+    The host lags one batch behind, so that a GPU has work queued while the host distils prompts.
+    """
+
+    def __init__(
+        self,
+        network: SPDNetwork,
+        slices: np.ndarray,
+        prompts: SlicePrompts | None,
+        settings: DistillationSettings,
+        device: torch.device,
+    ) -> None:
+        self.network, self.slices, self.prompts = network, slices, prompts
+        self.settings, self.device = settings, device
+        self.saliency = self.probabilities = np.zeros(0, dtype=np.float32)  # made when their shape is known
+        self._reach = reach_of_context(settings)
+        self._embeddings: list[torch.Tensor] = []  # of the slices from `_decoded` on
+        self._encoded = self._decoded = 0
+        self._salient: tuple[slice, _Download] | None = None
+        self._masks: list[tuple[tuple[np.ndarray, np.ndarray], _Download]] = []
+        self._decoder_batch = BatchSize(_decoder_batch(device))
+
+    def run(self, batch_size: int) -> None:
+        """Take all slices through, and wait for everything."""
+        batches, fed = BatchSize(batch_size), 0
+        while fed < len(self.slices):
+            fed = batches.step(self._encode, fed, len(self.slices))
+            if self._encoded - self._reach - self._decoded >= DECODED_TOGETHER:
+                self._decode_until(self._encoded - self._reach)
+        self._take_saliency()
+        while self._decoded < len(self.slices):
+            self._decode_until(min(self._decoded + DECODED_TOGETHER, len(self.slices)))
+        self._take_masks()
+
+    def _encode(self, part: slice) -> None:
+        embeddings, saliency = _encode(self.network, self.slices[part], self.device)
+        salient = part, _Download(saliency)
+        if self.prompts is not None:
+            self._embeddings.append(embeddings)
+        self._take_saliency()
+        self._salient = salient
+
+    def _take_saliency(self) -> None:
+        if self._salient is not None:
+            part, download = self._salient
+            found = download.wait()
+            if not self.saliency.size:
+                self.saliency = np.zeros((len(self.slices), *found.shape[1:]), dtype=np.float32)
+                self.probabilities = np.zeros_like(self.saliency) if self.prompts is not None else self.saliency
+            self.saliency[part] = found
+            self._encoded, self._salient = part.stop, None
+
+    def _take_masks(self) -> None:
+        for place, download in self._masks:
+            self.probabilities[place] = download.wait()
+        self._masks.clear()
+
+    def _decode_until(self, stop: int) -> None:
+        """Decode the slices up to `stop`, and drop their embeddings; nothing to decode without prompts."""
+        first, self._decoded = self._decoded, stop
+        if self.prompts is None:
+            return
+        rows = rows_of_slices(self.prompts, self.saliency, first, stop, self.network.image_size, self.settings)
+        embeddings = torch.cat(self._embeddings)
+        self._take_masks()
+
+        def decode(part: slice) -> None:
+            own = embeddings[torch.from_numpy(rows.slice_index[part] - first).to(self.device)]
+            masks = _Download(_decode(self.network, own, rows, part, self.device))
+            self._masks.append(((rows.slice_index[part], rows.class_index[part]), masks))
+
+        self._decoder_batch.run(decode, len(rows))
+        self._embeddings = [embeddings[stop - first :].clone()]
+
+
+class _Download:
+    """A tensor on its way to the host, beside the computation if it comes from a GPU."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if tensor.is_cuda:
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._host = tensor.cpu()
+
+    def wait(self) -> np.ndarray:
+        """The array, once it has arrived."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host.numpy()
+
+
+def _encode(network: SPDNetwork, slices: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Slices to embeddings float16 (s, 256, grid, grid) and saliency float32 (s, k, M, M), both on the device."""
+    images = torch.from_numpy(np.array(slices))
+    if device.type == "cuda":
+        images = images.pin_memory()
+    images = images.to(device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
+    with autocast(device):
+        encoded = network.encode(images)
+        logits = network.saliency_logits(encoded)
+    return encoded.to(torch.float16), torch.sigmoid(logits.float())
+
+
+def _decode(
+    network: SPDNetwork, embeddings: torch.Tensor, rows: DecoderRows, part: slice, device: torch.device
+) -> torch.Tensor:
+    """Probabilities float32 (r, M, M) of some rows, on the device."""
+    with autocast(device):
+        logits = decode_rows(network, embeddings, rows, part, device)
+    return torch.sigmoid(logits.float())
+
+
+def _decoder_batch(device: torch.device) -> int:
+    return DECODER_BATCH.get(device.type, DECODER_BATCH_ELSEWHERE)
+
+
+@functools.cache
+def _say_halved(size: int) -> None:
+    logger.warning(
+        "the GPU's memory does not suffice: going on with batches of %d. A smaller batch_size, or a GPU that nothing "
+        "else uses, avoids this",
+        size,
+    )

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from spdnet.dataset import CaseFiles, Labels, ReaderWriter
-from spdnet.dataset.raw_dataset import PROMPT_ENDINGS, find_cases, find_prompt_file
-from spdnet.errors import ConfigurationError, DatasetError, PromptFileError
+from spdnet.dataset.raw_dataset import PROMPT_ENDINGS, find_prompt_file, scan_cases
+from spdnet.errors import ConfigurationError, DatasetError, PromptFileError, SPDError
+from spdnet.files import read_json
 from spdnet.inference.export import is_complete
 from spdnet.prompts import PromptReading, read_checked_markups
 
+logger = logging.getLogger(__name__)
+
+ORIGIN_FILE = "predict_from_raw_data_args.json"
+ORIGIN_KEYS = ("model", "folds", "checkpoint", "use_mirroring", "prompts")
 PathLike = str | Path
 Source = PathLike | Sequence[Sequence[PathLike]]
 Outputs = PathLike | Sequence[PathLike] | None
@@ -27,10 +36,12 @@ class FileCase:
     Attributes:
         files: image files and, if there is one, the prompt file.
         target: path of the prediction without file ending, or None if it is returned.
+        fault: why it cannot be predicted, if that is known before any work; the others are.
     """
 
     files: CaseFiles
     target: Path | None
+    fault: SPDError | None = None
 
     @property
     def case(self) -> str:
@@ -49,16 +60,25 @@ def list_cases(source: Source, outputs: Outputs, prompts: Prompts, file_ending: 
         file_ending: of images and predictions, with the dot.
         n_channels: files per case in a folder.
 
+    A case of a folder that lacks a channel, or its prompt file where others have theirs, is listed with its fault.
+
     Raises:
-        DatasetError, PromptFileError: files are missing.
+        DatasetError, PromptFileError: files of a list are missing, there are no images, or no case has prompts.
         ConfigurationError: lists of different lengths, two cases with one output, or an output that is an input.
     """
+    faults: dict[str, SPDError] = {}
     if isinstance(source, str | Path):
-        cases = find_cases(Path(source), file_ending, n_channels)
+        cases, of_images = scan_cases(Path(source), file_ending, n_channels)
+        faults.update(of_images)
     else:
         cases = [_case_of_list(files, file_ending) for files in source]
     targets = _targets([c.case for c in cases], outputs, file_ending)
-    listed = [FileCase(c, t) for c, t in zip(_with_prompts(cases, prompts), targets, strict=True)]
+    if isinstance(prompts, str | Path):
+        cases, of_prompts = _with_prompts_of_folder(cases, Path(prompts))
+        faults = {**of_prompts, **faults}
+    elif prompts is not None:
+        cases = _with_prompts_of_list(cases, prompts)
+    listed = [FileCase(c, t, faults.get(c.case)) for c, t in zip(cases, targets, strict=True)]
     _check_outputs(listed, file_ending)
     return listed
 
@@ -85,12 +105,55 @@ def unfinished(cases: list[FileCase], file_ending: str, with_probabilities: bool
     ]
 
 
-def check_prompts(cases: list[FileCase], reader: ReaderWriter, labels: Labels, reading: PromptReading) -> None:
-    """Check the prompt file of every case against its image; raises `PromptFileError`, `DatasetError`."""
-    for case in cases:
-        if case.files.prompts is not None:
-            geometry = reader.read_geometry(case.files.images[0], case.case)
-            read_checked_markups(case.files.prompts, case.case, geometry, labels, reading.frame, reading.outside)
+def check_prompts(
+    cases: list[FileCase], reader: ReaderWriter, labels: Labels, reading: PromptReading, show_progress: bool = False
+) -> list[FileCase]:
+    """Check the prompt file of every case against its image; cases that fail are returned with their fault."""
+    bar = tqdm(cases, desc="checking prompts", leave=False, disable=not show_progress)
+    return [replace(c, fault=c.fault or _fault_of_prompts(c, reader, labels, reading)) for c in bar]
+
+
+def check_some_can_be_predicted(cases: list[FileCase]) -> None:
+    """Say at once which cases cannot be predicted, although it is reported again at the end.
+
+    Raises:
+        SPDError: none can; of the first fault's class.
+    """
+    faults = [c.fault for c in cases if c.fault is not None]
+    if faults and len(faults) == len(cases):
+        raise (
+            faults[0]
+            if len(cases) == 1
+            else type(faults[0])(
+                f"none of the {len(cases)} cases can be predicted:\n  " + "\n  ".join(str(f) for f in faults[:10])
+            )
+        )
+    for fault in faults:
+        logger.warning("left out: %s", fault)
+    if faults:
+        logger.warning("%d of %d cases are left out, the others are predicted", len(faults), len(cases))
+
+
+def check_continues(folder: Path, origin: dict[str, Any]) -> None:
+    """Check that the predictions in a folder were made as those that are to join them.
+
+    Args:
+        folder: of predictions.
+        origin: what is now, plain data as in `predict_from_raw_data_args.json`; `ORIGIN_KEYS` of it are compared.
+
+    Raises:
+        ConfigurationError: they were made otherwise.
+    """
+    file = folder / ORIGIN_FILE
+    if not file.is_file():
+        return
+    there = read_json(file, "record of the predictions", "Remove it.", ConfigurationError)
+    for key in ORIGIN_KEYS if isinstance(there, dict) else ():
+        if key in there and there[key] != origin.get(key):
+            raise ConfigurationError(
+                f"{folder} holds predictions made with {key} {there[key]!r}; now it is {origin.get(key)!r}. Go on with "
+                "the same, choose another output folder, or leave --continue_prediction out to replace them"
+            )
 
 
 def check_truncated(target: PathLike, file_ending: str) -> Path:
@@ -122,11 +185,18 @@ def _targets(cases: list[str], outputs: Outputs, file_ending: str) -> list[Path 
     return [check_truncated(o, file_ending) for o in outputs]
 
 
-def _with_prompts(cases: list[CaseFiles], prompts: Prompts) -> list[CaseFiles]:
-    if prompts is None:
-        return cases
-    if isinstance(prompts, str | Path):
-        return _with_prompts_of_folder(cases, Path(prompts))
+def _fault_of_prompts(case: FileCase, reader: ReaderWriter, labels: Labels, reading: PromptReading) -> SPDError | None:
+    if case.files.prompts is None:
+        return None
+    try:
+        geometry = reader.read_geometry(case.files.images[0], case.case)
+        read_checked_markups(case.files.prompts, case.case, geometry, labels, reading.frame, reading.outside)
+    except SPDError as error:
+        return error
+    return None
+
+
+def _with_prompts_of_list(cases: list[CaseFiles], prompts: Sequence[PathLike | None]) -> list[CaseFiles]:
     if len(prompts) != len(cases):
         raise PromptFileError(f"{len(prompts)} prompt files for {len(cases)} cases; give one, or None, for each")
     files = [Path(p) if p is not None else None for p in prompts]
@@ -136,18 +206,31 @@ def _with_prompts(cases: list[CaseFiles], prompts: Prompts) -> list[CaseFiles]:
     return [replace(c, prompts=f) for c, f in zip(cases, files, strict=True)]
 
 
-def _with_prompts_of_folder(cases: list[CaseFiles], folder: Path) -> list[CaseFiles]:
+def _with_prompts_of_folder(cases: list[CaseFiles], folder: Path) -> tuple[list[CaseFiles], dict[str, SPDError]]:
+    """The cases with their prompt files, and the faults of those that have none, or several."""
     if not folder.is_dir():
         raise PromptFileError(f"prompts folder {folder} does not exist")
-    prompted = [replace(c, prompts=find_prompt_file(folder, c.case)) for c in cases]
-    missing = [c.case for c in prompted if c.prompts is None]
-    if missing:
-        raise PromptFileError(
-            f"{len(missing)} of {len(cases)} cases have no prompt file in {folder}: {_some(missing)}. Put a "
-            f"prompt file there ({missing[0]} with one of {', '.join(PROMPT_ENDINGS)}), name another folder with "
-            "-prompts, or run on the image alone with --no_prompts."
+    prompted: list[CaseFiles] = []
+    faults: dict[str, SPDError] = {}
+    for case in cases:
+        file = None
+        try:
+            file = find_prompt_file(folder, case.case)
+        except PromptFileError as error:
+            faults[case.case] = error
+        prompted.append(replace(case, prompts=file))
+    missing = [c.case for c in prompted if c.prompts is None and c.case not in faults]
+    advice = (
+        f"one of {', '.join(PROMPT_ENDINGS)}), name another folder with -prompts, or run on the images alone with "
+        "--no_prompts"
+    )
+    if missing and len(missing) == len(cases):
+        raise PromptFileError(f"{folder} holds no prompt file of any case. Put some there ({missing[0]} with {advice}")
+    for name in missing:
+        faults[name] = PromptFileError(
+            f"case {name} has no prompt file in {folder}. Put one there ({name} with {advice}"
         )
-    return prompted
+    return prompted, faults
 
 
 def _check_outputs(cases: list[FileCase], file_ending: str) -> None:

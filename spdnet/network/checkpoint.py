@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from spdnet.errors import ModelError
+from spdnet.files import whole_file
 
 FINAL, BEST, LATEST = "checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth"
 FORMAT_VERSION = 2
@@ -23,10 +24,13 @@ REQUIRED_OWN_KEYS = ("format_version", "trainer_name", "settings")
 
 
 def write_checkpoint(file: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint beside its final place, then rename; the format version is added to its part "spd"."""
-    partial = file.with_name(f".partial_{file.name}")
-    torch.save({**content, "spd": {**content["spd"], "format_version": FORMAT_VERSION}}, partial)
-    partial.replace(file)
+    """Write a checkpoint whole or not at all; the format version is added to its part "spd".
+
+    Raises:
+        StorageError: it cannot be written; what was there before still is.
+    """
+    with whole_file(file) as partial, partial.open("wb") as stream:
+        torch.save({**content, "spd": {**content["spd"], "format_version": FORMAT_VERSION}}, stream)
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
@@ -43,6 +47,8 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         reason = (str(error) or "it is empty").splitlines()[0]
+        if reason.startswith("Weights only load failed"):  # torch goes on to advise against that
+            reason = "it holds more than numbers and texts, which could be a program, or is of another kind"
         raise ModelError(f"checkpoint {file} is damaged or not a checkpoint: {reason}") from error
     missing = _missing(content, REQUIRED_KEYS) or _missing(content["spd"], REQUIRED_OWN_KEYS)
     if missing:

@@ -22,10 +22,22 @@ def add_lora(encoder: nn.Module, target_modules: str, rank: int, alpha: int, dro
     inject_adapter_in_model(config, encoder)
 
 
+def merge_lora(encoder: nn.Module) -> None:
+    """Add the adapters to the weights that they adapt. The adapters' own weights stay, and can still be stored."""
+    for layer in _adapted_layers(encoder):
+        layer.merge()
+
+
 @contextmanager
 def adapters_disabled(encoder: nn.Module) -> Iterator[None]:
-    """Within the block the encoder is the published one, to the last bit."""
+    """Within the block the encoder is the published one, to the last bit.
+
+    Raises:
+        RuntimeError: the adapters are merged.
+    """
     layers = _adapted_layers(encoder)
+    if any(layer.merged for layer in layers):
+        raise RuntimeError("merged adapters cannot be switched off; load the model again")
     for layer in layers:
         layer.enable_adapters(False)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from contextlib import AbstractContextManager
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import torch
 
 from spdnet.errors import ConfigurationError
+
+PRECISION_VARIABLE = "SPD_precision"
+_FORMATS = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 # glibc hands large buffers back to the system after every step; keeping them is twice as fast on the CPU.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -41,10 +45,30 @@ def get_device(name: str | None) -> torch.device:
     return device
 
 
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """Number format of the matrix products on a device: what `SPD_precision` says, else the faster one.
+
+    That is bfloat16 on GPUs and CPUs that compute in it (CPUs with AMX or AVX512-BF16), and float32 elsewhere:
+    where bfloat16 is only emulated it is slower. Norms, sums and losses are in float32 either way.
+
+    Raises:
+        ConfigurationError: `SPD_precision` is not a format.
+    """
+    chosen = os.environ.get(PRECISION_VARIABLE, "auto")
+    if chosen not in _FORMATS:
+        raise ConfigurationError(f"{PRECISION_VARIABLE} is {chosen!r}; use one of {', '.join(_FORMATS)}")
+    dtype = _FORMATS[chosen]
+    if dtype is not None:
+        return dtype
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and _cpu_computes_bfloat16() else torch.float32
+
+
 def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Mixed precision where it helps: bfloat16 on CUDA, and on CPUs that compute in it."""
-    has_bf16 = device.type == "cuda" or (device.type == "cpu" and _cpu_computes_bfloat16())
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bf16)
+    """Mixed precision where it helps, as `compute_dtype` says."""
+    dtype = compute_dtype(device)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
 def place(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:

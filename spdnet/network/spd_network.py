@@ -31,6 +31,10 @@ class SPDNetwork(nn.Module):
         n_classes: foreground classes.
         image_size: side of the square slices, pixels.
         lora_rank, lora_alpha, lora_dropout: see peft; rank 0 is no adapters.
+
+    Attributes:
+        is_prediction_form: `optimize_for_prediction` has been here; the network cannot be trained or loaded any more.
+        encoder_dtype: format of the encoder's frozen matrices; another one than float32 in that form only.
     """
 
     def __init__(
@@ -48,6 +52,8 @@ class SPDNetwork(nn.Module):
         self.image_size = image_size
         self.n_classes = n_classes
         self.n_channels = n_channels
+        self.is_prediction_form = False
+        self.encoder_dtype = torch.float32
         self.mask_size = 4 * backbone.grid(image_size)
         self.channel_projection = nn.Conv2d(n_channels, 3, kernel_size=1) if n_channels > 3 else None
         self.image_encoder: Any = parts.image_encoder
@@ -66,7 +72,13 @@ class SPDNetwork(nn.Module):
         nn.init.zeros_(self.class_embedding.weight)
 
     def train(self, mode: bool = True) -> SPDNetwork:
-        """The pre-trained encoder stays in evaluation mode; only the adapters' dropout follows `mode`."""
+        """The pre-trained encoder stays in evaluation mode; only the adapters' dropout follows `mode`.
+
+        Raises:
+            RuntimeError: the network has the form for prediction.
+        """
+        if mode:
+            self._refuse_prediction_form()
         super().train(mode)
         self.image_encoder.eval()
         self.prompt_encoder.eval()
@@ -75,7 +87,11 @@ class SPDNetwork(nn.Module):
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Slices (B, n_channels, size, size) in [0, 1] to embeddings (B, 256, grid, grid)."""
-        return self.image_encoder((self._three_channels(images) - self.pixel_mean) / self.pixel_std)
+        normalized = (self._three_channels(images) - self.pixel_mean) / self.pixel_std
+        if self.encoder_dtype == torch.float32:
+            return self.image_encoder(normalized)
+        with torch.autocast(images.device.type, self.encoder_dtype):
+            return self.image_encoder(normalized)
 
     def saliency_logits(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Embeddings to saliency logits (B, n_classes, mask_size, mask_size)."""
@@ -160,7 +176,9 @@ class SPDNetwork(nn.Module):
 
         Raises:
             KeyError: names are missing or unknown. ValueError: a shape does not fit.
+            RuntimeError: the network has the form for prediction.
         """
+        self._refuse_prediction_form()
         own = self.stage1_parameters() | self.stage2_parameters()
         if own.keys() != state.keys():
             raise KeyError(f"missing {sorted(own.keys() - state.keys())}, unknown {sorted(state.keys() - own.keys())}")
@@ -168,6 +186,10 @@ class SPDNetwork(nn.Module):
             if parameter.shape != state[name].shape:
                 raise ValueError(f"{name}: shape {tuple(state[name].shape)}, expected {tuple(parameter.shape)}")
             parameter.data.copy_(state[name])
+
+    def _refuse_prediction_form(self) -> None:
+        if self.is_prediction_form:
+            raise RuntimeError("this network was optimised for prediction, which cannot be undone; load it again")
 
     def _three_channels(self, images: torch.Tensor) -> torch.Tensor:
         if self.channel_projection is not None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask
 
-from spdnet.dataset import CaseFiles, Labels, RawDataset, ReaderWriter
+from spdnet.dataset import CaseFiles, Labels, RawDataset, ReaderWriter, check_prompt_names
 from spdnet.dataset.raw_dataset import check_channels
 from spdnet.errors import DatasetError, PlansError
 from spdnet.files import read_json, write_json
@@ -112,13 +112,19 @@ class Fingerprint:
 
     @property
     def prompt_statistics(self) -> PromptStatistics | None:
-        """Sum over all cases, or None unless every case has prompts."""
-        total = None
-        for case in self.cases:
-            if case.prompt_statistics is None:
-                return None
-            total = case.prompt_statistics if total is None else total + case.prompt_statistics
-        return total
+        """Sum over the cases that have prompts, or None if none has."""
+        measured = [c.prompt_statistics for c in self.cases if c.prompt_statistics is not None]
+        return sum(measured, PromptStatistics()) if measured else None
+
+    @property
+    def n_prompt_files(self) -> int:
+        """How many cases have a prompt file."""
+        return sum(c.prompt_statistics is not None for c in self.cases)
+
+    @property
+    def n_curves(self) -> int:
+        """Curves in all prompt files."""
+        return sum(c.prompt_curves for c in self.cases)
 
     @property
     def prompt_type(self) -> str:
@@ -126,7 +132,7 @@ class Fingerprint:
         total = self.prompt_statistics
         if total is None:
             return "none"
-        return prompt_type(total, sum(c.prompt_curves for c in self.cases), sum(c.prompt_boxes for c in self.cases))
+        return prompt_type(total, self.n_curves, sum(c.prompt_boxes for c in self.cases))
 
     def save(self, file: Path) -> None:
         """Write the fingerprint file: the measurements and a readable summary of them."""
@@ -154,6 +160,7 @@ class Fingerprint:
             "median_shape_SPL": shape.tolist(),
             "classes": classes,
             "prompt_type": self.prompt_type,
+            "n_prompt_files": self.n_prompt_files,
             "prompts": (
                 {**statistics.as_floats(), "quality": statistics.quality}
                 if statistics is not None
@@ -180,7 +187,7 @@ class Fingerprint:
                 tuple(content["foreground_intensities"]),
                 tuple(_case_from_dict(case) for case in content["cases"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlansError(
                 f"{file} is not a fingerprint of this version of spdnet ({error}); run spd_extract_fingerprint --clean"
             ) from error
@@ -193,6 +200,8 @@ def extract_fingerprint(dataset: RawDataset, n_processes: int, reading: PromptRe
         DatasetError, PromptFileError: a case is not what it must be; see `measure_case`.
     """
     cases = dataset.training_cases()
+    if any(case.prompts is None for case in cases):  # is it that their prompt files have wrong names?
+        check_prompt_names(dataset, cases)
     reader = dataset.reader
     geometries = [reader.read_geometry(case.images[0], case.case) for case in cases]
     spacing = np.median([g.canonical_spacing_mm() for g in geometries], axis=0)

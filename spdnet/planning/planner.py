@@ -14,6 +14,7 @@ from spdnet.errors import ConfigurationError
 from spdnet.geometry.image_geometry import axis_from_name
 from spdnet.network.backbones import Backbone, get_backbone
 from spdnet.paths import DEFAULT_PLANS_NAME
+from spdnet.planning.embedding_rule import choose_storage
 from spdnet.planning.fingerprint import CaseFingerprint, Fingerprint
 from spdnet.planning.nnunet_plans import nnunet_keys
 from spdnet.planning.plans import (
@@ -24,10 +25,12 @@ from spdnet.planning.plans import (
     LossSettings,
     NormalizationSettings,
     PromptSettings,
+    RecipeSettings,
     SPDPlans,
     SPDSettings,
     StageSettings,
 )
+from spdnet.prompts.imitation import recipe_like
 
 # A target that is only two or three tokens wide cannot be delineated. Four is a choice, not yet a measured one.
 MIN_TOKENS_ACROSS_TARGET = 4.0
@@ -50,6 +53,7 @@ class SPDPlanner:
         image_size: side of the input, or None to let the rule choose.
         pixel_spacing_mm: side of a pixel of the input, or None to let the rule choose.
         plans_name: name of the plans file.
+        free_disk_gb: room for stage 2's embeddings, or None if nothing limits it.
     """
 
     fingerprint: Fingerprint
@@ -59,6 +63,7 @@ class SPDPlanner:
     image_size: int | None = None
     pixel_spacing_mm: float | None = None
     plans_name: str = DEFAULT_PLANS_NAME
+    free_disk_gb: float | None = None
 
     def plan(self) -> SPDPlans:
         """Make every decision."""
@@ -81,7 +86,7 @@ class SPDPlanner:
             consistency=ConsistencySettings(),
             stage1=stage1,
             stage2=stage2,
-            augmentation=AugmentationSettings(),
+            augmentation=self.choose_augmentation(backbone, image_size),
             prompts=self.choose_prompts(),
         )
         f = self.fingerprint
@@ -202,14 +207,25 @@ class SPDPlanner:
         )
         self.reasons["iterations_per_epoch"] = f"one pass over {n_slices} slices, 25 to 250 iterations"
         self.reasons["focal_alpha"] = (
-            "0.75 in stage 1: distillation can drop what saliency finds too much, but never add what it misses; "
-            "0.5 in stage 2"
+            "0.75 in both stages: distillation can drop what saliency finds too much, but never add what it misses; "
+            "with 0.5 a decoder that is given one point per slice can stay at empty masks"
         )
         self.reasons["epochs"] = f"about {total1} and {total2} iterations on {self.device}"
         return (
             StageSettings(epochs1, per_epoch, batch, 1e-3, focal_alpha=0.75),
-            StageSettings(epochs2, per_epoch, batch, 5e-4, focal_alpha=0.5),
+            StageSettings(epochs2, per_epoch, batch, 5e-4, focal_alpha=0.75),
         )
+
+    def choose_augmentation(self, backbone: Backbone, image_size: int) -> AugmentationSettings:
+        """The same for all data, but for what stage 2 stores: by the room on the disk; see `choose_storage`."""
+        if self.free_disk_gb is None:
+            return AugmentationSettings()
+        n_slices, n_classes = sum(c.n_slices for c in self.fingerprint.cases), len(self.fingerprint.class_names)
+        free = self.free_disk_gb * 2**30
+        augmentation, self.reasons["stored_embeddings"] = choose_storage(
+            AugmentationSettings(), n_slices, backbone.grid(image_size), n_classes, image_size, free
+        )
+        return augmentation
 
     def choose_distillation(self) -> DistillationSettings:
         """The paper's tau and n; a 2D data set has no neighbours."""
@@ -223,23 +239,34 @@ class SPDPlanner:
         return replace(settings, n_context=0) if flat else settings
 
     def choose_prompts(self) -> PromptSettings:
-        """Prompt files where every training case has one, else simulation from the labels."""
-        with_files = sum(c.prompt_statistics is not None for c in self.fingerprint.cases)
-        n_cases = len(self.fingerprint.cases)
-        if with_files == n_cases:
-            statistics = self.fingerprint.prompt_statistics
-            assert statistics is not None
+        """Prompt files where every training case has one, else simulation from the labels, like those that are there.
+
+        The decoder has to be trained on prompts like those it will get; `docs/results.md` has the measurement.
+        """
+        f = self.fingerprint
+        statistics, n_files, n_cases = f.prompt_statistics, f.n_prompt_files, len(f.cases)
+        if statistics is None:
             self.reasons["prompts"] = (
-                f"promptsTr holds a file for each of the {n_cases} training cases: {self.fingerprint.prompt_type}, "
-                f"{100 * statistics.precision:.0f} % of the points inside the target, a point inside in "
-                f"{100 * statistics.coverage:.0f} % of its slices"
+                "promptsTr holds no prompt file, so prompts are simulated from the labels by the paper's recipe, "
+                "freshly each epoch; prompts of another kind at prediction would be new to the model"
             )
-            return PromptSettings("files")
-        self.reasons["prompts"] = (
-            f"promptsTr holds files for {with_files} of {n_cases} training cases, so prompts are simulated from the "
-            "labels by the paper's recipe, freshly each epoch"
+            return PromptSettings("simulated")
+        seen = (
+            f"{f.prompt_type}, {100 * statistics.precision:.0f} % of the points inside the target, a point inside in "
+            f"{100 * statistics.coverage:.0f} % of its slices"
         )
-        return PromptSettings("simulated")
+        if n_files == n_cases:
+            self.reasons["prompts"] = f"promptsTr holds a file for each of the {n_cases} training cases: {seen}"
+            return PromptSettings("files")
+        start = (
+            f"promptsTr holds files for {n_files} of {n_cases} training cases ({seen}), so prompts are simulated from "
+        )
+        if not statistics.points:
+            self.reasons["prompts"] = start + "the labels as coarse boxes, freshly each epoch"
+            return PromptSettings("none", boxes="simulated")
+        recipe = RecipeSettings(*recipe_like(statistics, f.n_curves))
+        self.reasons["prompts"] = start + f"the labels to resemble these, freshly each epoch: {_in_words(recipe)}"
+        return PromptSettings("simulated", recipe)
 
     def _foreground_window(self, channel: int) -> tuple[float, float]:
         pooled = self.fingerprint.foreground_intensities[channel]
@@ -270,6 +297,10 @@ class SPDPlanner:
             if areas:
                 widths.append((math.sqrt(float(np.median(areas))), name))
         return min(widths)
+
+
+def _in_words(recipe: RecipeSettings) -> str:
+    return ", ".join([recipe.mode, *(f"{name} {value}" for name, value in recipe.parameters.items())])
 
 
 def _numbers(values: np.ndarray) -> str:

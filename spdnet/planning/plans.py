@@ -9,15 +9,17 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from spdnet.errors import PlansError
+from spdnet.errors import ConfigurationError, PlansError, shown
 from spdnet.files import read_json, write_json
 from spdnet.paths import CONFIGURATION
+from spdnet.prompts import PromptRecipe, make_recipe
 
 Settings = TypeVar("Settings")
 
@@ -150,6 +152,8 @@ class AugmentationSettings:
         intensity: gamma, contrast, brightness and noise as well.
         stored_variants: how many augmented copies of every training case stage 2 encodes and keeps, the first
             one unaugmented.
+        stored_embeddings: False where the disk does not hold their embeddings: the encoder runs again for every batch,
+            and only saliency and masks are kept.
     """
 
     max_angle_degrees: float = 20.0
@@ -158,6 +162,7 @@ class AugmentationSettings:
     flip_rows: bool = False
     intensity: bool = True
     stored_variants: int = 2
+    stored_embeddings: bool = True
 
     @property
     def mirroring_axes(self) -> tuple[int, ...]:
@@ -166,13 +171,37 @@ class AugmentationSettings:
 
 
 @dataclass(frozen=True)
+class RecipeSettings:
+    """A recipe of simulated prompts, with the names that `spd_prompts.json` has for it.
+
+    Attributes:
+        mode: one of `spdnet.prompts.noise_modes.MODES`; "true_points" is the ceiling that no real prompts reach.
+        parameters: the mode's parameters by name; those that are not here have the mode's defaults.
+        dropped_share: share of the target's slices that get no prompts.
+    """
+
+    mode: str = "recipe"
+    parameters: dict[str, bool | int | float | str] = field(default_factory=dict)
+    dropped_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        try:
+            self.make()
+        except ConfigurationError as error:
+            raise PlansError(f"spd.prompts.recipe: {error}") from error
+
+    def make(self) -> PromptRecipe:
+        """The recipe."""
+        return make_recipe(self.mode, self.parameters, self.dropped_share)
+
+
+@dataclass(frozen=True)
 class PromptSettings:
     """Where training prompts come from.
 
     Attributes:
-        source: "files" (promptsTr), "simulated" (from the labels, freshly each epoch) or "true" (four points inside
-            each mask and none elsewhere: the ceiling that no real prompts reach).
-        inside_points, min_random_points, max_random_points, empty_slices: the recipe of simulated ones.
+        source: "files" (promptsTr), "simulated" (from the labels, freshly each epoch) or "none".
+        recipe: how they are simulated.
         boxes: coarse boxes beside those that the source has: "none" or "simulated" (from the labels, freshly each
             epoch, by `CoarseBoxes`).
         box_enlarge, box_shift, box_per_slice: the recipe of simulated boxes.
@@ -180,11 +209,8 @@ class PromptSettings:
             that the decoder knows both. Prediction and validation use every trusted box. Not yet measured.
     """
 
-    source: Literal["files", "simulated", "true"]
-    inside_points: int = 1
-    min_random_points: int = 2
-    max_random_points: int = 5
-    empty_slices: Literal["random", "none"] = "random"
+    source: Literal["files", "simulated", "none"]
+    recipe: RecipeSettings = RecipeSettings()
     boxes: Literal["none", "simulated"] = "none"
     box_enlarge: float = 0.5
     box_shift: float = 0.2
@@ -292,13 +318,15 @@ class SPDPlans:
         names = [content[key] for key in _NAMES]
         for key, name in zip(_NAMES, names, strict=True):
             if not isinstance(name, str):
-                raise PlansError(f'{source}: "{key}" must be a text, not {name!r}')
+                raise PlansError(f'{source}: "{key}" must be a text, not {shown(name)}')
+            if not name or name in (".", "..") or set(name) & set("/\\\0"):
+                raise PlansError(f'{source}: "{key}" is {shown(name)}; it must be a name, not a path')
         if not isinstance(content["spd"], dict):
-            raise PlansError(f'{source}: "spd" must be an object with keys, not {content["spd"]!r}')
+            raise PlansError(f'{source}: "spd" must be an object with keys, not {shown(content["spd"])}')
         own = dict(content["spd"])
         reasons = own.pop("reasons", {})
         if not isinstance(reasons, dict):
-            raise PlansError(f"{source}: spd.reasons must be an object of texts, not {reasons!r}")
+            raise PlansError(f"{source}: spd.reasons must be an object of texts, not {shown(reasons)}")
         settings = settings_from_dict(SPDSettings, own, f"{source}: spd")
         nnunet = {key: copy.deepcopy(value) for key, value in content.items() if key not in (*_NAMES, "spd")}
         place: Any = nnunet
@@ -316,7 +344,7 @@ def settings_from_dict(kind: type[Settings], content: Any, where: str) -> Settin
         PlansError: naming the place, the offending key or value, and what is expected.
     """
     if not isinstance(content, dict):
-        raise PlansError(f"{where} must be an object with keys, not {content!r}")
+        raise PlansError(f"{where} must be an object with keys, not {shown(content)}")
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(content.keys() - fields.keys())
@@ -328,7 +356,67 @@ def settings_from_dict(kind: type[Settings], content: Any, where: str) -> Settin
             values[name] = _value(hints[name], content[name], f"{where}.{name}")
         elif declared.default is dataclasses.MISSING:
             raise PlansError(f"{where}: key {name} is missing")
+    _check_ranges(kind, values, where)
     return kind(**values)
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Numbers that make sense; the limits belong to them unless `above_low`."""
+
+    low: float = 0
+    high: float = math.inf
+    above_low: bool = False
+
+    def holds(self, value: float) -> bool:
+        return self.low <= value <= self.high and not (self.above_low and value == self.low)
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"from {self.low:g} to {self.high:g}"
+        return f"more than {self.low:g}" if self.above_low else f"{self.low:g} or more"
+
+
+_NOT_NEGATIVE, _FROM_ONE, _SHARE = _Range(), _Range(1), _Range(0, 1)
+_POSITIVE = _Range(0, above_low=True)
+_RANGES: dict[type, dict[str, _Range]] = {
+    SPDSettings: {"image_size": _Range(1, 8192), "pixel_spacing_mm": _POSITIVE},
+    LoraSettings: {"rank": _NOT_NEGATIVE, "alpha": _NOT_NEGATIVE, "dropout": _SHARE},
+    LossSettings: dict.fromkeys(("dice_weight", "focal_weight", "focal_gamma", "dice_epsilon"), _NOT_NEGATIVE),
+    DistillationSettings: {"tau": _SHARE, "n_context": _NOT_NEGATIVE, "max_points": _FROM_ONE},
+    ConsistencySettings: {"weight": _NOT_NEGATIVE, "run_length": _FROM_ONE},
+    StageSettings: {
+        "epochs": _NOT_NEGATIVE,
+        "iterations_per_epoch": _FROM_ONE,
+        "batch_size": _FROM_ONE,
+        "learning_rate": _NOT_NEGATIVE,
+        "focal_alpha": _SHARE,
+        "weight_decay": _NOT_NEGATIVE,
+    },
+    AugmentationSettings: {
+        "max_angle_degrees": _Range(0, 360),
+        "scale_range": _POSITIVE,
+        "stored_variants": _FROM_ONE,
+    },
+}
+# settings of which the first must not be above the second
+_ASCENDING: dict[type, tuple[str, str]] = {NormalizationSettings: ("low", "high")}
+
+
+def _check_ranges(kind: type, values: dict[str, Any], where: str) -> None:
+    """Raise `PlansError` for numbers that cannot be meant."""
+    for name, allowed in _RANGES.get(kind, {}).items():
+        value = values.get(name, ())  # defaults are good
+        for number in value if isinstance(value, tuple) else (value,):
+            if not allowed.holds(number):
+                raise PlansError(f"{where}.{name} is {shown(value)}; it must be {allowed}")
+    first, second = _ASCENDING.get(kind, ("", ""))
+    if first in values and second in values and values[first] > values[second]:
+        raise PlansError(f"{where}.{first} is {values[first]}; it must not be above {second}, {values[second]}")
+    if kind is NormalizationSettings and values["scheme"] == "percentile":
+        for name in ("low", "high"):
+            if not 0 <= values[name] <= 100:
+                raise PlansError(f"{where}.{name} is {values[name]}; a percentile must be from 0 to 100")
 
 
 # What decides which input and which layers a network was trained with; the rest may differ from its plans.
@@ -360,20 +448,24 @@ def input_difference(stored: Any, settings: SPDSettings) -> str | None:
 def _value(kind: Any, value: Any, where: str) -> Any:
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):
-            raise PlansError(f"{where} must be one of {', '.join(typing.get_args(kind))}, not {value!r}")
+            raise PlansError(f"{where} must be one of {', '.join(typing.get_args(kind))}, not {shown(value)}")
         return value
     if dataclasses.is_dataclass(kind):
         return settings_from_dict(kind, value, where)  # type: ignore[arg-type]
+    if typing.get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise PlansError(f"{where} must be an object with keys, not {shown(value)}")
+        return dict(value)
     if isinstance(kind, types.GenericAlias):
         if not isinstance(value, list | tuple):
-            raise PlansError(f"{where} must be a list, not {value!r}")
+            raise PlansError(f"{where} must be a list, not {shown(value)}")
         arguments = typing.get_args(kind)
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(kinds) != len(value):
-            raise PlansError(f"{where} must have {len(kinds)} values, not {value!r}")
+            raise PlansError(f"{where} must have {len(kinds)} values, not {shown(value)}")
         return tuple(_value(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise PlansError(f"{where} must be of type {kind.__name__}, not {value!r}")
-    return value
+    if not isinstance(value, (int, float) if kind is float else kind) or (kind is not bool and isinstance(value, bool)):
+        raise PlansError(f"{where} must be of type {kind.__name__}, not {shown(value)}")
+    if kind is float and not abs(value) <= sys.float_info.max:
+        raise PlansError(f"{where} must be a finite number, not {shown(value)}")
+    return float(value) if kind is float else value

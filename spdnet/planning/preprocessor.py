@@ -10,18 +10,21 @@ import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+import spdnet
 from spdnet.dataset import CaseFiles, Labels, RawDataset, ReaderWriter
 from spdnet.errors import DatasetError
+from spdnet.files import make_folder
 from spdnet.geometry import CaseMapping, ImageGeometry, plan_case_mapping
 from spdnet.geometry.image_geometry import axis_from_name
 from spdnet.parallel import map_cases
 from spdnet.planning.fingerprint import nonzero_box, read_checked_label
 from spdnet.planning.plans import NormalizationSettings, SPDPlans, SPDSettings
 from spdnet.planning.shared_files import write_shared_files
-from spdnet.planning.storage import CaseWriter, StoredCase
+from spdnet.planning.storage import CaseWriter, RunRecord, StoredCase, stored_cases
 from spdnet.prompts import PromptReading, SlicePrompts, load_slice_prompts
 
 logger = logging.getLogger(__name__)
@@ -76,33 +79,72 @@ class SPDPreprocessor:
     def run(self, n_processes: int, reading: PromptReading = PromptReading()) -> None:
         """Preprocess all training cases into `{plans}_2d/`, and copy the ground truth as nnU-Net does.
 
+        A run that was interrupted is continued by the next one with the same plans; a finished one is done again.
+
         Raises:
-            DatasetError, PromptFileError: a case is not what it must be.
+            DatasetError, PromptFileError: a case is not what it must be. StorageError: no room, or no permission.
         """
         cases = self.dataset.training_cases()
         target = self.folder / self.plans.data_identifier
-        target.mkdir(parents=True, exist_ok=True)
+        make_folder(target)
+        record = RunRecord(target)
+        record.begin(self._made_with(reading))
         self._remove_foreign_cases(target, {c.case for c in cases})
+        left = [c for c in cases if not record.is_written(c.case, _stamps(c))]
+        if len(left) < len(cases):
+            logger.info("going on with an unfinished run: %d of %d cases are there", len(cases) - len(left), len(cases))
         write = functools.partial(
-            preprocess_training_case,
+            _preprocess_and_note,
             reader=self.dataset.reader,
             plans=self.plans,
             labels=self.dataset.labels,
             folder=target,
             reading=reading,
         )
-        map_cases(write, cases, n_processes, "preprocessing")
+        map_cases(write, left, n_processes, "preprocessing")
         write_shared_files(self.dataset, cases, self.folder)
+        record.end()
+
+    def _made_with(self, reading: PromptReading) -> dict[str, Any]:
+        """All that decides the content of the preprocessed cases but the files of the cases."""
+        return {
+            "spdnet_version": spdnet.__version__,
+            "reader": self.dataset.reader.name,
+            "labels": repr(self.dataset.labels),
+            "reading": repr(reading),
+            "settings": repr(self.plans.settings),
+        }
 
     def _remove_foreign_cases(self, folder: Path, cases: set[str]) -> None:
         """Remove what an earlier preprocessing left of cases that are no longer in the data set."""
-        gone = [c for c in StoredCase.list(folder) if c not in cases]
+        gone = [c for c in stored_cases(folder) if c not in cases]
         for case in gone:
             StoredCase(folder, case).remove()
         if gone:
             logger.info(
                 "removed %d preprocessed cases that are no longer in the data set: %s", len(gone), ", ".join(gone)
             )
+
+
+def _preprocess_and_note(case: CaseFiles, folder: Path, **arguments: Any) -> None:
+    """`preprocess_training_case`, and a note that the case is done; the files are looked at before they are read."""
+    stamps = _stamps(case)
+    preprocess_training_case(case, folder=folder, **arguments)
+    RunRecord(folder).note_written(case.case, stamps)
+
+
+def _stamps(case: CaseFiles) -> list[list[Any]]:
+    """Path, size and time of change of each of a case's files."""
+    files = [f for f in (*case.images, case.label, case.prompts) if f is not None]
+    return [_stamp(file) for file in files]
+
+
+def _stamp(file: Path) -> list[Any]:
+    try:
+        status = file.stat()
+    except OSError:  # gone meanwhile: reading it says so
+        return [str(file), None, None]
+    return [str(file), status.st_size, status.st_mtime_ns]
 
 
 def preprocess_training_case(

@@ -6,13 +6,12 @@ Made if missing and kept if there, so that both programs have the same splits wh
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
 from spdnet.dataset import CaseFiles, RawDataset
 from spdnet.dataset.splits import N_FOLDS, create_splits
 from spdnet.errors import DatasetError
-from spdnet.files import read_json, write_json
+from spdnet.files import copy_file, make_folder, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ def write_shared_files(dataset: RawDataset, cases: list[CaseFiles], folder: Path
     """
     _copy_if_different(dataset.folder / "dataset.json", folder / "dataset.json")
     ground_truth = folder / "gt_segmentations"
-    ground_truth.mkdir(exist_ok=True)
+    make_folder(ground_truth)
     for case in cases:
         assert case.label is not None
         copy = ground_truth / f"{case.case}{dataset.file_ending}"
@@ -66,6 +65,4 @@ def _copy_if_different(source: Path, target: Path) -> None:
         old, new = target.stat(), source.stat()
         if old.st_mtime >= new.st_mtime and old.st_size == new.st_size:
             return
-    partial = target.with_name(f".partial_{target.name}")
-    shutil.copy2(source, partial)
-    partial.replace(target)
+    copy_file(source, target)

@@ -4,12 +4,15 @@
     {case}_seg.npy   uint8 (S, k, size, size), one binary mask per class
     {case}_ignored.npy  uint8 (S, size, size), only where the data set has an ignore label
     {case}.json      mapping, geometry and prompts; written last, so a case without it is not there
+    .unfinished/     while cases are still to be written (`RunRecord`); gone when all are there
 
 Plain .npy files are mapped into memory, so a slice is read without unpacking a volume.
 """
 
 from __future__ import annotations
 
+import secrets
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from spdnet.errors import DatasetError
-from spdnet.files import read_json, write_json
+from spdnet.errors import DatasetError, SPDError
+from spdnet.files import make_folder, read_json, storage_errors, whole_file, write_json
 from spdnet.geometry import CaseMapping, ImageGeometry
 from spdnet.prompts import SlicePrompts
+
+_BEGUN = ".begun.json"
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,13 @@ class StoredCase:
 
     @staticmethod
     def list(folder: Path) -> list[str]:
-        """Identifiers of the complete cases in a folder, sorted."""
-        return sorted(f.name.removesuffix(".json") for f in folder.glob("*.json") if not f.name.startswith("."))
+        """Identifiers of the cases in a folder, sorted.
+
+        Raises:
+            DatasetError: a preprocessing was begun there and did not come to its end.
+        """
+        RunRecord(folder).check_finished()
+        return stored_cases(folder)
 
     @cached_property
     def slices(self) -> np.ndarray:
@@ -86,11 +96,79 @@ class StoredCase:
     def _open(self, name: str) -> np.ndarray:
         try:
             return np.load(self.folder / name, mmap_mode="r")
-        except (FileNotFoundError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise DatasetError(
                 f"case {self.case}: preprocessed file {self.folder / name} is missing or damaged ({error}); "
                 "run spd_preprocess"
             ) from error
+
+
+def stored_cases(folder: Path) -> list[str]:
+    """Identifiers of the cases in a folder that are complete, sorted, whether or not all are there."""
+    return sorted(f.name.removesuffix(".json") for f in folder.glob("[!.]*.json"))
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What is known of a preprocessing that has not come to its end: the folder `.unfinished` among the cases.
+
+    It holds what the run was begun with, and a small file for each case that it has written. So a run that was killed
+    is not mistaken for a finished one, and the next one with the same plans goes on where it stopped.
+    """
+
+    folder: Path
+
+    def begin(self, made_with: Any) -> None:
+        """Go on with the run that was begun with the same, else begin one; the cases there count as not yet written.
+
+        Args:
+            made_with: plain data, all that decides the content of the cases but their files.
+        """
+        make_folder(self._place)
+        begun = self._place / _BEGUN
+        if _content(begun) == made_with:
+            return
+        begun.unlink(missing_ok=True)
+        for record in self._place.glob("*.json"):
+            record.unlink()
+        write_json(begun, made_with)
+
+    def is_written(self, case: str, files: Any) -> bool:
+        """Whether this run has written a case, from the same files (plain data that tells them from others)."""
+        return (self.folder / f"{case}.json").exists() and _content(self._place / f"{case}.json") == files
+
+    def note_written(self, case: str, files: Any) -> None:
+        """Note that a case is written."""
+        write_json(self._place / f"{case}.json", files, indent=None)
+
+    def end(self) -> None:
+        """All cases are there."""
+        with storage_errors(self._place, "remove"):
+            gone = self.folder / f".finished_{secrets.token_hex(4)}"
+            self._place.rename(gone)  # at one stroke
+            for folder in self.folder.glob(".finished_*"):  # of killed runs as well
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def check_finished(self) -> None:
+        """Raise `DatasetError` if a run was begun and did not come to its end."""
+        if self._place.exists():
+            n = len(stored_cases(self.folder))
+            raise DatasetError(
+                f"the preprocessing into {self.folder} was not finished; {n} cases are there. Run spd_preprocess, with "
+                "the same -d and -plans_name; it goes on where it stopped"
+            )
+
+    @property
+    def _place(self) -> Path:
+        return self.folder / ".unfinished"
+
+
+def _content(file: Path) -> Any:
+    """Content of a JSON file, or None if there is none that can be read."""
+    try:
+        return read_json(file, "", "")
+    except SPDError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -111,7 +189,8 @@ class CaseWriter:
     ) -> None:
         """Arrays as `StoredCase` returns them (slices of any float type)."""
         properties = self.folder / f"{self.case}.json"
-        properties.unlink(missing_ok=True)
+        with storage_errors(properties, "replace"):
+            properties.unlink(missing_ok=True)
         self._save(f"{self.case}.npy", slices.astype(np.float16))
         self._save(f"{self.case}_seg.npy", masks.astype(np.uint8))
         if ignored is not None:
@@ -126,6 +205,5 @@ class CaseWriter:
         write_json(properties, content, indent=None)
 
     def _save(self, name: str, array: np.ndarray) -> None:
-        partial = self.folder / f".partial_{name}"
-        np.save(partial, array)
-        partial.replace(self.folder / name)
+        with whole_file(self.folder / name) as partial:
+            np.save(partial, array)

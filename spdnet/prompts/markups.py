@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from spdnet.errors import PromptFileError
+from spdnet.files import write_text
 from spdnet.prompts.boxes import center_size_axes, oriented_corners
 from spdnet.prompts.points import Markup
 from spdnet.prompts.text_files import (
@@ -100,9 +101,7 @@ def write_markups(file: Path, markups: list[Markup]) -> None:
     """
     content = {"@schema": SCHEMA_URL, "markups": [_markup_to_dict(markup) for markup in markups]}
     text = json.dumps(content, indent=2, allow_nan=False)
-    partial = file.with_name(".partial_" + file.name)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(file)
+    write_text(file, text + "\n")
 
 
 def _read_json(file: Path) -> Any:

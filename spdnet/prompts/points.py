@@ -7,7 +7,7 @@ the business of the other modules of this package.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -150,6 +150,13 @@ class SlicePrompts:
     def select(self, chosen: np.ndarray) -> SlicePrompts:
         """The points of a bool mask (N,) or of an array of indices; all boxes stay."""
         return SlicePrompts(self.points_syx[chosen], self.class_index[chosen], self.boxes)
+
+    def of_slices(self, first: int, stop: int) -> SlicePrompts:
+        """The points and boxes of slices `first` to `stop` - 1, their slices counted from `first`."""
+        own = self.select((self.slice_index >= first) & (self.slice_index < stop))
+        boxes = self.boxes.select((self.boxes.slice_index >= first) & (self.boxes.slice_index < stop))
+        points = own.points_syx - np.array([first, 0.0, 0.0])
+        return SlicePrompts(points, own.class_index, replace(boxes, slice_index=boxes.slice_index - first))
 
     def for_class(self, k: int) -> SlicePrompts:
         """What speaks for class `k` (from 0), points and boxes for all classes included."""

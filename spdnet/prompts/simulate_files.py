@@ -18,7 +18,7 @@ import spdnet
 from spdnet.dataset import CaseFiles, Labels, ReaderWriter
 from spdnet.dataset.raw_dataset import find_prompt_file
 from spdnet.errors import ConfigurationError, DatasetError
-from spdnet.files import read_json
+from spdnet.files import read_json, write_text
 from spdnet.geometry import CaseMapping, ImageGeometry, default_slicing_axis, raw_resolution_mapping
 from spdnet.geometry.image_geometry import axis_from_name, axis_name
 from spdnet.prompts.boxes import corners_between
@@ -81,9 +81,7 @@ class Simulation:
 def write_record(folder: Path, simulation: Simulation) -> None:
     """Write the record of a simulation beside its prompt files; it appears whole or not at all."""
     file = folder / RECORD_FILE
-    partial = file.with_name(f".partial_{file.name}")
-    partial.write_text(json.dumps(simulation.to_dict(), indent=4) + "\n", encoding="utf-8")
-    partial.replace(file)
+    write_text(file, json.dumps(simulation.to_dict(), indent=4) + "\n")
 
 
 def read_record(file: Path) -> tuple[Simulation, str]:

@@ -7,8 +7,12 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+from tqdm.utils import CallbackIOWrapper
+
 from spdnet import __version__
 from spdnet.errors import ConfigurationError, ModelError
+from spdnet.files import whole_file
 from spdnet.inference import ModelFolder
 from spdnet.network.backbones import BaseWeights
 from spdnet.sharing.archive import CHECKPOINT_PATTERN, CROSSVALIDATION_FILES, MODEL_FILES
@@ -109,7 +113,7 @@ def _crossvalidation_files(folder: Path, folds: list[str], ending: str, predicti
 
 
 def _predictions(folder: Path, sub_folder: str, ending: str) -> list[str]:
-    return [f"{sub_folder}/{file.name}" for file in sorted((folder / sub_folder).glob(f"*{ending}"))]
+    return [f"{sub_folder}/{file.name}" for file in sorted((folder / sub_folder).glob(f"[!.]*{ending}"))]
 
 
 def _sam_file_to_include(weights: BaseWeights | None, backbone: str) -> Path | None:
@@ -132,28 +136,28 @@ def _sam_file_to_include(weights: BaseWeights | None, backbone: str) -> Path | N
 def _write_zip(
     folder: Path, zip_file: Path, names: list[str], backbone: str, weights: BaseWeights | None, sam_file: Path | None
 ) -> Manifest:
-    partial = zip_file.with_name(f".partial_{zip_file.name}")
     root = f"{folder.resolve().parent.name}/{folder.resolve().name}"
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as target:
-            checksums = {name: _add(target, folder / name, f"{root}/{name}") for name in names}
-            if sam_file is not None:
-                _add(target, sam_file, f"{root}/{SAM_FOLDER}/{sam_file.name}", zipfile.ZIP_STORED)
-            sam = None
-            if weights is not None:
-                sam = SamWeights(weights.file_name, weights.sha256, weights.source, sam_file is not None)
-            manifest = Manifest(__version__, backbone, sam, checksums)
-            target.writestr(_entry(f"{root}/{MANIFEST_FILE}", zipfile.ZIP_DEFLATED), manifest.to_json())
-        partial.replace(zip_file)
-    finally:
-        partial.unlink(missing_ok=True)
+    n_bytes = sum(f.stat().st_size for f in (*(folder / name for name in names), *filter(None, [sam_file])))
+    with (
+        whole_file(zip_file) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as target,
+        tqdm(total=n_bytes, unit="B", unit_scale=True, desc="packing") as bar,
+    ):
+        checksums = {name: _add(target, folder / name, f"{root}/{name}", bar) for name in names}
+        if sam_file is not None:
+            _add(target, sam_file, f"{root}/{SAM_FOLDER}/{sam_file.name}", bar, zipfile.ZIP_STORED)
+        sam = None
+        if weights is not None:
+            sam = SamWeights(weights.file_name, weights.sha256, weights.source, sam_file is not None)
+        manifest = Manifest(__version__, backbone, sam, checksums)
+        target.writestr(_entry(f"{root}/{MANIFEST_FILE}", zipfile.ZIP_DEFLATED), manifest.to_json())
     return manifest
 
 
-def _add(target: zipfile.ZipFile, file: Path, name: str, method: int = zipfile.ZIP_DEFLATED) -> str:
-    """Pack one file; returns its SHA-256."""
+def _add(target: zipfile.ZipFile, file: Path, name: str, bar: tqdm, method: int = zipfile.ZIP_DEFLATED) -> str:
+    """Pack one file and tell the bar of its bytes; returns its SHA-256."""
     with file.open("rb") as source, target.open(_entry(name, method), "w", force_zip64=True) as packed:
-        return sha256_of_stream(source, packed)
+        return sha256_of_stream(CallbackIOWrapper(bar.update, source, "read"), packed)
 
 
 def _entry(name: str, method: int) -> zipfile.ZipInfo:

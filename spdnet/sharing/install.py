@@ -11,7 +11,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+from tqdm.utils import CallbackIOWrapper
+
 from spdnet.errors import ConfigurationError, ModelError, SPDError
+from spdnet.files import make_folder, storage_errors, whole_file
 from spdnet.inference import ModelFolder
 from spdnet.network.backbones import BaseWeights
 from spdnet.paths import results_root
@@ -124,14 +128,21 @@ def _read_manifest(archive: Archive) -> Manifest | None:
 def _check_contents(archive: Archive, manifest: Manifest | None, backbone: str, weights: BaseWeights | None) -> None:
     """Read every entry once: the zip's own checksums, and the manifest's if there is one."""
     expected = _expected_checksums(archive, manifest, backbone, weights)
-    for name, info in archive.entries.items():
-        with reading(archive.file), archive.zip.open(info) as stream:
-            found = sha256_of_stream(stream)
-        if name in expected and expected[name] != found:
-            raise ModelError(
-                f"{archive.file}: {name} is not what was packed: SHA-256 {found}, expected {expected[name]}. Ask for "
-                "the zip again. Nothing was installed."
-            )
+    with _bar(archive, "checking") as bar:
+        for name, info in archive.entries.items():
+            with reading(archive.file), archive.zip.open(info) as stream:
+                found = sha256_of_stream(CallbackIOWrapper(bar.update, stream, "read"))
+            if name in expected and expected[name] != found:
+                raise ModelError(
+                    f"{archive.file}: {name} is not what was packed: SHA-256 {found}, expected {expected[name]}. Ask "
+                    "for the zip again. Nothing was installed."
+                )
+
+
+def _bar(archive: Archive, what: str) -> tqdm:
+    """A progress bar of the bytes that the zip unpacks to."""
+    n_bytes = sum(info.file_size for info in archive.entries.values())
+    return tqdm(total=n_bytes, unit="B", unit_scale=True, desc=what)
 
 
 def _expected_checksums(
@@ -196,16 +207,18 @@ def _sam_state(weights: BaseWeights | None) -> str:
 def _unpack(archive: Archive, target: Path, settings: SPDSettings, weights: BaseWeights | None) -> None:
     """Unpack beside the target, check the checkpoints, put SAM's weights into their place, then rename."""
     is_new = not target.parent.exists()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".spd_install_", dir=target.parent))
+    make_folder(target.parent)
+    with storage_errors(target):
+        temporary = Path(tempfile.mkdtemp(prefix=".spd_install_", dir=target.parent))
     model, replaced = temporary / "new", temporary / "old"
     try:
-        for name, info in archive.entries.items():
-            if not name.startswith(f"{SAM_FOLDER}/"):
-                _extract(archive, info.filename, model / name)
-        _check_checkpoints(model, archive, settings)
-        if weights is not None:
-            _install_sam_weights(archive, weights)
+        with _bar(archive, "unpacking") as bar:
+            for name, info in archive.entries.items():
+                if not name.startswith(f"{SAM_FOLDER}/"):
+                    _extract(archive, info.filename, model / name, bar)
+            _check_checkpoints(model, archive, settings)
+            if weights is not None:
+                _install_sam_weights(archive, weights, bar)
         _rename(model, target, replaced)
     finally:
         if target.exists() or not replaced.exists():  # else the old model could not be put back and is in there
@@ -214,11 +227,11 @@ def _unpack(archive: Archive, target: Path, settings: SPDSettings, weights: Base
             target.parent.rmdir()
 
 
-def _extract(archive: Archive, entry: str, file: Path) -> None:
-    """Write one entry to a new file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with reading(archive.file), archive.zip.open(entry) as source, file.open("xb") as target:
-        shutil.copyfileobj(source, target, 1 << 22)
+def _extract(archive: Archive, entry: str, file: Path, bar: tqdm) -> None:
+    """Write one entry to a file, and tell the bar of its bytes."""
+    make_folder(file.parent)
+    with reading(archive.file), storage_errors(file), archive.zip.open(entry) as source, file.open("wb") as target:
+        shutil.copyfileobj(CallbackIOWrapper(bar.update, source, "read"), target, 1 << 22)
 
 
 def _check_checkpoints(model: Path, archive: Archive, settings: SPDSettings) -> None:
@@ -241,15 +254,10 @@ def _rename(model: Path, target: Path, kept: Path) -> None:
         raise
 
 
-def _install_sam_weights(archive: Archive, weights: BaseWeights) -> None:
+def _install_sam_weights(archive: Archive, weights: BaseWeights, bar: tqdm) -> None:
     packed = _packed_sam_weights(archive)
     if not packed or weights.file.exists():
         return
-    weights.file.parent.mkdir(parents=True, exist_ok=True)
-    partial = weights.file.with_name(f".partial_{weights.file_name}")
-    try:
-        partial.unlink(missing_ok=True)
-        _extract(archive, archive.entries[packed[0]].filename, partial)
-        partial.replace(weights.file)
-    finally:
-        partial.unlink(missing_ok=True)
+    make_folder(weights.file.parent)
+    with whole_file(weights.file) as partial:
+        _extract(archive, archive.entries[packed[0]].filename, partial, bar)

@@ -271,7 +271,7 @@ def test_boxes_are_mirrored_with_the_slices() -> None:
 # ---- training ---------------------------------------------------------------------------------------------
 
 STILL = AugmentationSettings(0.0, (1.0, 1.0), flip_columns=False, intensity=False, stored_variants=1)
-BOXES_ALONE = PromptSettings("simulated", 0, 0, 0, boxes="simulated", box_per_slice=True, box_share=1.0)
+BOXES_ALONE = PromptSettings("none", boxes="simulated", box_per_slice=True, box_share=1.0)
 
 
 def box_settings(prompts: PromptSettings = BOXES_ALONE, boxes: str = "raw", **changes: Any) -> SPDSettings:

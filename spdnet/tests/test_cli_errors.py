@@ -266,7 +266,7 @@ def test_damaged_plans(planned: Workspace, refused: Refusal) -> None:
         (["507", "all", "--c", "-pretrained_weights", "x.pth"], ["--c and -pretrained_weights exclude each other"]),
         (["507", "all", "-pretrained_weights", "/nowhere/x.pth"], ["checkpoint /nowhere/x.pth is missing"]),
         (["507", "all", "--val_best", "--disable_checkpointing"], ["--val_best needs a checkpoint"]),
-        (["507", "all", "-num_gpus", "2"], ["-num_gpus 2: spdnet trains on one GPU"]),
+        (["507", "all", "-num_gpus", "0"], ["-num_gpus 0: give 1 or more"]),
         (["507", "all", "-stage1_from", "/nowhere/checkpoint_final.pth"], ["checkpoint_final.pth is missing"]),
         (["507", "all", "-epochs", "-1", "2"], ["-epochs -1 2: epochs must be 0 or more"]),
         (["507", "all", "-epochs", "0", "2"], ["0 epochs of stage 1", "-stage1_from"]),
@@ -336,15 +336,16 @@ def test_missing_and_wrong_prompts(trained: Workspace, refused: Refusal) -> None
     out, arguments = trained.root / "out", predict_arguments(trained)
     prompts = trained.raw / "promptsTs"
     (prompts / "blob_005.mrk.json").rename(trained.root / "kept.mrk.json")
-    refused(predict.main, arguments, "1 of 2 cases have no prompt file", "blob_005", "-prompts", "--no_prompts")
+    others = "1 of 2 cases failed, the others are predicted"
+    refused(predict.main, arguments, others, "case blob_005 has no prompt file", "-prompts", "--no_prompts")
     far = Markup("", "points", np.array([[0.0, 900.0, 0.0]]), ("F-1",))
     write_markups(prompts / "blob_005.mrk.json", [far])
-    refused(predict.main, arguments, "case blob_005: point 'F-1'", "outside the image")
+    refused(predict.main, arguments, others, "case blob_005: point 'F-1'", "outside the image")
     (prompts / "blob_005.mrk.json").write_text("{}")
-    refused(predict.main, arguments, "blob_005.mrk.json")
+    refused(predict.main, arguments, others, "blob_005.mrk.json")
+    assert (out / "blob_006.nii.gz").exists() and not (out / "blob_005.nii.gz").exists()
     shutil.rmtree(prompts)
     refused(predict.main, arguments, "no prompts for", "promptsTs does not exist", "-prompts FOLDER", "--no_prompts")
-    assert not out.exists()
 
 
 def test_several_models_and_no_model(trained: Workspace, refused: Refusal) -> None:

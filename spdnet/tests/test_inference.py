@@ -24,7 +24,7 @@ from spdnet.inference.model_folder import dataset_of_folder
 from spdnet.inference.prompting import decoder_rows, distill_volume
 from spdnet.inference.volume import decode_volume, encode_volume, predict_volume
 from spdnet.network import build_network
-from spdnet.planning.plans import DistillationSettings
+from spdnet.planning.plans import BoxSettings, DistillationSettings
 from spdnet.prompts import ALL_CLASSES, Markup, SlicePrompts, read_markups, write_markups
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.tiny import DATASET
@@ -320,23 +320,37 @@ def test_prompts_matter_and_their_absence_is_the_saliency_prior(
     )
 
 
-def test_missing_prompts_are_found_before_any_work(trained: Workspace, tmp_path: Path) -> None:
-    predictor = predictor_of(trained, [0])
-    (trained.raw / "promptsTs" / "blob_006.mrk.json").unlink()
+def test_wrong_prompts_cost_their_own_case_and_are_said_at_once(
+    trained: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predictor, prompts = predictor_of(trained, [0]), trained.raw / "promptsTs"
+
+    def predict_into(name: str) -> Path:
+        predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / name, prompts=prompts)
+        return tmp_path / name
+
+    (prompts / "blob_006.mrk.json").unlink()
     with pytest.raises(
-        PromptFileError, match=r"1 of 2 cases have no prompt file in .*promptsTs: blob_006.*--no_prompts"
+        PromptFileError, match=r"1 of 2 cases failed.*\n  case blob_006 has no prompt file.*--no_prompts"
     ):
-        predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "out", prompts=trained.raw / "promptsTs")
-    assert not (tmp_path / "out").exists()
-
-
-def test_points_outside_their_image_are_found_before_any_work(trained: Workspace, tmp_path: Path) -> None:
-    predictor = predictor_of(trained, [0])
+        predict_into("missing")
+    assert "left out: case blob_006 has no prompt file" in caplog.text
     far = Markup("bright", "points", np.array([[500.0, 0, 0]]), ("far",))
-    write_markups(trained.raw / "promptsTs" / "blob_006.mrk.json", [far])
+    write_markups(prompts / "blob_006.mrk.json", [far])
     with pytest.raises(PromptFileError, match="case blob_006: point 'far'.*outside the image"):
-        predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "out", prompts=trained.raw / "promptsTs")
-    assert not (tmp_path / "out").exists()
+        predict_into("outside")
+    for name in ("missing", "outside"):
+        assert [f.name for f in (tmp_path / name).glob("*.nii.gz")] == ["blob_005.nii.gz"]
+    write_markups(prompts / "blob_005.mrk.json", [far])
+    with pytest.raises(
+        PromptFileError, match="none of the 2 cases can be predicted:\n  case blob_005: .*\n  case blob_006"
+    ):
+        predict_into("none")
+    for file in prompts.glob("*.mrk.json"):
+        file.unlink()
+    with pytest.raises(PromptFileError, match="holds no prompt file of any case"):
+        predict_into("none")
+    assert not (tmp_path / "none").exists(), "found before any work"
 
 
 def test_images_of_other_channels_are_refused(trained: Workspace, tmp_path: Path) -> None:
@@ -376,6 +390,33 @@ def test_an_array_gives_what_its_files_give(trained: Workspace, tmp_path: Path) 
         np.testing.assert_array_equal(segmentations(tmp_path)[f"{case.case}.nii.gz"], segmentation)
 
 
+def test_boxes_of_an_array_give_what_those_of_a_file_give(trained: Workspace, tmp_path: Path) -> None:
+    predictor = predictor_of(trained, [0])
+    s = predictor.plans.settings
+    raw = replace(s, distillation=replace(s.distillation, mode="raw", boxes=BoxSettings("raw")))
+    predictor.plans = replace(predictor.plans, settings=raw)
+    case = RawDataset(trained.raw).cases("Ts")[1]  # not oblique, so the world's box is upright in it
+    image, geometry = SimpleITKIO().read_image(case.images)
+    corners = np.array([[[1.0, 4.0, 3.0], [3.0, 14.0, 16.0]]])
+    low, high = geometry.voxel_to_world(corners[0])
+    columns = [f"{axis}{end}_lps_mm" for end in (0, 1) for axis in "xyz"]
+    values = [*np.minimum(low, high), *np.maximum(low, high)]
+    file = tmp_path / f"{case.case}.csv"
+    rows = [",".join([*columns, "label"]), ",".join([*map(str, values), "bright"])]
+    file.write_text("\n".join(rows))
+    output = tmp_path / "out" / case.case
+    predictor.predict_from_files([[str(f) for f in case.images]], [str(output)], True, prompts=[str(file)])
+    stored = np.load(tmp_path / "out" / f"{case.case}.npz")["probabilities"]
+    given = {"boxes_zyx": corners, "box_class_index": np.array([0])}
+    _, found = predictor.predict_single_npy_array(image, SimpleITKIO().properties(geometry), None, None, True, **given)
+    np.testing.assert_allclose(found, stored, atol=1e-5)
+    everywhere = {"boxes_zyx": corners[:, ::-1], "box_class_index": np.array([1])}
+    _, other_class = predictor.predict_single_npy_array(
+        image, SimpleITKIO().properties(geometry), None, None, True, **everywhere
+    )
+    assert np.abs(other_class - stored).max() > 1e-3
+
+
 def test_points_of_arrays_outside_the_crop_are_dropped_as_those_of_files(trained: Workspace) -> None:
     predictor = predictor_of(trained, [0])
     s = predictor.plans.settings
@@ -398,10 +439,15 @@ def test_arrays_need_points_within_them(trained: Workspace) -> None:
     properties = {"spacing": geometry.spacing_zyx_mm}
     with pytest.raises(PromptFileError, match=r"point 1 at voxel \(z, y, x\) \[0\.0, 24\.0, 0\.0\] lies outside"):
         predictor.predict_single_npy_array(image, properties, points_zyx=np.array([[0, 23, 0], [0, 24, 0]]))
-    with pytest.raises(PromptFileError, match="class_index must give each of the 1 points a class from 0 to 1"):
+    with pytest.raises(PromptFileError, match="class_index must give each of the 1 prompts a class from 0 to 1"):
         predictor.predict_single_npy_array(
             image, properties, points_zyx=np.array([[0, 23, 0]]), class_index=np.array([2])
         )
+    far = np.array([[[0, 24, 0], [2, 30, 5]]])
+    with pytest.raises(PromptFileError, match=r"box 0 with corners .* lies outside the image"):
+        predictor.predict_single_npy_array(image, properties, boxes_zyx=far)
+    with pytest.raises(PromptFileError, match=r"boxes_zyx must be finite numbers of shape \(N, 2, 3\), not \(1, 6\)"):
+        predictor.predict_single_npy_array(image, properties, boxes_zyx=far.reshape(1, 6))
     with pytest.raises(ConfigurationError, match="no cascade.*points_zyx="):
         predictor.predict_single_npy_array(image, properties, np.zeros((1, 3)))  # type: ignore[arg-type]
     with pytest.raises(DatasetError, match="must have axes"):

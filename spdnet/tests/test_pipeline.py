@@ -141,6 +141,28 @@ def test_a_single_failing_case_raises_its_own_error() -> None:
         run_pipeline(CASES[:1], fail, str, str, SEQUENTIAL, False).check()
 
 
+def test_threads_prepare_and_finish_beside_the_computation_in_this_process() -> None:
+    """Each step waits for one of the next case, or of the one before: nothing would come of a plain loop."""
+    computing, finished = threading.Event(), threading.Event()
+
+    def prepare_second(item: Case) -> str:
+        assert item.case == "case_0" or computing.wait(10)
+        return item.case
+
+    def compute(prepared: str) -> str:
+        computing.set()
+        assert prepared != "case_2" or finished.wait(10)
+        return f"{prepared} {os.getpid()}"
+
+    def finish_first(computed: str) -> str:
+        finished.set()
+        return f"{computed} {os.getpid()}"
+
+    outcome = run(Workers(1, 1, are_threads=True), prepare_second, compute, finish_first)
+    outcome.check()
+    assert outcome.results == [f"case_{i} {os.getpid()} {os.getpid()}" for i in range(6)]
+
+
 def test_no_cases_are_no_results() -> None:
     assert run_pipeline([], prepare, str, str, PARALLEL, False).results == []
 
@@ -149,7 +171,8 @@ def test_numbers_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("nnUNet_npp", raising=False)
     monkeypatch.delenv("nnUNet_nps", raising=False)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert Workers.choose(None, None, cpu) == Workers(0, 0)
+    assert Workers.choose(None, None, cpu) == Workers(1, 1, are_threads=True)
+    assert Workers.choose(0, None, cpu) == Workers(0, 0)
     assert Workers.choose(None, None, cuda) == Workers(3, 3)
     assert Workers.choose(1, 0, cuda) == Workers(1, 0)
     monkeypatch.setenv("nnUNet_npp", "5")

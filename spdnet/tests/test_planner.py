@@ -17,6 +17,7 @@ from spdnet.errors import ConfigurationError, DatasetError, PlansError
 from spdnet.planning import Fingerprint, SPDPlanner, SPDPlans, extract_fingerprint
 from spdnet.planning.fingerprint import CaseFingerprint, ClassFingerprint
 from spdnet.planning.planner import PLANNERS, SPDPlannerPaper
+from spdnet.planning.plans import PromptSettings, RecipeSettings
 from spdnet.prompts import PromptStatistics
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.tiny import SPACING_ZYX_MM, blob_case
@@ -96,8 +97,14 @@ def test_prompt_files_are_counted(workspace: Workspace) -> None:
     assert (total.target_slices, total.target_slices_hit) == (target_slices, target_slices)
     (workspace.raw / "promptsTr" / "blob_003.mrk.json").unlink()
     fingerprint = extract_fingerprint(RawDataset(workspace.raw), 1)
-    assert fingerprint.prompt_statistics is None, "only if every case has prompts"
-    assert fingerprint.cases[2].prompt_statistics is not None
+    total = fingerprint.prompt_statistics
+    assert fingerprint.n_prompt_files == 4 and total is not None
+    assert total.target_slices == sum(
+        c.prompt_statistics.target_slices for c in fingerprint.cases if c.prompt_statistics
+    )
+    for file in (workspace.raw / "promptsTr").glob("*.mrk.json"):
+        file.unlink()
+    assert extract_fingerprint(RawDataset(workspace.raw), 1).prompt_statistics is None
 
 
 def test_the_slicing_axis_is_the_one_of_largest_spacing_however_stored(workspace: Workspace) -> None:
@@ -310,6 +317,21 @@ def test_two_dimensional_data_has_no_context() -> None:
 def test_prompts_come_from_files_where_every_case_has_one() -> None:
     with_file = a_case(prompt_statistics=PromptStatistics(points=3))
     assert plan(a_fingerprint(with_file, with_file)).settings.prompts.source == "files"
-    mixed = plan(a_fingerprint(with_file, a_case()))
-    assert mixed.settings.prompts.source == "simulated"
+    none = plan(a_fingerprint(a_case()))
+    assert none.settings.prompts == PromptSettings("simulated")
+    assert "no prompt file" in none.reasons["prompts"]
+
+
+def test_prompts_of_some_cases_are_imitated_for_all() -> None:
+    points = PromptStatistics(points=30, points_inside=12, slices=10, target_slices=10, target_slices_hit=6)
+    mixed = plan(a_fingerprint(a_case(prompt_statistics=points), a_case()))
+    recipe = RecipeSettings("bad_points", {"bad": 0.6, "points_per_slice": 3})
+    assert mixed.settings.prompts == PromptSettings("simulated", recipe)
     assert "files for 1 of 2 training cases" in mixed.reasons["prompts"]
+    assert "bad_points, bad 0.6, points_per_slice 3" in mixed.reasons["prompts"]
+    assert SPDPlans.from_dict(json.loads(json.dumps(mixed.to_dict()))) == mixed
+    curves = plan(a_fingerprint(a_case(prompt_statistics=points, prompt_curves=1), a_case()))
+    assert curves.settings.prompts.recipe == RecipeSettings("centreline", {"uncovered": 0.4})
+    boxes = PromptStatistics(slices=10, target_slices=10, boxes=10)
+    boxed = plan(a_fingerprint(a_case(prompt_statistics=boxes), a_case()))
+    assert boxed.settings.prompts == PromptSettings("none", boxes="simulated")

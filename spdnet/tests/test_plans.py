@@ -83,8 +83,19 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("distillation.empty_consensus", "none", r"empty_consensus must be one of decode, empty, not 'none'"),
         ("stage1.scheduler", "cosine", r"plans\.stage1\.scheduler must be one of poly, plateau"),
         ("normalization.0.scheme", "zscore", r"plans\.normalization\[0\]\.scheme must be one of percentile, window"),
-        ("prompts.source", "web", r"plans\.prompts\.source must be one of files, simulated, true"),
-        ("prompts.empty_slices", "x", r"plans\.prompts\.empty_slices must be one of random, none"),
+        ("prompts.source", "web", r"plans\.prompts\.source must be one of files, simulated, none"),
+        ("prompts.recipe.mode", "x", r"spd\.prompts\.recipe: prompts cannot be simulated in mode 'x'; the modes are"),
+        (
+            "prompts.recipe.parameters",
+            {"outer": 1},
+            r"recipe: mode recipe has no parameter 'outer'; it has inside_points",
+        ),
+        (
+            "prompts.recipe.parameters",
+            [1],
+            r"plans\.prompts\.recipe\.parameters must be an object with keys, not \[1\]",
+        ),
+        ("prompts.recipe.dropped_share", 2, r"recipe: share of dropped slices is 2; it must be a share from 0 to 1"),
         ("slicing_axis", "Z", r"plans\.slicing_axis must be one of S, P, L, not 'Z'"),
     ],
 )

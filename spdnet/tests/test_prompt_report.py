@@ -12,9 +12,15 @@ import pytest
 from spdnet.cli import predict, train
 from spdnet.dataset import RawDataset
 from spdnet.inference import SPDPredictor
+from spdnet.inference.prompting import distill_volume_boxes
+from spdnet.inference.volume import VolumePrediction
+from spdnet.planning.plans import BoxSettings, DistillationSettings
 from spdnet.prompts import read_markups
+from spdnet.prompts.coarse_boxes import CoarseBoxes
 from spdnet.prompts.fates import Fate
 from spdnet.tests.conftest import Workspace
+from spdnet.tests.test_training import stored_cases
+from spdnet.training.prompt_quality import prompt_quality, summarise_quality
 
 
 def predicted(trained: Workspace, *options: str) -> Path:
@@ -81,3 +87,19 @@ def test_validation_tells_precision_and_recall_before_and_after(trained: Workspa
     assert 0 < raw["precision"] < 1
     assert raw["target_slices"] == distilled["target_slices"] > 0
     assert distilled["precision"] is None or distilled["precision"] >= raw["precision"]
+
+
+def test_quality_of_boxes_is_the_overlap_before_and_after_distillation(planned: Workspace) -> None:
+    case = stored_cases(planned)[0]
+    masks = np.asarray(case.masks)
+    size = masks.shape[-1]
+    coarse = CoarseBoxes(0.5, 0.2).draw(masks, case.mapping.content_box, (1.0, 1.0, 1.0), np.random.default_rng(0))
+    saliency = masks.astype(np.float32)  # a perfect prior
+    boxes = distill_volume_boxes(coarse, saliency, size, DistillationSettings(boxes=BoxSettings(margin=0.0)))
+    quality = prompt_quality(case, coarse, VolumePrediction(saliency, saliency, [], boxes))
+    assert quality.raw.boxes_on_target == int(masks.any(axis=(2, 3)).sum())
+    assert quality.raw.mean_box_iou < 0.8
+    assert quality.distilled.mean_box_iou > 0.99, "shrunk to the target where the box held all of it"
+    content = summarise_quality([quality])["all_cases"]
+    assert content["distilled"]["mean_box_iou"] == quality.distilled.mean_box_iou
+    assert content["distilled"]["precision"] is None, "there are no points"

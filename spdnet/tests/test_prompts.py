@@ -288,7 +288,7 @@ def test_control_points_at_centre_planes_are_kept_however_jagged_the_curve() -> 
     rng = np.random.default_rng(0)
     control = np.concatenate([np.arange(20.0)[:, None], rng.uniform(0, 50, (20, 2))], axis=1)
     np.testing.assert_allclose(resample_curve(control, control * [5.0, 0.7, 0.7]), control, atol=1e-9)
-    there_and_back = np.concatenate([control, control[-2:0:-1] + [0, 1, 1]])
+    there_and_back = np.concatenate([control, control[-2:0:-1] + np.array([0, 1, 1])])
     closed = resample_curve(there_and_back, there_and_back, closed=True)
     distance = np.linalg.norm(there_and_back[:, None] - closed[None], axis=2).min(axis=1)
     assert len(closed) == len(there_and_back) and distance.max() < 1e-9

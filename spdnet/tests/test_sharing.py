@@ -18,7 +18,7 @@ from spdnet.cli import export_model as export_command
 from spdnet.cli import install_model as install_command
 from spdnet.cli import predict
 from spdnet.dataset.image_io import SimpleITKIO
-from spdnet.errors import ConfigurationError, ModelError
+from spdnet.errors import ConfigurationError, ModelError, StorageError
 from spdnet.inference import ModelFolder
 from spdnet.network import backbones
 from spdnet.network.backbones import BaseWeights, get_backbone, register_backbone
@@ -154,7 +154,7 @@ def test_zip_appears_whole_or_not_at_all(trained: Workspace, monkeypatch: pytest
     file = pack(trained)
     before = file.read_bytes()
     monkeypatch.setattr(export_module, "sha256_of_stream", full_disk)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(StorageError, match="cannot write .*no space left"):
         pack(trained)
     assert file.read_bytes() == before
     assert not list(trained.root.glob(".partial*"))

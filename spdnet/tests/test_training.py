@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import torch
 
 from spdnet.dataset import load_or_create_splits
-from spdnet.errors import ConfigurationError, DatasetError, ModelError, PlansError
+from spdnet.errors import ConfigurationError, DatasetError, ModelError
 from spdnet.geometry import SliceTransform
 from spdnet.inference.prompting import DecoderRows
 from spdnet.network import SPDNetwork, build_network
@@ -28,6 +28,7 @@ from spdnet.planning.plans import (
     ConsistencySettings,
     DistillationSettings,
     PromptSettings,
+    RecipeSettings,
     StageSettings,
 )
 from spdnet.tests.conftest import Workspace
@@ -38,7 +39,7 @@ from spdnet.training.prompt_source import draw_prompts, validation_prompts
 from spdnet.training.prompt_stage import PromptStage, _adjacent_pairs, _cut, _Run
 from spdnet.training.registry import TRAINERS, get_trainer
 from spdnet.training.saliency_stage import SaliencyStage, slice_table
-from spdnet.training.sampling import SliceBatches, augment, draw_batches
+from spdnet.training.sampling import BatchRequest, SliceBatches, augment, draw_batches
 from spdnet.training.scores import pixel_counts, pseudo_dice
 from spdnet.training.stages import Stage
 from spdnet.training.trainer import SPDTrainer, resume_checkpoint
@@ -87,6 +88,10 @@ def augment_inputs() -> tuple[np.ndarray, np.ndarray]:
     return images, (rng.random((24, 3, 20, 20)) > 0.7).astype(np.float32)
 
 
+def generators(seed: int, n: int = 24) -> list[np.random.Generator]:
+    return [np.random.default_rng([seed, i]) for i in range(n)]
+
+
 def test_augmentation_replays_from_its_generator_alone() -> None:
     images, masks = augment_inputs()
     results = []
@@ -94,10 +99,10 @@ def test_augmentation_replays_from_its_generator_alone() -> None:
         random.seed(global_seed)
         np.random.seed(global_seed)
         torch.manual_seed(global_seed)
-        results.append(augment(images, masks, None, AugmentationSettings(), np.random.default_rng(11)))
+        results.append(augment(images, masks, None, AugmentationSettings(), generators(11)))
     assert torch.equal(results[0].images, results[1].images)
     assert torch.equal(results[0].masks, results[1].masks)
-    other = augment(images, masks, None, AugmentationSettings(), np.random.default_rng(12))
+    other = augment(images, masks, None, AugmentationSettings(), generators(12))
     assert not torch.equal(results[0].images, other.images)
 
 
@@ -105,7 +110,7 @@ def test_augmentation_leaves_global_generators_alone_and_ranges_intact() -> None
     images, masks = augment_inputs()
     copies = images.copy(), masks.copy()
     states = random.getstate(), np.random.get_state()[1].tolist()
-    batch = augment(images, masks, None, AugmentationSettings(), np.random.default_rng(0))
+    batch = augment(images, masks, None, AugmentationSettings(), generators(0))
     moved, moved_masks = batch.images, batch.masks
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states
     assert moved.dtype == moved_masks.dtype == torch.float32
@@ -120,7 +125,7 @@ def test_images_and_masks_move_together_each_slice_its_own_way() -> None:
     mask = np.zeros((8, 1, 40, 40), dtype=np.float32)
     mask[:, :, 5:20, 8:30] = 1
     settings = replace(AugmentationSettings(), intensity=False)
-    batch = augment(mask, mask, mask, settings, np.random.default_rng(0))
+    batch = augment(mask, mask, mask, settings, generators(0, 8))
     assert torch.equal((batch.images > 0.5).float(), batch.masks)
     assert batch.valid is not None
     assert torch.equal(batch.valid, 1 - batch.masks), "the ignored pixels move with the slice, what comes in counts"
@@ -129,7 +134,7 @@ def test_images_and_masks_move_together_each_slice_its_own_way() -> None:
 
 def test_no_augmentation_is_the_identity() -> None:
     images, masks = augment_inputs()
-    batch = augment(images, masks, None, STILL, np.random.default_rng(0))
+    batch = augment(images, masks, None, STILL, generators(0))
     torch.testing.assert_close(batch.images, torch.from_numpy(images), atol=1e-5, rtol=0)
     assert torch.equal(batch.masks, torch.from_numpy(masks))
     assert batch.valid is None
@@ -152,12 +157,12 @@ def test_batches_hold_the_slices_of_the_table(planned: Workspace) -> None:
     cases = stored_cases(planned)
     table = slice_table(cases)
     assert len(table) == sum(len(c.slices) for c in cases)
-    data = SliceBatches(cases, table, [np.array([0, 9]), np.array([20])], None, [])
-    batch = data[0]
+    data = SliceBatches(cases, table, AugmentationSettings())
+    batch = data[BatchRequest(np.array([0, 9]))]
     case, index = table[9]
     np.testing.assert_array_equal(batch.images[1], cases[case].slices[index].astype(np.float32))
     np.testing.assert_array_equal(batch.masks[1], cases[case].masks[index])
-    assert len(data) == 2
+    assert batch.names == ("blob_000, slice 0", f"{cases[case].case}, slice {index}")
 
 
 def train_epochs(stage: Stage, n_epochs: int) -> list[float]:
@@ -199,9 +204,12 @@ def test_stage_1_learns_one_batch_and_changes_nothing_else(planned: Workspace) -
     assert changed == network.stage1_parameters().keys()
 
 
+TRUE_POINTS = PromptSettings("simulated", RecipeSettings("true_points"))
+
+
 def raw_true_settings(**changes: Any) -> SPDSettings:
     """Four true points per slice, all slices decoded: nothing depends on what stage 1 has learned."""
-    start = {"distillation": DistillationSettings(mode="raw"), "prompts": PromptSettings("true"), "augmentation": STILL}
+    start = {"distillation": DistillationSettings(mode="raw"), "prompts": TRUE_POINTS, "augmentation": STILL}
     return tiny_settings(**{**start, **changes})
 
 
@@ -250,13 +258,15 @@ def test_prompts_are_fresh_each_epoch_and_fixed_in_validation(planned: Workspace
     np.testing.assert_array_equal(*fixed)
     other = validation_prompts(stored_cases(planned, 2)[1], simulated).points_syx
     assert other.shape != fixed[0].shape or not np.array_equal(other, fixed[0])
-    true = draw_prompts(case, PromptSettings("true"), np.random.default_rng(0))
+    true = draw_prompts(case, TRUE_POINTS, np.random.default_rng(0))
     s, y, x = np.floor(true.points_syx + 0.5).astype(int).T
     assert np.asarray(case.masks)[s, true.class_index, y, x].all()
     files = draw_prompts(case, PromptSettings("files"), np.random.default_rng(0))
     assert len(files) == 0, "this data set was preprocessed without prompt files"
-    with pytest.raises(PlansError, match=r"spd\.prompts\.source is 'web'"):
-        draw_prompts(case, PromptSettings("web"), np.random.default_rng(0))  # type: ignore[arg-type]
+    assert len(draw_prompts(case, PromptSettings("none"), np.random.default_rng(0))) == 0
+    line = PromptSettings("simulated", RecipeSettings("centreline", {"uncovered": 0.5}))
+    drawn = draw_prompts(case, line, np.random.default_rng(0))
+    assert np.bincount(drawn.for_class(0).points_syx[:, 0].astype(int)).max() == 1, "one point per slice"
 
 
 def store_of(folder: Path, network: SPDNetwork, keep: bool = False, seed: int = 5) -> EmbeddingStore:
@@ -280,7 +290,7 @@ def test_stored_variants_move_slices_masks_and_points_alike(planned: Workspace, 
         saliency = torch.sigmoid(network.saliency_logits(embeddings))
     np.testing.assert_allclose(variants[0].embeddings, embeddings, atol=0.05)
     np.testing.assert_allclose(variants[0].saliency, saliency, atol=0.02)
-    prompts = draw_prompts(case, PromptSettings("true"), np.random.default_rng(0))
+    prompts = draw_prompts(case, TRUE_POINTS, np.random.default_rng(0))
     for variant in variants[1:]:
         assert variant.transform != SliceTransform()
         assert not np.array_equal(variant.masks, case.masks)
@@ -494,7 +504,7 @@ def interrupted_after(epochs: int) -> type[SPDTrainer]:
 
 
 def records(trainer: SPDTrainer) -> list[dict[str, Any]]:
-    return [{k: v for k, v in r.items() if k not in ("started", "ended")} for r in trainer.log.state()]
+    return [{k: v for k, v in r.items() if k not in ("started", "ended", "waited")} for r in trainer.log.state()]
 
 
 def test_a_resumed_training_ends_bit_equal_wherever_it_was_cut_off(planned: Workspace) -> None:
@@ -727,12 +737,7 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
 RAW = {"distillation.mode": "raw", "distillation.boxes.mode": "raw", "consistency.weight": 0.0}
 
 
-BOX_ONLY = {
-    "prompts.inside_points": 0,
-    "prompts.min_random_points": 0,
-    "prompts.max_random_points": 0,
-    "prompts.boxes": "simulated",
-}
+BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
 
 
 @pytest.mark.parametrize(
@@ -747,7 +752,7 @@ BOX_ONLY = {
         ("SPDTrainerBoxOnly", BOX_ONLY),
         ("SPDTrainerRawBoxOnly", {**BOX_ONLY, "distillation.boxes.mode": "raw"}),
         ("SPDTrainerSAMTuning", {**RAW, "lora.rank": 0, "stage1.epochs": 0}),
-        ("SPDTrainerTruePoints", {**RAW, "prompts.source": "true"}),
+        ("SPDTrainerTruePoints", {**RAW, "prompts.recipe.mode": "true_points"}),
         ("SPDTrainerEmptyMask", {"distillation.empty_consensus": "empty"}),
         ("SPDTrainerPlateau", {"stage1.scheduler": "plateau", "stage2.scheduler": "plateau"}),
     ],
@@ -785,7 +790,7 @@ def test_validation_writes_predictions_and_an_nnunet_summary(planned: Workspace)
     assert stored.keys() == {"foreground_mean", "mean", "metric_per_case"}
     assert stored["mean"].keys() == {"1", "2"}
     cases = [c.case for c in trainer.val_cases]
-    extras = ["prompts.json", "summary.json"]
+    extras = ["prompts", "prompts.json", "saliency", "summary.json"]
     assert sorted(f.name for f in folder.iterdir()) == [*(f"{c}.nii.gz" for c in sorted(cases)), *extras]
     dice: dict[str, list[float]] = {"1": [], "2": []}
     for case, entry in zip(cases, stored["metric_per_case"], strict=True):

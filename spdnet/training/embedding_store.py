@@ -8,23 +8,30 @@ them.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from spdnet.errors import StorageError
+from spdnet.files import make_folder, whole_file
 from spdnet.geometry import SliceTransform
 from spdnet.inference.volume import encode_volume
 from spdnet.network import SPDNetwork
 from spdnet.planning import SPDSettings, StoredCase
+from spdnet.planning.embedding_rule import stored_bytes
 from spdnet.prompts import SlicePrompts
+from spdnet.training.distributed import current_team
 from spdnet.training.sampling import draw_transform
+from spdnet.training.stopping import StopRequest
+
+STORE_PREFIX = "stage2_embeddings_"
 
 
 @dataclass(frozen=True)
@@ -35,17 +42,26 @@ class StoredVariant:
         case: the preprocessed case it was made from.
         transform: how its slices were moved.
         folder, name: where its arrays lie.
+        encode: slices float32 (n, c, size, size) to embeddings float16 (n, 256, grid, grid), where these are not
+            stored.
     """
 
     case: StoredCase
     transform: SliceTransform
     folder: Path
     name: str
+    encode: Callable[[np.ndarray], np.ndarray] | None = None
 
     @cached_property
     def embeddings(self) -> np.ndarray:
         """float16 (S, 256, grid, grid), memory-mapped."""
         return np.load(self.folder / f"{self.name}_embeddings.npy", mmap_mode="r")
+
+    def embeddings_of(self, slice_index: np.ndarray) -> np.ndarray:
+        """float16 (n, 256, grid, grid) of some slices: read, or computed where the plans say so."""
+        if self.encode is None:
+            return np.asarray(self.embeddings[slice_index])
+        return self.encode(_move_slices(np.asarray(self.case.slices[slice_index], dtype=np.float32), self.transform))
 
     @cached_property
     def saliency(self) -> np.ndarray:
@@ -86,7 +102,10 @@ class EmbeddingStore:
         digest = hashlib.sha256(repr((made_by, s.augmentation, seed)).encode())
         for name, parameter in network.stage1_parameters().items():
             digest.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
-        self.folder = parent / f"stage2_embeddings_{digest.hexdigest()[:16]}"
+        self.folder = parent / f"{STORE_PREFIX}{digest.hexdigest()[:16]}"
+        self.settings = settings
+        self.team = current_team()
+        self.stop = StopRequest()
         self.network = network
         self.augmentation = settings.augmentation
         self.seed = seed
@@ -95,54 +114,94 @@ class EmbeddingStore:
     def encode(
         self, cases: list[StoredCase], augment: bool, batch_size: int, device: torch.device
     ) -> list[list[StoredVariant]]:
-        """Encode each case, unmoved and, if it is to be augmented, in further variants; one list per case."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Encode each case, unmoved and, if it is to be augmented, in further variants; one list per case.
+
+        The processes of a team share the cases.
+
+        Raises:
+            StorageError: the disk has no room for the embeddings.
+        """
+        encode = None
+        if not self.augmentation.stored_embeddings:
+            encode = partial(_encode, network=self.network, batch_size=batch_size, device=device)
+        stored = [
+            [
+                StoredVariant(case, transform, self.folder, f"{case.case}_{i}", encode)
+                for i, transform in enumerate(self._transforms(case, augment))
+            ]
+            for case in cases
+        ]
+        missing = [v for variants in stored for v in variants if not self._is_stored(v)]
+        self.team.wait()  # before the first one writes
+        if self.team.is_main:
+            make_folder(self.folder)
+            self._check_room(missing)
+        self.team.wait()
         self.network.eval()
-        stored = []
-        for case in tqdm(cases, desc="encoding for stage 2", leave=False):
-            rng = np.random.default_rng([self.seed, 2, zlib.crc32(case.case.encode())])
-            transforms = [SliceTransform()]
-            if augment:
-                transforms += [
-                    draw_transform(self.augmentation, rng) for _ in range(self.augmentation.stored_variants - 1)
-                ]
-            stored.append(
-                [
-                    self._encode_variant(case, transform, f"{case.case}_{i}", batch_size, device)
-                    for i, transform in enumerate(transforms)
-                ]
-            )
+        share = tqdm(self.team.share(missing), desc="encoding for stage 2", leave=False, disable=not self.team.is_main)
+        for variant in self.stop.guard(share):
+            self._write(variant, batch_size, device)
+        self.team.wait()
         return stored
 
     def close(self) -> None:
         """Remove the folder, unless it is to be kept."""
-        if not self.keep:
+        if not self.keep and self.team.is_main:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _encode_variant(
-        self,
-        case: StoredCase,
-        transform: SliceTransform,
-        name: str,
-        batch_size: int,
-        device: torch.device,
-    ) -> StoredVariant:
-        variant = StoredVariant(case, transform, self.folder, name)
-        if _is_newer(self.folder / f"{name}_masks.npy", case.folder / f"{case.case}.json"):  # both written last
-            return variant
-        slices, masks = np.asarray(case.slices, dtype=np.float32), np.asarray(case.masks)
-        if transform != SliceTransform():
-            slices = transform.slices(torch.from_numpy(slices)).numpy()
+    def _transforms(self, case: StoredCase, augment: bool) -> list[SliceTransform]:
+        rng = np.random.default_rng([self.seed, 2, zlib.crc32(case.case.encode())])
+        n_moved = self.augmentation.stored_variants - 1 if augment else 0
+        return [SliceTransform(), *(draw_transform(self.augmentation, rng) for _ in range(n_moved))]
+
+    def _is_stored(self, variant: StoredVariant) -> bool:
+        """Whether all arrays are there (the masks are written last), made from the case as it is now."""
+        properties = variant.case.folder / f"{variant.case.case}.json"
+        return _is_newer(self.folder / f"{variant.name}_masks.npy", properties)
+
+    def _check_room(self, variants: list[StoredVariant]) -> None:
+        slices = sum(len(v.case.slices) for v in variants)
+        needed = stored_bytes(slices, self.network.mask_size // 4, self.network.n_classes, self.settings)
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise StorageError(
+                f"stage 2 stores what the encoder makes of {slices} slices in {self.folder}: {needed / 2**30:.1f} GiB, "
+                f"and {free / 2**30:.1f} GiB are free. Free some space and continue with --c; or set "
+                "spd.augmentation.stored_embeddings in the plans to false, so that slices are encoded in every batch, "
+                "which is slower"
+            )
+
+    def _write(self, variant: StoredVariant, batch_size: int, device: torch.device) -> None:
+        case, transform = variant.case, variant.transform
+        slices = _move_slices(np.asarray(case.slices, dtype=np.float32), transform)
         if case.ignored is not None:
             ignored = _move_masks(np.asarray(case.ignored)[:, None], transform)[:, 0]
-            np.save(self.folder / f"{name}_valid.npy", 1 - ignored)
+            self._save(f"{variant.name}_valid.npy", 1 - ignored)
         volume = encode_volume(self.network, slices, batch_size, device)
-        np.save(self.folder / f"{name}_embeddings.npy", volume.embeddings.numpy())
-        np.save(self.folder / f"{name}_saliency.npy", volume.saliency.astype(np.float16))
-        partial = self.folder / f".partial_{os.getpid()}_{name}_masks.npy"  # another training may fill the store too
-        np.save(partial, _move_masks(masks, transform))
-        partial.replace(self.folder / f"{name}_masks.npy")
-        return variant
+        if self.augmentation.stored_embeddings:
+            self._save(f"{variant.name}_embeddings.npy", volume.embeddings.numpy())
+        self._save(f"{variant.name}_saliency.npy", volume.saliency.astype(np.float16))
+        self._save(f"{variant.name}_masks.npy", _move_masks(np.asarray(case.masks), transform))
+
+    def _save(self, name: str, array: np.ndarray) -> None:
+        with whole_file(self.folder / name) as partial_file:  # another training may fill the store too
+            np.save(partial_file, array)
+
+
+def _encode(slices: np.ndarray, network: SPDNetwork, batch_size: int, device: torch.device) -> np.ndarray:
+    """Embeddings float16 of slices, as `encode_volume` makes them for storing: without dropout and gradients."""
+    was_training = network.training
+    network.eval()
+    with torch.autocast(device.type, enabled=False):  # the encoder's own is inside; the decoder's is around this
+        embeddings = encode_volume(network, slices, batch_size, device).embeddings
+    network.train(was_training)
+    return embeddings.numpy()
+
+
+def _move_slices(slices: np.ndarray, transform: SliceTransform) -> np.ndarray:
+    if transform == SliceTransform():
+        return slices
+    return transform.slices(torch.from_numpy(slices)).numpy()
 
 
 def _move_masks(masks: np.ndarray, transform: SliceTransform) -> np.ndarray:

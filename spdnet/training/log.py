@@ -11,7 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from spdnet.files import whole_file
+
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's, told apart with any colour vision
+_SECONDS_BETWEEN_DRAWINGS = 10.0  # a drawing takes some tenths of a second, an epoch of stage 2 may take not much more
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class EpochRecord:
     Attributes:
         stage, epoch: 1 or 2, and the epoch of the stage, from 0.
         started, ended: seconds since 1970.
+        waited: seconds of it in which the training waited for data, drawing the epoch included.
     """
 
     stage: int
@@ -32,11 +36,17 @@ class EpochRecord:
     learning_rate: float
     started: float
     ended: float
+    waited: float = 0.0
 
     @property
     def seconds(self) -> float:
         """How long it took."""
         return self.ended - self.started
+
+    @property
+    def waiting_share(self) -> float:
+        """Share of the time in which the training waited for data."""
+        return self.waited / max(self.seconds, 1e-9)
 
 
 @dataclass
@@ -45,36 +55,51 @@ class TrainingLog:
 
     Attributes:
         folder: of the fold.
+        is_main: False in a process that says and writes nothing, because another one does.
         records: all epochs so far, those before a resume included.
     """
 
     folder: Path
+    is_main: bool = True
     records: list[EpochRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.file = self.folder / time.strftime("training_log_%Y_%m_%d_%H_%M_%S.txt")
+        self._drawn = float("-inf")  # on the clock `time.monotonic`
 
     def write(self, text: str) -> None:
         """One line to the screen and, with the time, to the file."""
-        print(text, flush=True)
+        if self.is_main:
+            print(text, flush=True)
+            self.note(text)
+
+    def note(self, text: str) -> None:
+        """One line to the file alone."""
+        if not self.is_main:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.file.open("a") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}: {text}\n")
 
     def add(self, record: EpochRecord, class_names: tuple[str, ...]) -> None:
-        """Log an epoch and redraw the curves."""
+        """Log an epoch and redraw the curves, unless that was done a moment ago."""
         self.records.append(record)
         parts = [f"epoch {record.epoch}: train loss {record.train_loss:.4f}"]
         if record.val_loss is not None:
             dice = ", ".join(f"{name} {value:.4f}" for name, value in zip(class_names, record.dice, strict=True))
             parts.append(f"val loss {record.val_loss:.4f}, val Dice {dice}, smoothed {record.smoothed_dice:.4f}")
-        parts.append(f"lr {record.learning_rate:.2e}, {record.seconds:.1f} s")
+        waiting = f"{100 * record.waiting_share:.0f} % waiting for data"
+        parts.append(f"lr {record.learning_rate:.2e}, {record.seconds:.1f} s, {waiting}")
         self.write("; ".join(parts))
-        self.draw()
+        if time.monotonic() - self._drawn > _SECONDS_BETWEEN_DRAWINGS:
+            self.draw()
 
     def draw(self) -> None:
         """Write `progress.png`: losses and Dice above, learning rate and seconds below, stages divided by a line."""
-        figure = Figure(figsize=(10, 10), layout="constrained")
+        if not self.is_main or not self.records:
+            return
+        figure = Figure(figsize=(10, 10))
+        figure.subplots_adjust(left=0.09, right=0.91, bottom=0.06, top=0.98, hspace=0.1)
         FigureCanvasAgg(figure)
         above, middle, below = figure.subplots(3, 1, sharex=True)
         x = list(range(len(self.records)))
@@ -90,9 +115,9 @@ class TrainingLog:
         second = [i for i in x if self.records[i].stage == 2]
         for axis in (above, middle, below) if second else ():
             axis.axvline(second[0] - 0.5, color="0.6", linewidth=1)
-        partial = self.folder / ".partial_progress.png"
-        figure.savefig(partial)
-        partial.replace(self.folder / "progress.png")
+        with whole_file(self.folder / "progress.png") as partial:
+            figure.savefig(partial, format="png")
+        self._drawn = time.monotonic()
 
     def _draw_validation(self, axis: Axes) -> None:
         validated = [(i, r) for i, r in enumerate(self.records) if r.val_loss is not None]

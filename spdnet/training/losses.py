@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
 from spdnet.planning.plans import LossSettings
+
+# The sum of a tensor over all processes that share a batch (`Team.total`).
+Total = Callable[[torch.Tensor], torch.Tensor]
+
+
+def alone(local: torch.Tensor) -> torch.Tensor:
+    """The `Total` of a batch that is not shared."""
+    return local
 
 
 def soft_dice(a: torch.Tensor, b: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -29,6 +39,7 @@ def segmentation_loss(
     settings: LossSettings,
     focal_alpha: float,
     valid: torch.Tensor | None = None,
+    total: Total = alone,
 ) -> torch.Tensor:
     """L_sal and L_seg: weighted Dice and focal loss.
 
@@ -38,32 +49,42 @@ def segmentation_loss(
         settings: weights, and whether the Dice is of each map or of each class over the batch.
         focal_alpha: weight of the foreground in the focal loss.
         valid: float (n, 1, H, W), 0 where a pixel has the ignore label and does not count; None: all count.
+        total: where these slices are a share of a batch, adds up over the processes that share it; the loss is that of
+            the whole batch.
     """
     logits = logits.float()
     if logits.shape != target.shape:
         logits = F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=False)
     focal = focal_loss(logits, target, settings.focal_gamma, focal_alpha)
     probability = torch.sigmoid(logits)
-    if valid is None:
-        focal = focal.mean()
-    else:
+    n_pixels = focal.new_full((), focal.numel())
+    if valid is not None:
         counted = valid.expand_as(focal)
-        focal = (focal * counted).sum() / counted.sum().clamp(min=1)
+        focal, n_pixels = focal * counted, counted.sum()
         probability, target = probability * valid, target * valid
-    if settings.batch_dice:  # one long map per class
-        probability, target = (x.transpose(0, 1).flatten(1, 2) for x in (probability, target))
-    dice = 1 - soft_dice(probability, target, settings.dice_epsilon).mean()
+    focal = total(focal.sum()) / total(n_pixels).clamp(min=1)
+    dice = 1 - _mean_dice(probability, target, settings, total)
     return settings.dice_weight * dice + settings.focal_weight * focal
 
 
-def consistency_loss(logits: torch.Tensor, pairs: torch.Tensor, epsilon: float) -> torch.Tensor:
+def _mean_dice(probability: torch.Tensor, target: torch.Tensor, settings: LossSettings, total: Total) -> torch.Tensor:
+    """Mean soft Dice of maps (n, k, H, W): of the classes, each over the whole batch, or of all maps."""
+    if settings.batch_dice:
+        overlap = total((probability * target).sum(dim=(0, 2, 3)))
+        sizes = total(probability.sum(dim=(0, 2, 3)) + target.sum(dim=(0, 2, 3)))
+        return ((2 * overlap + settings.dice_epsilon) / (sizes + settings.dice_epsilon)).mean()
+    of_maps = soft_dice(probability, target, settings.dice_epsilon)
+    return total(of_maps.sum()) / total(of_maps.new_full((), of_maps.numel()))
+
+
+def consistency_loss(logits: torch.Tensor, pairs: torch.Tensor, epsilon: float, total: Total = alone) -> torch.Tensor:
     """L_psc: one minus the soft Dice of each slice with the next one.
 
     Args:
         logits: (n, M, M).
         pairs: int64 (p, 2), rows i and i + 1 of adjacent slices; without pairs the loss is 0.
+        total: as in `segmentation_loss`.
     """
-    if len(pairs) == 0:
-        return logits.new_zeros(())
     probability = torch.sigmoid(logits.float())
-    return (1 - soft_dice(probability[pairs[:, 0]], probability[pairs[:, 1]], epsilon)).mean()
+    differences = 1 - soft_dice(probability[pairs[:, 0]], probability[pairs[:, 1]], epsilon)
+    return total(differences.sum()) / total(differences.new_full((), len(pairs))).clamp(min=1)

@@ -6,21 +6,16 @@ import zlib
 
 import numpy as np
 
-from spdnet.errors import PlansError
 from spdnet.planning import StoredCase
 from spdnet.planning.plans import PromptSettings
-from spdnet.prompts import NoiseRecipe, SlicePrompts, simulate_prompts, true_points
+from spdnet.prompts import SlicePrompts
 from spdnet.prompts.coarse_boxes import CoarseBoxes
 
 VALIDATION_SEED = 1234
 
 
 def draw_prompts(case: StoredCase, settings: PromptSettings, rng: np.random.Generator) -> SlicePrompts:
-    """Points and boxes of one case in the network frame: read from its file, or drawn from its masks.
-
-    Raises:
-        PlansError: the plans name a source that does not exist.
-    """
+    """Points and boxes of one case in the network frame: read from its file, or drawn from its masks."""
     if settings.boxes == "none":
         return _from_source(case, settings, rng)
     recipe = CoarseBoxes(settings.box_enlarge, settings.box_shift, settings.box_per_slice)
@@ -32,14 +27,9 @@ def draw_prompts(case: StoredCase, settings: PromptSettings, rng: np.random.Gene
 def _from_source(case: StoredCase, settings: PromptSettings, rng: np.random.Generator) -> SlicePrompts:
     if settings.source == "files":
         return case.prompts
-    if settings.source == "true":
-        return true_points(np.asarray(case.masks), rng)
-    if settings.source == "simulated":
-        recipe = NoiseRecipe(
-            settings.inside_points, settings.min_random_points, settings.max_random_points, settings.empty_slices
-        )
-        return simulate_prompts(np.asarray(case.masks), case.mapping.content_box, rng, recipe)
-    raise PlansError(f"spd.prompts.source is {settings.source!r}; known are files, simulated and true")
+    if settings.source == "none":
+        return SlicePrompts.empty()
+    return settings.recipe.make().draw(np.asarray(case.masks), case.mapping.content_box, _mm_per_pixel(case), rng)
 
 
 def validation_prompts(case: StoredCase, settings: PromptSettings) -> SlicePrompts:

@@ -21,6 +21,7 @@ from spdnet.network.precision import autocast
 from spdnet.planning import SPDSettings, StoredCase
 from spdnet.planning.plans import StageSettings
 from spdnet.prompts import SlicePrompts
+from spdnet.training.batch_shares import share_batches
 from spdnet.training.embedding_store import EmbeddingStore, StoredVariant
 from spdnet.training.losses import consistency_loss
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
@@ -44,6 +45,7 @@ class PromptStage(Stage):
 
     number = 2
     name = "stage 2 (prompts)"
+    some_unused = True  # SAM's decoder has heads for masks that are not asked for
 
     def __init__(
         self,
@@ -71,23 +73,25 @@ class PromptStage(Stage):
     def prepare(self) -> None:
         """Encode all cases; see the base class."""
         super().prepare()
+        self._store.stop = self.stop
         size = self.settings.stage1.batch_size
         self._train = self._store.encode(self.train_cases, True, size, self.device)
-        self._val = [variants[0] for variants in self._store.encode(self.val_cases, False, size, self.device)]
+        stored = self._store.encode(self.val_cases, False, size, self.device)
+        self._val = self.team.share([variants[0] for variants in stored])
 
     def finish(self) -> None:
         """Remove the stored embeddings, unless they are to be kept."""
         self._store.close()
 
     def training_batches(self, epoch: int) -> Batches:
-        """At most `iterations_per_epoch` batches of rows, drawn without replacement."""
+        """This process' share of at most `iterations_per_epoch` batches of rows, drawn without replacement."""
         batches = self._draw_batches(self.seed_epoch(epoch))
         if not batches:
             logger.warning(
                 "epoch %d has nothing to decode: no pixel of any training slice is salient. Train stage 1 longer.",
                 epoch,
             )
-        return batches
+        return share_batches(batches, self.team)
 
     def training_loss(self, batch: list[_Run]) -> torch.Tensor:
         """Loss of the decoded masks, with the consistency term on adjacent slices."""
@@ -95,22 +99,28 @@ class PromptStage(Stage):
             logits = self._decode(batch)
         masks = np.concatenate([_target_masks(run) for run in batch])
         target = torch.from_numpy(masks).to(self.device, torch.float32)
-        loss = self.loss(logits[:, None], target[:, None], self._valid_pixels(batch))
+        loss = self.loss(logits[:, None], target[:, None], self._valid_pixels(batch), self.team.total)
         weight = self.settings.consistency.weight
         if weight > 0:
             pairs = torch.from_numpy(_adjacent_pairs(batch, masks)).to(self.device)
-            loss = loss + weight * consistency_loss(logits, pairs, self.settings.loss.dice_epsilon)
+            loss = loss + weight * consistency_loss(logits, pairs, self.settings.loss.dice_epsilon, self.team.total)
         return loss
 
+    def describe(self, batch: list[_Run]) -> list[str]:
+        """Variants, classes and slices."""
+        slices = [(run, run.rows.slice_index[run.indices].tolist()) for run in batch]
+        return [f"{r.variant.name}, class {r.rows.class_index[r.indices[0]]}, slices {s}" for r, s in slices]
+
     def validation_batches(self) -> Batches:
-        """One batch for each validation case."""
+        """One batch for each validation case of this process' share."""
         return self._val
 
     def validation_scores(self, batch: StoredVariant) -> dict[str, np.ndarray]:
         """Loss and pixel counts of a case, prompts fixed; a slice that is not decoded counts as empty."""
         prompts = validation_prompts(batch.case, self.settings.prompts)
         saliency = np.asarray(batch.saliency, dtype=np.float32)
-        volume = EncodedVolume(torch.from_numpy(np.array(batch.embeddings)), saliency)
+        embeddings = batch.embeddings_of(np.arange(len(saliency)))
+        volume = EncodedVolume(torch.from_numpy(np.array(embeddings)), saliency)
         rows = self._rows(prompts, saliency)
         probabilities = torch.from_numpy(decode_volume(self.network, volume, rows, self.device))
         masks = torch.from_numpy(np.array(batch.masks))
@@ -166,7 +176,7 @@ class PromptStage(Stage):
             np.concatenate([p.box_yxyx for p in parts]),
             np.concatenate([p.has_box for p in parts]),
         )
-        embeddings = np.concatenate([r.variant.embeddings[r.rows.slice_index[r.indices]] for r in runs])
+        embeddings = np.concatenate([r.variant.embeddings_of(r.rows.slice_index[r.indices]) for r in runs])
         return decode_rows(self.network, torch.from_numpy(embeddings), rows, slice(None), self.device)
 
 

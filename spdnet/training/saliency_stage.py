@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 from spdnet.network.precision import autocast
 from spdnet.planning import StoredCase
 from spdnet.planning.plans import StageSettings
-from spdnet.training.sampling import SliceBatch, SliceBatches, draw_batches
+from spdnet.training.sampling import BatchRequest, RequestList, SliceBatch, SliceBatches, draw_batches
 from spdnet.training.scores import pixel_counts
 from spdnet.training.stages import Batches, Stage
 
@@ -33,34 +34,44 @@ class SaliencyStage(Stage):
         return list(self.network.stage1_parameters().values())
 
     def prepare(self) -> None:
-        """List the slices; see the base class."""
+        """List the slices and start the data workers; see the base class."""
         super().prepare()
-        self._train_table = slice_table(self.train_cases)
         self._is_target = np.concatenate([c.target_slices for c in self.train_cases])
-        self._val_table = slice_table(self.val_cases)
+        self._train_requests = RequestList([])
+        self._train_loader = self._loader(self.train_cases, self._train_requests)
+        val_table, size = slice_table(self.val_cases), self.stage_settings.batch_size
+        batches = [np.arange(i, min(i + size, len(val_table))) for i in range(0, len(val_table), size)]
+        shared = self.team.share(batches)
+        self._val_loader = self._loader(self.val_cases, RequestList([BatchRequest(rows) for rows in shared]))
+
+    def finish(self) -> None:
+        """Let the data workers go."""
+        self.__dict__.pop("_train_loader", None)
+        self.__dict__.pop("_val_loader", None)
 
     def training_batches(self, epoch: int) -> Batches:
-        """`iterations_per_epoch` batches of slices."""
+        """This process' share of `iterations_per_epoch` batches of slices."""
         rng = self.seed_epoch(epoch)
         s = self.stage_settings
         batches = draw_batches(self._is_target, s.batch_size, s.iterations_per_epoch, rng)
-        seed = [self.seed, self.number, epoch]
-        return self._loader(
-            SliceBatches(self.train_cases, self._train_table, batches, self.settings.augmentation, seed)
-        )
+        requests = BatchRequest.of_epoch(batches, (self.seed, self.number, epoch))
+        self._train_requests.requests = [r.share(self.team.rank, self.team.size) for r in requests]
+        return self._train_loader
 
     def training_loss(self, batch: SliceBatch) -> torch.Tensor:
         """Loss of the saliency map."""
         batch = batch.to(self.device)
         with autocast(self.device):
             logits = self.network.saliency_logits(self.network.encode(batch.images))
-        return self.loss(logits, batch.masks, batch.valid)
+        return self.loss(logits, batch.masks, batch.valid, self.team.total)
+
+    def describe(self, batch: SliceBatch) -> list[str]:
+        """Case and slice."""
+        return list(batch.names)
 
     def validation_batches(self) -> Batches:
-        """All slices of the validation cases, in order."""
-        size = self.stage_settings.batch_size
-        batches = [np.arange(i, min(i + size, len(self._val_table))) for i in range(0, len(self._val_table), size)]
-        return self._loader(SliceBatches(self.val_cases, self._val_table, batches, None, []))
+        """All slices of the validation cases, in order; this process' share of the batches."""
+        return self._val_loader
 
     def validation_scores(self, batch: SliceBatch) -> dict[str, np.ndarray]:
         """Loss and pixel counts of the saliency map, cut at 0.5."""
@@ -72,9 +83,19 @@ class SaliencyStage(Stage):
         valid = None if batch.valid is None else batch.valid.cpu().numpy()
         return {"loss": loss.cpu().numpy(), **pixel_counts(found.cpu().numpy(), batch.masks.cpu().numpy(), valid)}
 
-    def _loader(self, data: SliceBatches) -> DataLoader:
-        pin = self.device.type == "cuda"
-        return DataLoader(data, batch_size=None, num_workers=data_workers(self.device), pin_memory=pin)
+    def _loader(self, cases: list[StoredCase], requests: RequestList) -> DataLoader:
+        """Data workers live as long as the loader; on a GPU batches come in page-locked memory."""
+        workers = data_workers(self.device, self.team.size) if len(cases) else 0
+        return DataLoader(
+            SliceBatches(cases, slice_table(cases), self.settings.augmentation),
+            batch_size=None,
+            sampler=requests,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_ignore_sigterm,
+            generator=torch.Generator(),  # of its own: what it draws for its workers must not shift the dropout
+        )
 
 
 def slice_table(cases: list[StoredCase]) -> np.ndarray:
@@ -83,8 +104,19 @@ def slice_table(cases: list[StoredCase]) -> np.ndarray:
     return np.concatenate(rows) if rows else np.zeros((0, 2), dtype=np.int64)
 
 
-def data_workers(device: torch.device) -> int:
-    """Loader processes: `nnUNet_n_proc_DA` if set; on a GPU one per core up to 8; on a CPU none, it computes."""
+def data_workers(device: torch.device, n_processes: int = 1) -> int:
+    """Loader processes: `nnUNet_n_proc_DA` if set; on a GPU one per core up to 12; on a CPU none, it computes.
+
+    The cores are divided among the processes of a team, as far as they are on this machine.
+    """
     if "nnUNet_n_proc_DA" in os.environ:
         return int(os.environ["nnUNet_n_proc_DA"])
-    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+    if device.type != "cuda":
+        return 0
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", n_processes))
+    return max(1, min(12, (os.cpu_count() or 1) // here))
+
+
+def _ignore_sigterm(worker: int) -> None:
+    """The training decides when its workers stop; Slurm sends SIGTERM to all."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

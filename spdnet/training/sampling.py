@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from batchgenerators.transforms.color_transforms import (
     GammaTransform,
 )
 from batchgenerators.transforms.noise_transforms import GaussianBlurTransform, GaussianNoiseTransform
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from spdnet.geometry import SliceTransform
 from spdnet.geometry.slice_transform import transform_slices
@@ -65,66 +65,92 @@ class SliceBatch:
         images: float32 (B, c, size, size) in [0, 1].
         masks: float32 (B, k, size, size), 0 or 1.
         valid: float32 (B, 1, size, size), 0 where a pixel has the ignore label; None where the data set has none.
+        names: case and slice of each.
     """
 
     images: torch.Tensor
     masks: torch.Tensor
     valid: torch.Tensor | None
+    names: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> SliceBatch:
         """The batch on a device, images in the memory layout that is fastest there."""
         images = self.images.to(device, non_blocking=True, memory_format=torch.channels_last)
         masks, valid = (None if t is None else t.to(device, non_blocking=True) for t in (self.masks, self.valid))
         assert masks is not None
-        return SliceBatch(images, masks, valid)
+        return SliceBatch(images, masks, valid, self.names)
 
     def pin_memory(self) -> SliceBatch:
         """The batch in page-locked memory, for asynchronous copies; called by torch's loader."""
         valid = None if self.valid is None else self.valid.pin_memory()
-        return SliceBatch(self.images.pin_memory(), self.masks.pin_memory(), valid)
+        return SliceBatch(self.images.pin_memory(), self.masks.pin_memory(), valid, self.names)
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """What a batch is to hold: all that is drawn, but for the augmentation of each slice, which has a seed of its own.
+
+    Attributes:
+        rows: int64 (B,), rows of the slice table.
+        seeds: one for each slice, or None for slices as they are.
+    """
+
+    rows: np.ndarray
+    seeds: tuple[tuple[int, ...], ...] | None = None
+
+    @classmethod
+    def of_epoch(cls, batches: list[np.ndarray], seed: tuple[int, ...]) -> list[BatchRequest]:
+        """Requests for an epoch of augmented batches, given the rows of each; slice j of batch i has (*seed, i, j)."""
+        return [
+            cls(rows, tuple((*seed, index, place) for place in range(len(rows)))) for index, rows in enumerate(batches)
+        ]
+
+    def share(self, rank: int, size: int) -> BatchRequest:
+        """Every `size`-th slice, augmented as in the whole batch."""
+        return BatchRequest(self.rows[rank::size], None if self.seeds is None else self.seeds[rank::size])
+
+
+class RequestList(Sampler):
+    """The requests of an epoch, exchanged from one epoch to the next while data workers stay."""
+
+    def __init__(self, requests: list[BatchRequest]) -> None:
+        self.requests = requests
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __iter__(self) -> Iterator[BatchRequest]:
+        return iter(self.requests)
 
 
 class SliceBatches(Dataset):
-    """The batches of one epoch of stage 1. Item i is batch i, whatever worker makes it.
+    """Makes batches of stage 1. What is made depends on the request alone, not on the worker that makes it.
 
     Args:
         cases: preprocessed cases.
         slice_table: int64 (N, 2), case and slice of every slice.
-        batches: indices into the table, one array per batch.
-        augmentation: settings, or None for validation.
-        seed: of the augmentation; batch i uses (seed, i).
+        augmentation: settings for requests with seeds.
     """
 
-    def __init__(
-        self,
-        cases: list[StoredCase],
-        slice_table: np.ndarray,
-        batches: list[np.ndarray],
-        augmentation: AugmentationSettings | None,
-        seed: list[int],
-    ) -> None:
+    def __init__(self, cases: list[StoredCase], slice_table: np.ndarray, augmentation: AugmentationSettings) -> None:
         self.cases = cases
         self.slice_table = slice_table
-        self.batches = batches
         self.augmentation = augmentation
-        self.seed = seed
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> SliceBatch:
-        """Batch `index`."""
-        chosen = self.slice_table[self.batches[index]]
+    def __getitem__(self, request: BatchRequest) -> SliceBatch:
+        """The batch that a request describes."""
+        chosen = self.slice_table[request.rows]
+        names = tuple(f"{self.cases[c].case}, slice {s}" for c, s in chosen)
         images = np.stack([self.cases[c].slices[s] for c, s in chosen]).astype(np.float32)
         masks = np.stack([self.cases[c].masks[s] for c, s in chosen]).astype(np.float32)
         ignored = None
         if self.cases[0].ignored is not None:
             ignored = np.stack([self.cases[c].ignored[s] for c, s in chosen]).astype(np.float32)[:, None]
-        if self.augmentation is None:
+        if request.seeds is None:
             valid = None if ignored is None else torch.from_numpy(1 - ignored)
-            return SliceBatch(torch.from_numpy(images), torch.from_numpy(masks), valid)
-        rng = np.random.default_rng([*self.seed, index])
-        return augment(images, masks, ignored, self.augmentation, rng)
+            return SliceBatch(torch.from_numpy(images), torch.from_numpy(masks), valid, names)
+        rngs = [np.random.default_rng(seed) for seed in request.seeds]
+        return replace(augment(images, masks, ignored, self.augmentation, rngs), names=names)
 
 
 def augment(
@@ -132,7 +158,7 @@ def augment(
     masks: np.ndarray,
     ignored: np.ndarray | None,
     settings: AugmentationSettings,
-    rng: np.random.Generator,
+    rngs: Sequence[np.random.Generator],
 ) -> SliceBatch:
     """Move every slice by a transform of its own, and vary its intensities.
 
@@ -141,16 +167,16 @@ def augment(
         masks: float32 (B, k, size, size), 0 or 1.
         ignored: float32 (B, 1, size, size), 1 where a pixel has the ignore label; None without one.
         settings: of the plans.
-        rng: source of all draws.
+        rngs: source of all draws, one for each slice.
     """
-    transforms = [draw_transform(settings, rng) for _ in images]
+    transforms = [draw_transform(settings, rng) for rng in rngs]
 
     def move_mask(mask: np.ndarray) -> torch.Tensor:
         return (transform_slices(transforms, torch.from_numpy(mask)) > 0.5).float()
 
     moved = transform_slices(transforms, torch.from_numpy(images))
     if settings.intensity:
-        moved = torch.from_numpy(_vary_intensities(moved.numpy(), rng))
+        moved = torch.from_numpy(_vary_intensities(moved.numpy(), rngs))
     return SliceBatch(moved, move_mask(masks), None if ignored is None else 1 - move_mask(ignored))
 
 
@@ -161,7 +187,7 @@ def draw_transform(settings: AugmentationSettings, rng: np.random.Generator) -> 
     )
 
 
-def _vary_intensities(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _vary_intensities(images: np.ndarray, rngs: Sequence[np.random.Generator]) -> np.ndarray:
     """nnU-Net's intensity augmentation by batchgenerators, clipped to [0, 1]."""
     transform = Compose(
         [
@@ -173,10 +199,12 @@ def _vary_intensities(images: np.ndarray, rng: np.random.Generator) -> np.ndarra
         ]
     )
     state, python_state = np.random.get_state(), random.getstate()
-    np.random.seed(rng.integers(2**32))  # batchgenerators draws from the global states of numpy and of Python
-    random.seed(int(rng.integers(2**32)))
+    varied = images.copy()
     try:
-        varied = transform(data=images.copy())["data"]
+        for index, rng in enumerate(rngs):
+            np.random.seed(rng.integers(2**32))  # batchgenerators draws from the global states of numpy and of Python
+            random.seed(int(rng.integers(2**32)))
+            varied[index] = transform(data=varied[index : index + 1])["data"][0]
     finally:
         np.random.set_state(state)
         random.setstate(python_state)

@@ -16,7 +16,9 @@ from torch import nn
 from spdnet.network import SPDNetwork
 from spdnet.planning import SPDSettings, StoredCase
 from spdnet.planning.plans import StageSettings
-from spdnet.training.losses import segmentation_loss
+from spdnet.training.distributed import current_team
+from spdnet.training.losses import Total, alone, segmentation_loss
+from spdnet.training.stopping import StopRequest
 
 
 class Batches(Protocol):
@@ -32,10 +34,15 @@ class Stage(ABC):
 
     Attributes:
         number: 1 or 2. name: for messages.
+        some_unused: whether some of the parameters do not take part in every loss.
+        team: the processes that train together. Batches, training and validation alike, are this process' share; the
+            training loss is that of the whole batch.
+        stop: to be looked at in what takes long; set by the trainer.
     """
 
     number: int
     name: str
+    some_unused: bool = False
 
     def __init__(
         self,
@@ -52,6 +59,8 @@ class Stage(ABC):
         self.val_cases = val_cases
         self.device = device
         self.seed = seed
+        self.team = current_team()
+        self.stop = StopRequest()
 
     @property
     @abstractmethod
@@ -64,7 +73,10 @@ class Stage(ABC):
 
     @abstractmethod
     def training_batches(self, epoch: int) -> Batches:
-        """The batches of an epoch. All draws depend on the seed and the epoch alone; torch is seeded for dropout."""
+        """This process' share of the batches of an epoch, as many in every process.
+
+        All draws depend on the seed and the epoch alone; torch is seeded for dropout.
+        """
 
     @abstractmethod
     def training_loss(self, batch: Any) -> torch.Tensor:
@@ -72,7 +84,7 @@ class Stage(ABC):
 
     @abstractmethod
     def validation_batches(self) -> Batches:
-        """The validation cases, in batches; the same in every epoch."""
+        """This process' share of the validation cases, in batches; the same in every epoch."""
 
     @abstractmethod
     def validation_scores(self, batch: Any) -> dict[str, np.ndarray]:
@@ -87,12 +99,18 @@ class Stage(ABC):
     def finish(self) -> None:  # noqa: B027 - optional hook
         """Release what `prepare` made."""
 
-    def loss(self, logits: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
-        """The segmentation loss of the plans; shapes as in `segmentation_loss`."""
-        return segmentation_loss(logits, target, self.settings.loss, self.stage_settings.focal_alpha, valid)
+    def describe(self, batch: Any) -> list[str]:
+        """What a training batch is made of, in words, for reports of problems."""
+        return []
+
+    def loss(
+        self, logits: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None = None, total: Total = alone
+    ) -> torch.Tensor:
+        """The segmentation loss of the plans; arguments as in `segmentation_loss`."""
+        return segmentation_loss(logits, target, self.settings.loss, self.stage_settings.focal_alpha, valid, total)
 
     def seed_epoch(self, epoch: int) -> np.random.Generator:
-        """Seed torch (dropout) for an epoch, and return a generator for everything else."""
+        """Seed torch (dropout) for an epoch, and return a generator for everything else, the same in every process."""
         rng = np.random.default_rng([self.seed, self.number, epoch])
-        torch.manual_seed(int(rng.integers(2**63)))
+        torch.manual_seed(int(rng.integers(2**63)) + self.team.rank)
         return rng

@@ -8,7 +8,10 @@ here as there; most variants only change a setting (`adapt_settings`).
 from __future__ import annotations
 
 import dataclasses
+import math
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,17 @@ from torch.optim.lr_scheduler import PolynomialLR, ReduceLROnPlateau
 from tqdm import tqdm
 
 from spdnet.dataset import Labels, load_or_create_splits
-from spdnet.errors import DatasetError, ModelError
+from spdnet.errors import ConfigurationError, DatasetError, ModelError
 from spdnet.network import SPDNetwork
 from spdnet.network.checkpoint import BEST, FINAL, LATEST, read_checkpoint, write_checkpoint
 from spdnet.network.precision import place
 from spdnet.paths import model_folder, preprocessed_root
 from spdnet.planning import SPDPlans, SPDSettings, StoredCase, build_planned_network
-from spdnet.planning.plans import input_difference
+from spdnet.planning.plans import input_difference, settings_from_dict
+from spdnet.training.distributed import current_team, parallel_loss
+from spdnet.training.embedding_store import STORE_PREFIX
+from spdnet.training.guards import NONFINITE, HostCopy, NonFiniteLossError, memory_errors, nonfinite_message
+from spdnet.training.lock import FolderLock
 from spdnet.training.log import EpochRecord, TrainingLog
 from spdnet.training.model_files import write_debug_file, write_model_files
 from spdnet.training.pretrained import load_pretrained_weights, load_stage1_weights
@@ -33,7 +40,10 @@ from spdnet.training.prompt_stage import PromptStage
 from spdnet.training.saliency_stage import SaliencyStage
 from spdnet.training.scores import pseudo_dice
 from spdnet.training.stages import Batches, Stage
+from spdnet.training.stopping import StopRequest, TrainingStoppedError
+from spdnet.training.trackers import Tracker
 from spdnet.training.validation import validate_cases
+from spdnet.training.waiting import WaitClock
 
 SMOOTHING = 0.9  # of the validation Dice, nnU-Net's
 MAX_GRADIENT_NORM = 12.0  # nnU-Net's
@@ -59,8 +69,12 @@ class SPDTrainer:
         plans: the plans, with what this trainer changes in them.
         output_folder: `nnUNet_results/Dataset/Trainer__Plans__2d/fold_X`.
         disable_checkpointing: write no checkpoints, for trials.
+        trackers: services that are told of every epoch.
+        team: the processes that train together; only the main one writes files.
+        stop: set when SIGTERM comes.
         stage_number, current_epoch: where the training is; epochs count from 0 in each stage.
         stage, optimizer, lr_scheduler, dataloader_train, dataloader_val: of the stage that runs.
+        loss_of_batch: the stage's training loss, with gradients that are those of the whole team.
     """
 
     def __init__(
@@ -83,14 +97,21 @@ class SPDTrainer:
         self.seed = seed
         self.keep_embeddings = keep_embeddings
         self.disable_checkpointing = False
+        self.trackers: list[Tracker] = []
+        self.team = current_team()
+        self.stop = StopRequest()
         self.stage_number = 1
         self.current_epoch = 0
         self.best_smoothed_dice: float | None = None
         self.smoothed_dice: float | None = None
+        self._resumed = False
         self._resume_state: dict[str, Any] | None = None
+        self._stage_runs = False
+        self._iteration = 0
         self.network: SPDNetwork
         self.stage: Stage
         self.optimizer: torch.optim.Optimizer
+        self.loss_of_batch: Callable[[Any], torch.Tensor]
         self.lr_scheduler: PolynomialLR | ReduceLROnPlateau
         self.dataloader_train: Batches
         self.dataloader_val: Batches
@@ -127,14 +148,16 @@ class SPDTrainer:
 
         Raises:
             DatasetError: cases are not preprocessed, or for another input size. ModelError: SAM's weights cannot
-                be had.
+                be had. ConfigurationError: more processes than slices in a batch.
         """
-        self.train_cases, self.val_cases = self.get_tr_and_val_datasets()
-        self._check_input_size()
-        torch.manual_seed(self.seed)
-        self.network = self.build_network_architecture(self.settings, len(self.labels))
+        with self.team.main_first():
+            self.train_cases, self.val_cases = self.get_tr_and_val_datasets()
+            self._check_input_size()
+            self._check_batch_size()
+            torch.manual_seed(self.seed)
+            self.network = self.build_network_architecture(self.settings, len(self.labels))
         place(self.network, self.device)
-        self.log = TrainingLog(self.output_folder)
+        self.log = TrainingLog(self.output_folder, self.team.is_main)
 
     @staticmethod
     def build_network_architecture(settings: SPDSettings, n_classes: int) -> SPDNetwork:
@@ -183,15 +206,38 @@ class SPDTrainer:
     # ---- the loop -----------------------------------------------------------------------------------------
 
     def run_training(self) -> None:
-        """Run what is left of both stages, and write the final checkpoint."""
-        self.on_train_start()
-        while self.stage_number <= N_STAGES:
-            self.stage = self.build_stage(self.stage_number)
-            if self.current_epoch < self.stage.stage_settings.epochs:
-                self._run_stage()
-            self.stage_number, self.current_epoch = self.stage_number + 1, 0
-            self.smoothed_dice, self._resume_state = None, None
-        self.on_train_end()
+        """Run what is left of both stages, and write the final checkpoint.
+
+        Raises:
+            ConfigurationError: another training runs in the output folder, or the GPU's memory does not do.
+            NonFiniteLossError: a loss is not a number. TrainingStoppedError: SIGTERM came; `--c` continues.
+        """
+        if not self.team.is_main:
+            self._run_stages()
+            return
+        with FolderLock(self.output_folder):
+            self._run_stages()
+
+    def _run_stages(self) -> None:
+        with self.stop:
+            try:
+                self.on_train_start()
+                while self.stage_number <= N_STAGES:
+                    self.stage = self.build_stage(self.stage_number)
+                    self.stage.stop = self.stop
+                    if self.current_epoch < self.stage.stage_settings.epochs:
+                        self._run_stage()
+                    self.stage_number, self.current_epoch = self.stage_number + 1, 0
+                    self.smoothed_dice, self._resume_state = None, None
+                self.on_train_end()
+            except (TrainingStoppedError, RuntimeError) as error:
+                if not self.stop.requested or (self.team.size == 1 and isinstance(error, RuntimeError)):
+                    raise
+                self.on_stopped()  # in a team: the others have stopped first, which ends what waits for them
+                raise TrainingStoppedError from error
+            finally:
+                for tracker in self.trackers:
+                    tracker.close()
 
     def _run_stage(self) -> None:
         epochs = self.stage.stage_settings.epochs
@@ -206,16 +252,37 @@ class SPDTrainer:
     def _run_epoch(self) -> None:
         self.on_epoch_start()
         self.on_train_epoch_start()
-        batches = tqdm(self.dataloader_train, desc=f"epoch {self.current_epoch}", leave=False)
-        self.on_train_epoch_end([self.train_step(batch) for batch in batches])
+        silent = not self.team.is_main
+        batches = tqdm(self.dataloader_train, desc=f"epoch {self.current_epoch}", leave=False, disable=silent)
+        guarded = self.stop.guard(self._clock.watch(batches))
+        self.on_train_epoch_end([self.train_step(batch) for batch in guarded])
         with torch.no_grad():
             self.on_validation_epoch_start()
-            self.on_validation_epoch_end([self.validation_step(batch) for batch in self.dataloader_val])
+            guarded = self.stop.guard(self._clock.watch(self.dataloader_val))
+            self.on_validation_epoch_end([self.validation_step(batch) for batch in guarded])
         self.on_epoch_end()
 
     def on_train_start(self) -> None:
-        """Write plans, dataset.json and debug.json beside the fold."""
-        self.output_folder.mkdir(parents=True, exist_ok=True)
+        """Write plans, dataset.json and debug.json beside the fold, and the state that the training starts from."""
+        if self.team.is_main:
+            self._write_descriptions()
+            if not self._resumed:
+                self._begin_anew()
+        self.team.wait()
+
+    def _begin_anew(self) -> None:
+        """Make the start something that `--c` can continue from, then remove what an earlier training left."""
+        self.save_checkpoint(LATEST)
+        if not self.disable_checkpointing:
+            for name in (FINAL, BEST, NONFINITE):
+                (self.output_folder / name).unlink(missing_ok=True)
+        self._remove_stored_embeddings()
+
+    def _remove_stored_embeddings(self) -> None:
+        for folder in self.output_folder.glob(f"{STORE_PREFIX}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _write_descriptions(self) -> None:
         write_model_files(self.model_folder, self.plans, self.dataset_json, self.preprocessed_folder)
         training = {
             "trainer": type(self).__name__,
@@ -235,40 +302,81 @@ class SPDTrainer:
     def on_train_end(self) -> None:
         """Write the final checkpoint and remove the latest."""
         self.save_checkpoint(FINAL)
-        (self.output_folder / LATEST).unlink(missing_ok=True)
+        self.log.draw()
+        if self.team.is_main:
+            (self.output_folder / LATEST).unlink(missing_ok=True)
+            self._remove_stored_embeddings()
         self.print_to_log_file(f"training done: {self.output_folder}")
+
+    def on_stopped(self) -> None:
+        """Say what is on disk and how to go on."""
+        there = "no checkpoint, as --disable_checkpointing says" if self.disable_checkpointing else f"{LATEST} holds"
+        state = "" if self.disable_checkpointing else f" the state at the start of epoch {self.current_epoch}"
+        self.print_to_log_file(
+            f"stopped by SIGTERM in stage {self.stage_number}, epoch {self.current_epoch}: {there}{state}. Continue "
+            "with the same command and --c; the epoch is repeated, and the result is the same as without the stop"
+        )
 
     def on_stage_start(self) -> None:
         """Make the stage ready, and take up its optimiser where a resumed training left it."""
         self.stage.prepare()
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
+        self.loss_of_batch = parallel_loss(self.network, self.stage.training_loss, self.stage.some_unused)
+        self._stage_runs = True
         if self._resume_state is not None:
             self.optimizer.load_state_dict(self._resume_state["optimizer"])
             self.lr_scheduler.load_state_dict(self._resume_state["lr_scheduler"])
 
     def on_stage_end(self) -> None:
         """Release what the stage holds, also after an error."""
+        self._stage_runs = False
         self.stage.finish()
 
     def on_epoch_start(self) -> None:
         """Draw the epoch's batches."""
         self._epoch_started = time.time()
+        self._clock = WaitClock()
+        self._iteration = 0
         self._losses: dict[str, float | None] = {"train": None, "val": None}
         self._dice: list[float] = []
-        self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+        with self._clock.running():
+            self.dataloader_train, self.dataloader_val = self.get_dataloaders()
 
     def on_train_epoch_start(self) -> None:
         """Put the network into training mode."""
         self.network.train()
 
     def train_step(self, batch: Any) -> dict[str, Any]:
-        """One step of the optimiser, gradients clipped; the loss stays on the device, so that nobody waits for it."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.stage.training_loss(batch)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.stage.parameters(), MAX_GRADIENT_NORM)
-        self.optimizer.step()
-        return {"loss": loss.detach()}
+        """One step of the optimiser, gradients clipped.
+
+        Raises:
+            NonFiniteLossError: the loss, or on a CPU the gradient, is not a number; the step is not made.
+            ConfigurationError: the GPU's memory does not hold the step.
+        """
+        s = self.stage.stage_settings
+        with memory_errors(self.stage_number, s.batch_size, self.settings.image_size, self.team.size):
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.loss_of_batch(batch)
+            copy = HostCopy(loss)
+            loss.backward()
+            self._check_finite("loss", copy.value() / self.team.size, batch)
+            norm = nn.utils.clip_grad_norm_(self.stage.parameters(), MAX_GRADIENT_NORM)
+            if not norm.is_cuda:  # there it would have to be waited for; the next loss tells
+                self._check_finite("gradient", float(norm), batch)
+            self.optimizer.step()
+        self._iteration += 1
+        return {"loss": loss.detach() / self.team.size}
+
+    def _check_finite(self, what: str, value: float, batch: Any) -> None:
+        if math.isfinite(value):
+            return
+        whole_batch = [name for part in self.team.collect([self.stage.describe(batch)]) for name in part]
+        where = f"stage {self.stage_number}, epoch {self.current_epoch}, iteration {self._iteration}"
+        self.save_checkpoint(NONFINITE, {"what": what, "iteration": self._iteration, "batch": whole_batch})
+        file = None if self.disable_checkpointing else self.output_folder / NONFINITE
+        message = nonfinite_message(what, value, where, whole_batch, file)
+        self.log.note(f"error: {message}")
+        raise NonFiniteLossError(message)
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """Keep the mean training loss; NaN if the epoch had nothing to train on."""
@@ -285,6 +393,7 @@ class SPDTrainer:
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """Keep mean loss and pseudo Dice, and smooth the Dice as nnU-Net does; nothing without validation cases."""
+        val_outputs = self.team.collect(val_outputs)
         if not val_outputs:
             return
         self._losses["val"] = float(np.mean([output["loss"] for output in val_outputs]))
@@ -312,8 +421,11 @@ class SPDTrainer:
             learning_rate,
             self._epoch_started,
             time.time(),
+            self._clock.seconds,
         )
         self.log.add(record, self.labels.names)
+        for tracker in self.trackers:
+            tracker.add(record, len(self.log.records) - 1, self.labels.names)
         self.current_epoch += 1
         if self.stage_number == N_STAGES and self.smoothed_dice is not None:
             self._keep_best(self.smoothed_dice)
@@ -327,11 +439,18 @@ class SPDTrainer:
 
     # ---- checkpoints --------------------------------------------------------------------------------------
 
-    def save_checkpoint(self, filename: str) -> None:
-        """Write a checkpoint into the fold's folder: nnU-Net's keys, and under "spd" what only spdnet needs."""
-        if self.disable_checkpointing:
+    def save_checkpoint(self, filename: str, problem: dict[str, Any] | None = None) -> None:
+        """Write a checkpoint into the fold's folder: nnU-Net's keys, and under "spd" what only spdnet needs.
+
+        Random states need not be in it: all draws of an epoch depend on the seed, the stage and the epoch alone.
+
+        Args:
+            filename: of the checkpoint.
+            problem: for a report of a problem, what it is.
+        """
+        if self.disable_checkpointing or not self.team.is_main:
             return
-        running = self.stage_number <= N_STAGES
+        running = self._stage_runs
         write_checkpoint(
             self.output_folder / filename,
             {
@@ -359,6 +478,7 @@ class SPDTrainer:
                     "lr_scheduler_state": self.lr_scheduler.state_dict() if running else None,
                     "smoothed_dice": self.smoothed_dice,
                     "records": self.log.state(),
+                    **({} if problem is None else {"problem": problem}),
                 },
             },
         )
@@ -382,10 +502,13 @@ class SPDTrainer:
             self.network.load_own_state(content["network_weights"])
         except (KeyError, ValueError) as error:
             raise ModelError(f"{source} does not fit the plans of this training: {error}") from error
+        self._resumed = True
+        self.seed = own["seed"]
+        self._tell_changed_settings(own["settings"])
         self.stage_number, self.current_epoch = own["stage_number"], own["stage_epoch"]
         self.smoothed_dice, self.best_smoothed_dice = own["smoothed_dice"], content["_best_ema"]
         self.log.load_state(own["records"])
-        if own["stage_number"] <= N_STAGES:
+        if content["optimizer_state"] is not None:
             self._resume_state = {"optimizer": content["optimizer_state"], "lr_scheduler": own["lr_scheduler_state"]}
 
     def start_from_stage1(self, file: Path) -> None:
@@ -416,6 +539,14 @@ class SPDTrainer:
                 "train anew, or restore the plans it was trained with."
             )
 
+    def _tell_changed_settings(self, stored: dict[str, Any]) -> None:
+        """Say which settings are not those that the training was begun with: the result is that of neither."""
+        before = dataclasses.asdict(settings_from_dict(SPDSettings, stored, "checkpoint: settings"))
+        now = dataclasses.asdict(self.settings)
+        for name in now:
+            if before[name] != now[name]:
+                self.print_to_log_file(f"continuing with another {name}: {before[name]} before, now {now[name]}")
+
     # ---- the rest -----------------------------------------------------------------------------------------
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> dict[str, Any]:
@@ -427,7 +558,7 @@ class SPDTrainer:
             save_probabilities: also write nnU-Net's `CASE.npz` and `CASE.pkl`, for its ensembles.
 
         Returns:
-            The content of summary.json.
+            The content of summary.json; in a team in the main process only.
         """
         if not self.val_cases:
             self.print_to_log_file("no case is held out: validating on the training cases, which says little")
@@ -443,7 +574,8 @@ class SPDTrainer:
             self.device,
             save_probabilities,
         )
-        self.print_to_log_file(f"validation: mean Dice {summary['foreground_mean']['Dice']:.4f}; {folder}")
+        if self.team.is_main:
+            self.print_to_log_file(f"validation: mean Dice {summary['foreground_mean']['Dice']:.4f}; {folder}")
         return summary
 
     def print_to_log_file(self, *args: Any) -> None:
@@ -458,6 +590,14 @@ class SPDTrainer:
                     f"case {case.case} is preprocessed for {size} px, {self.plans.plans_name} says "
                     f"{self.settings.image_size}; run spd_preprocess"
                 )
+
+    def _check_batch_size(self) -> None:
+        sizes = self.settings.stage1.batch_size, self.settings.stage2.batch_size
+        if min(sizes) < self.team.size:
+            raise ConfigurationError(
+                f"a batch of {min(sizes)} slices cannot be shared by {self.team.size} processes; use fewer, or give a "
+                "larger -batch_size"
+            )
 
 
 def resume_checkpoint(output_folder: Path) -> Path | None:

@@ -12,9 +12,12 @@ from spdnet.dataset import Labels, get_reader
 from spdnet.evaluation import nnunet_summary, write_summary_json
 from spdnet.files import write_json
 from spdnet.inference.export import probabilities_on_raw_grid, write_prediction
+from spdnet.inference.prompt_report import judge_prompts, write_prompt_report
+from spdnet.inference.saliency_files import write_saliency
 from spdnet.inference.volume import predict_volume
 from spdnet.network import SPDNetwork
 from spdnet.planning import SPDPlans, StoredCase
+from spdnet.training.distributed import current_team
 from spdnet.training.prompt_quality import prompt_quality, summarise_quality
 from spdnet.training.prompt_source import validation_prompts
 
@@ -34,7 +37,8 @@ def validate_cases(
     """Predict preprocessed cases into a folder and score them there.
 
     Beside nnU-Net's files, `prompts.json` tells the precision (share of points inside the target) and the recall (share
-    of target slices with a point inside) of the prompts before and after distillation.
+    of target slices with a point inside) of the prompts before and after distillation; where points are distilled,
+    `prompts/` tells what became of each and `saliency/` holds the saliency, both for `spd_report`.
 
     Args:
         network: in evaluation mode, on `device`.
@@ -46,20 +50,28 @@ def validate_cases(
         save_probabilities: also write nnU-Net's `CASE.npz` and `CASE.pkl`.
 
     Returns:
-        The content of summary.json.
+        The content of summary.json; where several processes share the cases, in the main one only, else nothing.
     """
+    team = current_team()
     folder.mkdir(parents=True, exist_ok=True)
     ending, labels = str(dataset_json["file_ending"]), Labels.from_dataset_json(dataset_json)
     reader, s = get_reader(plans.image_reader_writer), plans.settings
-    pairs, quality = [], []
-    for case in tqdm(cases, desc="validating", leave=False):
+    quality = []
+    for case in tqdm(team.share(cases), desc="validating", leave=False, disable=not team.is_main):
         prompts = validation_prompts(case, s.prompts)
         prediction = predict_volume(network, case.slices, prompts, s.distillation, s.stage1.batch_size, device)
         quality.append(prompt_quality(case, prompts, prediction))
+        if s.distillation.mode != "raw":
+            judged = judge_prompts(prompts, prediction.saliency, case.mapping.image_size, s.distillation)
+            write_prompt_report(folder, case.case, judged, case.mapping, case.geometry, labels)
+            write_saliency(folder, case.case, ending, prediction.saliency, case.mapping, case.geometry, reader)
         foreground = probabilities_on_raw_grid(prediction.probabilities, case.mapping)
         write_prediction(folder, case.case, ending, foreground, case.geometry, labels, reader, save_probabilities)
-        name = f"{case.case}{ending}"
-        pairs.append((ground_truth_folder / name, folder / name))
+    quality = team.collect(quality)
+    if not team.is_main:
+        return {}
+    names = [f"{case.case}{ending}" for case in cases]
+    pairs = [(ground_truth_folder / name, folder / name) for name in names]
     summary = nnunet_summary(pairs, reader, labels)
     write_summary_json(folder / "summary.json", summary)
     write_json(folder / PROMPT_QUALITY_FILE, summarise_quality(quality))

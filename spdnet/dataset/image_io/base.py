@@ -7,19 +7,18 @@ Arrays are (c, z, y, x) for images and (z, y, x) for labels, in the order in whi
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from spdnet.errors import DatasetError
+from spdnet.files import whole_file
 from spdnet.geometry import ImageGeometry
 
-MAX_VOXELS = 2**33  # a header that claims more is damaged; found before memory is asked for
+_INT32 = np.iinfo(np.int32)
 
 
 class ReaderWriter(ABC):
@@ -70,7 +69,8 @@ class ReaderWriter(ABC):
             labels: int32 (z, y, x). geometry: its grid.
 
         Raises:
-            DatasetError: the file cannot be read, has several values per voxel, or holds values that are not integers.
+            DatasetError: the file cannot be read, has several values per voxel, or holds values that are not integers,
+                or beyond 32 bits.
         """
         case = case or file.name
         array, geometry = self._read_label(file, case)
@@ -82,6 +82,12 @@ class ReaderWriter(ABC):
         is_integer = np.isfinite(array) & (array == np.rint(array)) if array.dtype.kind == "f" else np.ones(1, bool)
         if not is_integer.all():
             raise DatasetError(f"case {case}: label {file} holds {array[~is_integer][0]}, which is not an integer")
+        extremes = (array.min(), array.max())
+        if any(not _INT32.min <= v <= _INT32.max for v in extremes):
+            raise DatasetError(
+                f"case {case}: label {file} holds values from {extremes[0]} to {extremes[1]}, which no label can have. "
+                "Is it an image?"
+            )
         return array[0].astype(np.int32), geometry
 
     def read_geometry(self, file: Path, case: str = "") -> ImageGeometry:
@@ -100,11 +106,12 @@ class ReaderWriter(ABC):
         Raises:
             DatasetError: values are not integers from 0 to 65535, the shape is not the grid's, or the format cannot
                 hold them.
+            StorageError: the file cannot be written there.
         """
         stored = _storable(label_map, file)
         if stored.shape != geometry.shape_zyx:
             raise DatasetError(f"{file}: a label map of shape {stored.shape} is not on a grid of {geometry.shape_zyx}")
-        with whole_file(file, self.supported_file_endings) as partial:
+        with whole_file(file, _lower_ending(file.name, self.supported_file_endings)) as partial:
             self._write(partial, stored, geometry)
 
     def side_file(self, label_file: Path) -> Path | None:
@@ -147,33 +154,10 @@ class ReaderWriter(ABC):
         """Write uint8 or uint16 (z, y, x) of the grid's shape; the ending of `file` is in lower case."""
 
 
-@contextmanager
-def whole_file(file: Path, endings: Sequence[str] = ()) -> Iterator[Path]:
-    """A name to write to beside `file`, renamed to it at the end, or removed if an error comes first.
-
-    Args:
-        endings: of these, in lower case, the one that `file` has in any case ends the name to write to.
-    """
-    ending = next((e for e in sorted(endings, key=len, reverse=True) if file.name.lower().endswith(e)), "")
-    partial = file.with_name(f".partial_{file.name[: len(file.name) - len(ending)]}{ending}")
-    try:
-        yield partial
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def check_voxel_count(shape: Sequence[int], file: Path, case: str) -> None:
-    """Refuse a header whose image could not be read.
-
-    Raises:
-        DatasetError: no voxels, or more than `MAX_VOXELS`.
-    """
-    if not 0 < math.prod(shape) <= MAX_VOXELS:
-        raise DatasetError(
-            f"case {case}: the header of {file} claims {' x '.join(map(str, shape))} voxels; the file is damaged, or "
-            "it has to be cut into parts"
-        )
+def _lower_ending(name: str, endings: Sequence[str]) -> str:
+    """A file name with its ending, one of `endings`, in lower case, as the libraries want it."""
+    ending = next((e for e in sorted(endings, key=len, reverse=True) if name.lower().endswith(e)), "")
+    return f"{name[: len(name) - len(ending)]}{ending}"
 
 
 def _storable(label_map: np.ndarray, file: Path) -> np.ndarray:

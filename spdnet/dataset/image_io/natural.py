@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from spdnet.dataset.image_io.base import ReaderWriter, check_voxel_count, spacing_of_properties
+from spdnet.dataset.image_io.base import ReaderWriter, spacing_of_properties
+from spdnet.dataset.image_io.stored import check_memory, check_voxel_count, float_bytes
 from spdnet.dataset.image_io.tiff import read_tiff, tiff_shape, write_tiff
 from spdnet.errors import DatasetError
 from spdnet.geometry import ImageGeometry
@@ -99,7 +100,7 @@ def _pillow_shape(file: Path, case: str) -> tuple[int, ...]:
 def _read_pillow(file: Path, case: str) -> np.ndarray:
     try:
         with Image.open(file) as image:
-            _checked_shape(image, file, case)
+            check_memory(float_bytes(_checked_shape(image, file, case), 0), file, case)
             resolved = image.convert(image.palette.mode) if image.mode == "P" and image.palette else image
             return np.asarray(resolved)
     except _PILLOW_ERRORS as error:

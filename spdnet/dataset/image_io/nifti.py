@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import io_orientation
-from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.spatialimages import SpatialImage
 
-from spdnet.dataset.image_io.base import ReaderWriter, check_voxel_count, spacing_of_properties
-from spdnet.dataset.image_io.nifti_frames import refuse_conflicting_frames
+from spdnet.dataset.image_io.base import ReaderWriter, spacing_of_properties
+from spdnet.dataset.image_io.nifti_frames import READ_ERRORS, nifti_voxels, refuse_conflicting_frames
 from spdnet.dataset.image_io.reorient import AxisTurn, ReorientingReader, ras_aligned
+from spdnet.dataset.image_io.stored import check_memory, check_stored, check_voxel_count, float_bytes
 from spdnet.errors import DatasetError
 from spdnet.geometry import ImageGeometry
-
-_READ_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, TypeError, zlib.error)
 
 
 class NibabelIO(ReaderWriter):
@@ -49,7 +46,7 @@ class NibabelIO(ReaderWriter):
         """The image with its voxels unread, and its grid."""
         try:
             image = nibabel.load(file)
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise DatasetError(f"case {case}: cannot read {file}: {error}") from error
         if not isinstance(image, SpatialImage):
             raise DatasetError(f"case {case}: {file} is not an image but a {type(image).__name__}")
@@ -68,9 +65,13 @@ class NibabelIO(ReaderWriter):
 
     def _read(self, file: Path, case: str) -> tuple[np.ndarray, ImageGeometry]:
         image, geometry = self._open(file, case)
+        voxels = nifti_voxels(file, case)
+        check_memory(float_bytes(image.shape, voxels.n_bytes if voxels is not None else 0), file, case)
+        if voxels is not None:
+            check_stored(file, case, voxels)
         try:
             return image.get_fdata(caching="unchanged").transpose(2, 1, 0)[None], geometry
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise DatasetError(f"case {case}: cannot read the voxels of {file}: {error}") from error
 
     def _write(self, file: Path, label_map: np.ndarray, geometry: ImageGeometry) -> None:

@@ -1,4 +1,4 @@
-"""The two affines of a NIfTI header, and the error if they contradict each other.
+"""The header of a NIfTI file: where its voxels are, and the error if its two affines contradict each other.
 
 A header may hold an s-form and a q-form that differ. ITK, and with it 3D Slicer, then places the image by one of them
 and nibabel by the other, so points that were put on the image in one program lie elsewhere in the other.
@@ -6,17 +6,50 @@ and nibabel by the other, so points that were put on the image in one program li
 
 from __future__ import annotations
 
+import math
+import zlib
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
+from spdnet.dataset.image_io.stored import StoredVoxels
 from spdnet.errors import DatasetError
 from spdnet.geometry import ImageGeometry
 
 TOLERANCE_MM = 0.01
 NIFTI_ENDINGS = (".nii", ".nii.gz")
+
+
+# what nibabel raises on damaged files
+READ_ERRORS = (
+    ImageFileError, HeaderDataError, OSError, EOFError, ValueError, TypeError, OverflowError, MemoryError, zlib.error,
+)  # fmt: skip
+
+
+def nifti_voxels(file: Path, case: str) -> StoredVoxels | None:
+    """Where a NIfTI file's voxels are, or None for files of other endings and kinds; raises `DatasetError`."""
+    image = _nifti_image(file, case)
+    if image is None:
+        return None
+    n_bytes = math.prod(int(n) for n in image.shape) * int(image.header["bitpix"]) // 8
+    is_packed = file.name.lower().endswith(".gz")
+    offset = int(image.dataobj.offset)  # type: ignore[attr-defined]
+    return StoredVoxels(offset, n_bytes, "whole file" if is_packed else "none")
+
+
+def _nifti_image(file: Path, case: str) -> nibabel.Nifti1Image | None:
+    """A NIfTI file with its voxels unread, or None for files of other endings and kinds; raises `DatasetError`."""
+    if not file.name.lower().endswith(NIFTI_ENDINGS):
+        return None
+    try:
+        image = nibabel.load(file)
+    except READ_ERRORS as error:
+        raise DatasetError(f"case {case}: cannot read the header of {file}: {error}") from error
+    return image if isinstance(image, nibabel.Nifti1Image) else None
 
 
 def refuse_conflicting_frames(file: Path, case: str) -> None:
@@ -28,17 +61,19 @@ def refuse_conflicting_frames(file: Path, case: str) -> None:
     Raises:
         DatasetError: more than 0.01 mm apart; names both forms.
     """
-    if not file.name.lower().endswith(NIFTI_ENDINGS):
+    image = _nifti_image(file, case)
+    if image is None or len(image.shape) < 3:
         return
-    header = nibabel.load(file).header
-    if not isinstance(header, nibabel.Nifti1Header) or len(header.get_data_shape()) < 3:
-        return
+    header = image.header
     s_code, q_code = int(header["sform_code"]), int(header["qform_code"])
     if s_code == 0 and q_code == 0:
         return
     shape = header.get_data_shape()[2::-1]
     by_itk = _itk_geometry(file, shape)
-    by_nibabel = ImageGeometry.from_affine_ras(shape, header.get_best_affine())
+    try:
+        by_nibabel = ImageGeometry.from_affine_ras(shape, header.get_best_affine())
+    except ValueError as error:
+        raise DatasetError(f"case {case}: {file} is {error}") from error
     distance = 0.0 if by_itk is None else _corner_distance_mm(by_itk, by_nibabel)
     if by_itk is None or distance <= TOLERANCE_MM:
         return

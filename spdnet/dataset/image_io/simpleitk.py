@@ -10,10 +10,13 @@ import nibabel.orientations
 import numpy as np
 import SimpleITK as sitk
 
-from spdnet.dataset.image_io.base import ReaderWriter, check_voxel_count, spacing_of_properties
-from spdnet.dataset.image_io.nifti_frames import refuse_conflicting_frames
+from spdnet.dataset.image_io.base import ReaderWriter, spacing_of_properties
+from spdnet.dataset.image_io.headers import mha_voxels, nrrd_voxels
+from spdnet.dataset.image_io.nifti_frames import nifti_voxels, refuse_conflicting_frames
 from spdnet.dataset.image_io.reorient import AxisTurn, ReorientingReader, ras_aligned
-from spdnet.errors import DatasetError
+from spdnet.dataset.image_io.stored import StoredVoxels, check_memory, check_stored, check_voxel_count, float_bytes
+from spdnet.errors import DatasetError, StorageError
+from spdnet.files import meant
 from spdnet.geometry import ImageGeometry
 
 
@@ -27,7 +30,13 @@ class SimpleITKIO(ReaderWriter):
 
     def read_geometry(self, file: Path, case: str = "") -> ImageGeometry:
         """See the base class; only the header is read."""
-        case = case or file.name
+        return self._header(file, case or file.name)[1]
+
+    def _header(self, file: Path, case: str) -> tuple[sitk.ImageFileReader, ImageGeometry]:
+        """What ITK knows of the file from its header, and the grid."""
+        if not file.is_file():
+            raise DatasetError(f"case {case}: cannot read the header of {file}: there is no such file")
+        _stored_voxels(file, case)  # before ITK parses the header
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(file))
         try:
@@ -41,7 +50,7 @@ class SimpleITKIO(ReaderWriter):
             )
         refuse_conflicting_frames(file, case)
         try:
-            return _geometry(reader)
+            return reader, _geometry(reader)
         except ValueError as error:
             raise DatasetError(f"case {case}: {file} is {error}") from error
 
@@ -72,10 +81,14 @@ class SimpleITKIO(ReaderWriter):
         return _with_shape(ImageGeometry.from_sitk(image), (z, y, x))
 
     def _read(self, file: Path, case: str) -> tuple[np.ndarray, ImageGeometry]:
-        geometry = self.read_geometry(file, case)
+        header, geometry = self._header(file, case)
+        voxels = _stored_voxels(file, case)
+        check_memory(float_bytes(header.GetSize(), voxels.n_bytes if voxels is not None else 0), file, case)
+        if voxels is not None:
+            check_stored(file, case, voxels)
         try:
             image = sitk.ReadImage(str(file))
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise DatasetError(f"case {case}: cannot read {file}: {_last_line(error)}") from error
         return sitk.GetArrayFromImage(image).reshape((-1, *geometry.shape_zyx)), geometry
 
@@ -85,18 +98,29 @@ class SimpleITKIO(ReaderWriter):
         try:
             sitk.WriteImage(image, str(file), useCompression=True)
         except RuntimeError as error:
-            raise DatasetError(f"cannot write {file}: {_last_line(error)}") from error
+            raise StorageError(f"cannot write {meant(file)}: {_last_line(error)}") from error
+        try:
+            written = sitk.ReadImage(str(file))
+            is_whole = np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image))
+        except RuntimeError:
+            is_whole = False
+        if not is_whole:  # ITK does not always notice that the disk is full
+            raise StorageError(
+                f"cannot write {meant(file)}: what can be read back is not what was written; is there no space left on "
+                "the disk? What was there before is unchanged"
+            )
+        if difference := geometry.difference(_geometry(written)):
+            raise DatasetError(f"{meant(file)}: the format cannot hold the grid of the image: {difference}")
 
 
 class SimpleITKIOWithReorient(ReorientingReader, SimpleITKIO):
     """As SimpleITKIO, for 3D images; nnU-Net's reader of this name turns arrays to RAS by ITK's DICOMOrient."""
 
-    def read_geometry(self, file: Path, case: str = "") -> ImageGeometry:
-        """See the base class; only the header is read."""
-        geometry = super().read_geometry(file, case)
+    def _header(self, file: Path, case: str) -> tuple[sitk.ImageFileReader, ImageGeometry]:
+        header, geometry = super()._header(file, case)
         if not geometry.has_patient_axes:
-            raise DatasetError(f"case {case or file.name}: {file} is a 2D image; {self.name} reads 3D images only")
-        return geometry
+            raise DatasetError(f"case {case}: {file} is a 2D image; {self.name} reads 3D images only")
+        return header, geometry
 
     def properties(self, geometry: ImageGeometry) -> dict[str, Any]:
         """See the base class."""
@@ -114,6 +138,14 @@ class SimpleITKIOWithReorient(ReorientingReader, SimpleITKIO):
 
     def _turn(self, geometry: ImageGeometry) -> AxisTurn:
         return _turn_from(_orientation_code(geometry))
+
+
+def _stored_voxels(file: Path, case: str) -> StoredVoxels | None:
+    """Where the voxels of a file are; None for formats and kinds of which ITK is left to find out."""
+    ending = file.suffix.lower()
+    if ending == ".mha":
+        return mha_voxels(file, case)
+    return nrrd_voxels(file, case) if ending == ".nrrd" else nifti_voxels(file, case)
 
 
 def _geometry(header: sitk.Image | sitk.ImageFileReader) -> ImageGeometry:
@@ -148,4 +180,4 @@ def _turn_from(orientation_code: str) -> AxisTurn:
 
 
 def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]

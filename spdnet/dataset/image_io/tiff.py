@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,11 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from spdnet.dataset.image_io.base import ReaderWriter, check_voxel_count, spacing_of_properties, whole_file
-from spdnet.errors import DatasetError
+from spdnet.dataset.image_io.base import ReaderWriter, spacing_of_properties
+from spdnet.dataset.image_io.headers import check_tiff_pages
+from spdnet.dataset.image_io.stored import check_memory, check_voxel_count, float_bytes
+from spdnet.errors import DatasetError, SPDError
+from spdnet.files import whole_file
 from spdnet.geometry import ImageGeometry
 
 logger = logging.getLogger(__name__)
@@ -28,10 +30,13 @@ def tiff_shape(file: Path, case: str) -> tuple[int, ...]:
         DatasetError: not a TIFF, without an image, or of an absurd size.
     """
     try:
+        check_tiff_pages(file, case)
         with tifffile.TiffFile(file) as tiff:
             shape = tuple(int(n) for n in tiff.series[0].shape)
-    except (tifffile.TiffFileError, OSError, ValueError, IndexError) as error:
-        raise DatasetError(f"case {case}: cannot read the header of {file}: {error}") from error
+    except SPDError:
+        raise
+    except Exception as error:  # tifffile raises what its parsing of damaged tags runs into, of any class
+        raise _unreadable(f"the header of {file}", case, error) from error
     check_voxel_count(shape, file, case)
     return shape
 
@@ -42,11 +47,15 @@ def read_tiff(file: Path, case: str) -> np.ndarray:
     Raises:
         DatasetError: unreadable; some compressions need the package imagecodecs, which the message then names.
     """
-    tiff_shape(file, case)
+    check_memory(float_bytes(tiff_shape(file, case), 0), file, case)
     try:
         return np.asarray(tifffile.imread(file))
-    except (tifffile.TiffFileError, OSError, ValueError, RuntimeError, zlib.error) as error:
-        raise DatasetError(f"case {case}: cannot read {file}: {error}") from error
+    except Exception as error:  # see above
+        raise _unreadable(str(file), case, error) from error
+
+
+def _unreadable(what: str, case: str, error: Exception) -> DatasetError:
+    return DatasetError(f"case {case}: cannot read {what}: {str(error) or type(error).__name__}")
 
 
 def write_tiff(file: Path, array: np.ndarray) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 from spdnet.planning import SPDSettings
-from spdnet.planning.plans import DistillationSettings
+from spdnet.planning.plans import DistillationSettings, RecipeSettings
 from spdnet.training.trainer import SPDTrainer
 
 
@@ -74,15 +74,7 @@ class SPDTrainerBoxOnly(SPDTrainer):
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Simulated boxes in every slice of the target, no points."""
-        prompts = replace(
-            settings.prompts,
-            source="simulated",
-            inside_points=0,
-            min_random_points=0,
-            max_random_points=0,
-            boxes="simulated",
-        )
-        return replace(settings, prompts=prompts)
+        return replace(settings, prompts=replace(settings.prompts, source="none", boxes="simulated"))
 
 
 class SPDTrainerRawBoxOnly(SPDTrainerBoxOnly):
@@ -111,7 +103,8 @@ class SPDTrainerTruePoints(SPDTrainerRawPrompts):
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Raw prompts drawn inside the masks."""
         raw = SPDTrainerRawPrompts.adapt_settings(settings)
-        return replace(raw, prompts=replace(raw.prompts, source="true", boxes="none"))
+        prompts = replace(raw.prompts, source="simulated", recipe=RecipeSettings("true_points"), boxes="none")
+        return replace(raw, prompts=prompts)
 
 
 class SPDTrainerEmptyMask(SPDTrainer):

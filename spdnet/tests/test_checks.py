@@ -1,0 +1,740 @@
+"""Every check of docs/checks.md: its fault is made, and the message that the page promises must come.
+
+The page and this file have the same checks, so neither can be forgotten. "…" in a message of the page stands for
+anything.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from spdnet import paths
+from spdnet.cli.predict import sibling_prompts
+from spdnet.dataset import RawDataset, choose_reader, get_reader, verify_dataset_integrity
+from spdnet.dataset.image_io import stored
+from spdnet.errors import SPDError
+from spdnet.evaluation import evaluate_folder
+from spdnet.geometry import ImageGeometry
+from spdnet.inference import SPDPredictor
+from spdnet.inference.export import write_prediction
+from spdnet.network.checkpoint import FINAL, read_checkpoint
+from spdnet.planning import Fingerprint, SPDPlans, StoredCase, extract_fingerprint
+from spdnet.planning.preprocessor import preprocess_image
+from spdnet.planning.storage import RunRecord
+from spdnet.prompts import Markup, write_markups
+from spdnet.sharing import install_model
+from spdnet.tests.conftest import Workspace
+from spdnet.tests.tiny import tiny_settings
+
+PAGE = Path(__file__).parents[2] / "docs" / "checks.md"
+GRID = ImageGeometry((4, 9, 11), (1.0, 1.0, 1.0))
+
+
+@dataclass
+class Bench:
+    """What a fault is made with: an empty folder, and copies of a data set as far as it is needed."""
+
+    folder: Path
+    request: pytest.FixtureRequest
+    monkeypatch: pytest.MonkeyPatch
+
+    def workspace(self, kind: str = "workspace") -> Workspace:
+        """The data set: raw, `planned` or `trained`."""
+        return self.request.getfixturevalue(kind)  # type: ignore[no-any-return]
+
+    @property
+    def dataset(self) -> RawDataset:
+        """The raw data set."""
+        return RawDataset(self.workspace().raw)
+
+    def change_json(self, file: Path, **changes: Any) -> None:
+        """Replace values of a JSON file; `...` removes one."""
+        content = {**json.loads(file.read_text()), **changes}
+        file.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
+
+    def change_dataset(self, **changes: Any) -> RawDataset:
+        """The raw data set with another dataset.json."""
+        self.change_json(self.workspace().raw / "dataset.json", **changes)
+        return RawDataset(self.workspace().raw)
+
+    def label(self, array: np.ndarray, name: str = "blob_002") -> RawDataset:
+        """The raw data set with another label file on the same grid."""
+        file = self.workspace().raw / "labelsTr" / f"{name}.nii.gz"
+        image = sitk.GetImageFromArray(array)
+        image.CopyInformation(sitk.ReadImage(str(file)))
+        sitk.WriteImage(image, str(file))
+        return self.dataset
+
+    def label_array(self, name: str = "blob_002") -> np.ndarray:
+        """Voxels of a label file."""
+        file = self.workspace().raw / "labelsTr" / f"{name}.nii.gz"
+        return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+
+    def image(self, array: np.ndarray, ending: str = ".nii.gz") -> Path:
+        """A small image file."""
+        file = self.folder / f"c_0000{ending}"
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(file), useCompression=True)
+        return file
+
+    def predictor(self) -> SPDPredictor:
+        """A predictor of one fold of the trained model."""
+        predictor = SPDPredictor(device="cpu", allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(self.workspace("trained").model(), 0)
+        return predictor
+
+    def predict(self, prompts: bool = True, **options: Any) -> None:
+        """Predict the test images."""
+        raw = self.workspace("trained").raw
+        folder = raw / "promptsTs" if prompts else None
+        self.predictor().predict_from_files(raw / "imagesTs", self.folder / "out", prompts=folder, **options)
+
+    def plans(self, **changes: Any) -> None:
+        """Read plans with other settings; a dot in a name leads into a part, written as two underscores."""
+        file = self.workspace("planned").preprocessed / "SPDPlans.json"
+        content = json.loads(file.read_text())
+        for name, value in changes.items():
+            place = content["spd"]
+            *parts, last = name.split("__")
+            for part in parts:
+                place = place[part]
+            place.pop(last, None)
+            place.update({} if value is ... else {last: value})
+        file.write_text(json.dumps(content))
+        SPDPlans.load(file)
+
+
+def ones(*shape: int) -> np.ndarray:
+    """Voxels."""
+    return np.ones(shape, np.uint8)
+
+
+def read(file: Path, reader: str = "SimpleITKIO") -> None:
+    """Read an image."""
+    get_reader(reader).read_image([file])
+
+
+CHECKS: dict[str, Callable[[Bench], object]] = {}
+
+
+def check(title: str) -> Callable[[Callable[[Bench], object]], Callable[[Bench], object]]:
+    """Register what provokes the check of a title."""
+
+    def register(function: Callable[[Bench], object]) -> Callable[[Bench], object]:
+        assert title not in CHECKS
+        CHECKS[title] = function
+        return function
+
+    return register
+
+
+# ---- the data set -----------------------------------------------------------------------------------------
+
+
+@check("dataset.json is missing")
+def _(bench: Bench) -> object:
+    (bench.workspace().raw / "dataset.json").unlink()
+    return bench.dataset.labels
+
+
+@check("dataset.json is not JSON")
+def _(bench: Bench) -> object:
+    (bench.workspace().raw / "dataset.json").write_text('{"labels": ')
+    return bench.dataset.labels
+
+
+@check("a key, a label or a case twice in dataset.json")
+def _(bench: Bench) -> object:
+    (bench.workspace().raw / "dataset.json").write_text('{"dataset": {"case_1": 1, "case_1": 2}}')
+    return bench.dataset.labels
+
+
+@check("dataset.json lacks a key")
+def _(bench: Bench) -> object:
+    return bench.change_dataset(labels=...).labels
+
+
+@check("channel_names of another form")
+def _(bench: Bench) -> object:
+    return bench.change_dataset(channel_names=["CT"]).labels
+
+
+@check("file_ending is no file ending")
+def _(bench: Bench) -> object:
+    return bench.change_dataset(file_ending="../x").labels
+
+
+@check("a file ending that no reader knows")
+def _(bench: Bench) -> object:
+    return choose_reader({"file_ending": ".jpg"})
+
+
+@check("no background among the labels")
+def _(bench: Bench) -> object:
+    return bench.change_dataset(labels={"a": 1}).labels
+
+
+@check("a label that is no integer")
+def _(bench: Bench) -> object:
+    return bench.change_dataset(labels={"background": 0, "a": 1.5}).labels
+
+
+@check("a label value that cannot be stored")
+def _(bench: Bench) -> object:
+    return bench.change_dataset(labels={"background": 0, "a": 70000}).labels
+
+
+@check("two labels of one value")
+def _(bench: Bench) -> object:
+    return bench.change_dataset(labels={"background": 0, "a": 1, "b": 1}).labels
+
+
+@check("regions without their order")
+def _(bench: Bench) -> object:
+    return bench.change_dataset(labels={"background": 0, "a": [1, 2], "b": 2}).labels
+
+
+@check("an ignore label that is not the highest")
+def _(bench: Bench) -> object:
+    return bench.change_dataset(labels={"background": 0, "a": 1, "ignore": 7}).labels
+
+
+@check("label values with gaps ¹")
+def _(bench: Bench) -> object:
+    return verify_dataset_integrity(bench.change_dataset(labels={"background": 0, "a": 2}))
+
+
+@check("another number of cases than declared ¹")
+def _(bench: Bench) -> object:
+    return verify_dataset_integrity(bench.change_dataset(numTraining=9))
+
+
+@check("no folder of images")
+def _(bench: Bench) -> object:
+    shutil.rmtree(bench.workspace().raw / "imagesTr")
+    return bench.dataset.training_cases()
+
+
+@check("no image with the declared ending")
+def _(bench: Bench) -> object:
+    return bench.change_dataset(file_ending=".nrrd").training_cases()
+
+
+@check("a case without one of its channels")
+def _(bench: Bench) -> object:
+    images = bench.workspace().raw / "imagesTr"
+    shutil.copy(images / "blob_000_0000.nii.gz", images / "blob_000_0001.nii.gz")
+    return bench.change_dataset(channel_names={"0": "a", "1": "b"}).training_cases()
+
+
+@check("a channel that is not declared")
+def _(bench: Bench) -> object:
+    images = bench.workspace().raw / "imagesTr"
+    shutil.copy(images / "blob_000_0000.nii.gz", images / "blob_000_0001.nii.gz")
+    return bench.dataset.training_cases()
+
+
+@check("a training case without label")
+def _(bench: Bench) -> object:
+    (bench.workspace().raw / "labelsTr" / "blob_002.nii.gz").unlink()
+    return bench.dataset.training_cases()
+
+
+@check("a label without image ¹")
+def _(bench: Bench) -> object:
+    labels = bench.workspace().raw / "labelsTr"
+    shutil.copy(labels / "blob_002.nii.gz", labels / "other.nii.gz")
+    return verify_dataset_integrity(bench.dataset)
+
+
+@check("prompts of a case that is not there, while others have none")
+def _(bench: Bench) -> object:
+    folder = bench.workspace().raw / "promptsTr"
+    folder.mkdir()
+    write_markups(folder / "blob_2.mrk.json", [])
+    return extract_fingerprint(bench.dataset, 1)
+
+
+@check("training cases without prompts, while others have some ¹")
+def _(bench: Bench) -> object:
+    folder = bench.workspace().raw / "promptsTr"
+    folder.mkdir()
+    write_markups(folder / "blob_002.mrk.json", [])
+    return verify_dataset_integrity(bench.dataset)
+
+
+@check("two prompt files of one case")
+def _(bench: Bench) -> object:
+    folder = bench.workspace().raw / "promptsTr"
+    folder.mkdir()
+    write_markups(folder / "blob_002.mrk.json", [])
+    (folder / "blob_002.fcsv").write_text("")
+    return bench.dataset.training_cases()
+
+
+@check("an unknown data set")
+def _(bench: Bench) -> object:
+    bench.workspace()
+    return paths.resolve_dataset_name("999")
+
+
+@check("an environment variable is not set")
+def _(bench: Bench) -> object:
+    return paths.raw_root()
+
+
+# ---- image files ------------------------------------------------------------------------------------------
+
+
+@check("a file that is no image")
+def _(bench: Bench) -> object:
+    (bench.folder / "c.nii.gz").write_bytes(b"no image")
+    return read(bench.folder / "c.nii.gz")
+
+
+@check("an image that is not there")
+def _(bench: Bench) -> object:
+    return read(bench.folder / "c.nii.gz")
+
+
+@check("a packed image that is cut off")
+def _(bench: Bench) -> object:
+    file = bench.image(np.random.default_rng(0).integers(0, 99, (4, 30, 30)))
+    file.write_bytes(file.read_bytes()[:-500])
+    return read(file)
+
+
+@check("a packed image with a changed byte")
+def _(bench: Bench) -> object:
+    file = bench.image(np.random.default_rng(0).integers(0, 99, (4, 30, 30)), ".mha")
+    content = file.read_bytes()
+    file.write_bytes(content[:-500] + bytes([content[-500] ^ 0x55]) + content[-499:])
+    return read(file)
+
+
+@check("an image that holds fewer voxels than its header says")
+def _(bench: Bench) -> object:
+    file = bench.image(ones(4, 30, 30), ".nii")
+    file.write_bytes(file.read_bytes()[:-500])
+    return read(file)
+
+
+@check("a header that claims more than the file can hold")
+def _(bench: Bench) -> object:
+    header = nibabel.Nifti1Image(ones(2, 2, 2), np.eye(4)).header
+    header.set_data_shape((10000, 10000, 10000))
+    (bench.folder / "c.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(1000)))
+    return read(bench.folder / "c.nii.gz")
+
+
+@check("an image without slices")
+def _(bench: Bench) -> object:
+    header = nibabel.Nifti1Image(ones(2, 2, 2), np.eye(4)).header
+    header["dim"] = [3, 9, 9, 0, 1, 1, 1, 1]
+    (bench.folder / "c.nii").write_bytes(header.binaryblock + bytes(1000))
+    return read(bench.folder / "c.nii", "NibabelIO")
+
+
+@check("an image that memory cannot hold")
+def _(bench: Bench) -> object:
+    bench.monkeypatch.setattr(stored, "available_memory", lambda: 100)
+    return read(bench.image(ones(4, 30, 30)))
+
+
+@check("NaN or infinity ²")
+def _(bench: Bench) -> object:
+    return read(bench.image(np.full((4, 9, 9), np.nan, np.float32), ".mha"))
+
+
+@check("a 4D image of another number of channels")
+def _(bench: Bench) -> object:
+    file = bench.workspace().raw / "imagesTr" / "blob_002_0000.nii.gz"
+    sitk.WriteImage(sitk.JoinSeries([sitk.ReadImage(str(file))] * 3), str(file))
+    return extract_fingerprint(bench.dataset, 1)
+
+
+@check("a 4D image for a reader of 3D images")
+def _(bench: Bench) -> object:
+    nibabel.save(nibabel.Nifti1Image(ones(5, 5, 5, 2), np.eye(4)), bench.folder / "c.nii")
+    return read(bench.folder / "c.nii", "NibabelIO")
+
+
+@check("several values per voxel")
+def _(bench: Bench) -> object:
+    sitk.WriteImage(sitk.GetImageFromArray(ones(4, 9, 9, 3), isVector=True), str(bench.folder / "c.mha"))
+    return read(bench.folder / "c.mha")
+
+
+@check("voxels in another file")
+def _(bench: Bench) -> object:
+    file = bench.image(ones(4, 9, 9), ".mha")
+    file.write_bytes(file.read_bytes().replace(b"= LOCAL", b"= c.raw"))
+    return read(file)
+
+
+@check("an MHA header whose numbers do not fit together")
+def _(bench: Bench) -> object:
+    file = bench.image(ones(4, 9, 9), ".mha")
+    file.write_bytes(file.read_bytes().replace(b"NDims = 3", b"NDims = -1"))
+    return read(file)
+
+
+@check("channels on different grids")
+def _(bench: Bench) -> object:
+    file, other = bench.image(ones(4, 9, 9)), bench.folder / "c_0001.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray(ones(5, 9, 9)), str(other))
+    return get_reader("SimpleITKIO").read_image([file, other])
+
+
+@check("a NIfTI header with two frames")
+def _(bench: Bench) -> object:
+    image = nibabel.Nifti1Image(ones(9, 9, 4), np.eye(4))
+    image.set_qform(np.diag([1.0, 1, 2, 1]), 1)
+    image.set_sform(np.eye(4), 1)
+    nibabel.save(image, bench.folder / "c.nii.gz")
+    return read(bench.folder / "c.nii.gz")
+
+
+@check("a constant image")
+def _(bench: Bench) -> object:
+    return preprocess_image(np.ones((1, 4, 9, 11), np.float32), GRID, tiny_settings(), "c")
+
+
+# ---- label files ------------------------------------------------------------------------------------------
+
+
+@check("a label file with fractions")
+def _(bench: Bench) -> object:
+    return extract_fingerprint(bench.label(bench.label_array() * 0.5), 1)
+
+
+@check("a label file with huge values")
+def _(bench: Bench) -> object:
+    return extract_fingerprint(bench.label(bench.label_array().astype(np.float64) * 1e12), 1)
+
+
+@check("a label value that is not declared")
+def _(bench: Bench) -> object:
+    return extract_fingerprint(bench.label(bench.label_array() * 4), 1)
+
+
+@check("a label file with channels")
+def _(bench: Bench) -> object:
+    file = bench.workspace().raw / "labelsTr" / "blob_002.nii.gz"
+    sitk.WriteImage(sitk.JoinSeries([sitk.ReadImage(str(file))] * 2), str(file))
+    return extract_fingerprint(bench.dataset, 1)
+
+
+@check("image and label on different grids")
+def _(bench: Bench) -> object:
+    labels = bench.workspace().raw / "labelsTr"
+    shutil.copy(labels / "blob_001.nii.gz", labels / "blob_002.nii.gz")
+    return extract_fingerprint(bench.dataset, 1)
+
+
+@check("no target in any label file")
+def _(bench: Bench) -> object:
+    for number in range(5):
+        bench.label(bench.label_array(f"blob_{number:03d}") * 0, f"blob_{number:03d}")
+    return extract_fingerprint(bench.dataset, 1)
+
+
+# ---- prompts ----------------------------------------------------------------------------------------------
+
+
+@check("no folder of prompts")
+def _(bench: Bench) -> object:
+    (bench.folder / "imagesTs").mkdir()
+    return sibling_prompts(bench.folder / "imagesTs")
+
+
+@check("a folder without prompts of any case")
+def _(bench: Bench) -> object:
+    for file in (bench.workspace("trained").raw / "promptsTs").iterdir():
+        file.unlink()
+    return bench.predict()
+
+
+@check("a case without prompts, while others have some")
+def _(bench: Bench) -> object:
+    (bench.workspace("trained").raw / "promptsTs" / "blob_006.mrk.json").unlink()
+    return bench.predict()
+
+
+@check("a point outside its image")
+def _(bench: Bench) -> object:
+    far = Markup("bright", "points", np.array([[500.0, 0, 0]]), ("F-1",))
+    write_markups(bench.workspace("trained").raw / "promptsTs" / "blob_006.mrk.json", [far])
+    return bench.predict()
+
+
+@check("a prompt file that is damaged")
+def _(bench: Bench) -> object:
+    (bench.workspace("trained").raw / "promptsTs" / "blob_006.mrk.json").write_text("{")
+    return bench.predict()
+
+
+# ---- fingerprint, plans and preprocessed cases ------------------------------------------------------------
+
+
+@check("no plans")
+def _(bench: Bench) -> object:
+    return SPDPlans.load(bench.folder / "SPDPlans.json")
+
+
+@check("plans of another program")
+def _(bench: Bench) -> object:
+    (bench.folder / "SPDPlans.json").write_text('{"dataset_name": "x", "plans_name": "nnUNetPlans"}')
+    return SPDPlans.load(bench.folder / "SPDPlans.json")
+
+
+@check("an unknown key in the plans")
+def _(bench: Bench) -> object:
+    return bench.plans(distillation__tua=0.5)
+
+
+@check("a key that is missing in the plans")
+def _(bench: Bench) -> object:
+    return bench.plans(stage1__epochs=...)
+
+
+@check("a value of another type in the plans")
+def _(bench: Bench) -> object:
+    return bench.plans(image_size="56")
+
+
+@check("a number out of its range in the plans")
+def _(bench: Bench) -> object:
+    return bench.plans(stage1__batch_size=0)
+
+
+@check("an unknown choice in the plans")
+def _(bench: Bench) -> object:
+    return bench.plans(distillation__mode="raws")
+
+
+@check("a name in the plans that is a path")
+def _(bench: Bench) -> object:
+    file = bench.workspace("planned").preprocessed / "SPDPlans.json"
+    bench.change_json(file, plans_name="../x")
+    return SPDPlans.load(file)
+
+
+@check("a fingerprint of another version")
+def _(bench: Bench) -> object:
+    file = bench.workspace("planned").preprocessed / paths.FINGERPRINT_FILE
+    bench.change_json(file, slicing_axis=...)
+    return Fingerprint.load(file)
+
+
+@check("a preprocessing that was not finished")
+def _(bench: Bench) -> object:
+    folder = bench.workspace("planned").preprocessed / "SPDPlans_2d"
+    RunRecord(folder).begin({})
+    return StoredCase.list(folder)
+
+
+@check("a preprocessed file that is damaged")
+def _(bench: Bench) -> object:
+    folder = bench.workspace("planned").preprocessed / "SPDPlans_2d"
+    (folder / "blob_002.npy").write_bytes(b"")
+    return StoredCase(folder, "blob_002").slices
+
+
+# ---- models -----------------------------------------------------------------------------------------------
+
+
+@check("a model folder without plans.json")
+def _(bench: Bench) -> object:
+    (bench.workspace("trained").model() / "plans.json").unlink()
+    return bench.predictor()
+
+
+@check("a model folder without dataset.json")
+def _(bench: Bench) -> object:
+    (bench.workspace("trained").model() / "dataset.json").unlink()
+    return bench.predictor()
+
+
+@check("a fold without checkpoint")
+def _(bench: Bench) -> object:
+    (bench.workspace("trained").model() / "fold_0" / FINAL).unlink()
+    return bench.predictor()
+
+
+@check("a checkpoint that is damaged, or holds more than numbers")
+def _(bench: Bench) -> object:
+    (bench.workspace("trained").model() / "fold_0" / FINAL).write_bytes(b"no checkpoint")
+    return bench.predictor()
+
+
+@check("a checkpoint of another version")
+def _(bench: Bench) -> object:
+    file = bench.workspace("trained").model() / "fold_0" / FINAL
+    content = torch.load(file, weights_only=True)
+    torch.save({**content, "spd": {**content["spd"], "format_version": 99}}, file)
+    return read_checkpoint(file)
+
+
+@check("a checkpoint of another program")
+def _(bench: Bench) -> object:
+    torch.save({"network_weights": {}}, bench.folder / FINAL)
+    return read_checkpoint(bench.folder / FINAL)
+
+
+@check("a checkpoint that was trained with other plans")
+def _(bench: Bench) -> object:
+    file = bench.workspace("trained").model() / "plans.json"
+    content = json.loads(file.read_text())
+    content["spd"]["pixel_spacing_mm"] = 9.0
+    file.write_text(json.dumps(content))
+    return bench.predictor()
+
+
+@check("a zip that is no packed model")
+def _(bench: Bench) -> object:
+    bench.workspace("trained")
+    (bench.folder / "model.zip").write_bytes(b"no zip")
+    return install_model(bench.folder / "model.zip")
+
+
+@check("a zip with a path that leads out of its folder")
+def _(bench: Bench) -> object:
+    bench.workspace("trained")
+    with zipfile.ZipFile(bench.folder / "model.zip", "w") as target:
+        target.writestr("Dataset501_X/../../evil", b"")
+    return install_model(bench.folder / "model.zip")
+
+
+# ---- predictions and evaluation ---------------------------------------------------------------------------
+
+
+@check("one bad case among others to predict")
+def _(bench: Bench) -> object:
+    (bench.workspace("trained").raw / "imagesTs" / "blob_006_0000.nii.gz").write_bytes(b"no image")
+    return bench.predict(prompts=False)
+
+
+@check("no case that can be predicted")
+def _(bench: Bench) -> object:
+    for name in ("blob_005", "blob_006"):
+        (bench.workspace("trained").raw / "imagesTs" / f"{name}_0000.nii.gz").write_bytes(b"no image")
+    return bench.predict()
+
+
+@check("an output that would replace the images")
+def _(bench: Bench) -> object:
+    image = bench.workspace("trained").raw / "imagesTs" / "blob_005_0000.nii.gz"
+    return bench.predictor().predict_from_files([[image]], [image.with_name("blob_005_0000")])
+
+
+@check("--continue_prediction with another model, checkpoint or prompts")
+def _(bench: Bench) -> object:
+    bench.predict()
+    return bench.predict(prompts=False, overwrite=False)
+
+
+@check("probabilities that are none")
+def _(bench: Bench) -> object:
+    labels, reader = bench.dataset.labels, get_reader("SimpleITKIO")
+    nan = np.full((len(labels), *GRID.shape_zyx), np.nan, np.float32)
+    return write_prediction(bench.folder, "c", ".nii.gz", nan, GRID, labels, reader, False)
+
+
+@check("a predicted value that is not declared")
+def _(bench: Bench) -> object:
+    labels = bench.change_dataset(labels={"background": 0, "a": [1, 2], "b": 2}, regions_class_order=[1, 9]).labels
+    one = np.ones((2, *GRID.shape_zyx), np.float32)
+    return write_prediction(bench.folder, "c", ".nii.gz", one, GRID, labels, get_reader("SimpleITKIO"), False)
+
+
+@check("a file that cannot be read back as it was written")
+def _(bench: Bench) -> object:
+    write = sitk.WriteImage
+    bench.monkeypatch.setattr(sitk, "WriteImage", lambda image, *a, **k: write(image * 0, *a, **k))
+    return get_reader("SimpleITKIO").write_segmentation(bench.folder / "c.nii.gz", ones(4, 9, 11), GRID)
+
+
+@check("a reference without prediction")
+def _(bench: Bench) -> object:
+    labels = bench.workspace().raw / "labelsTr"
+    return evaluate_folder(labels, bench.folder, bench.dataset.reader, bench.dataset.labels, ".nii.gz")
+
+
+@check("a prediction on another grid than its reference")
+def _(bench: Bench) -> object:
+    labels = bench.workspace().raw / "labelsTr"
+    for name in ("000", "001", "002", "003", "004"):
+        shutil.copy(labels / "blob_000.nii.gz", bench.folder / f"blob_{name}.nii.gz")
+    return evaluate_folder(labels, bench.folder, bench.dataset.reader, bench.dataset.labels, ".nii.gz")
+
+
+# ---- disks ------------------------------------------------------------------------------------------------
+
+
+@check("a disk that is full")
+def _(bench: Bench) -> object:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full")
+    from spdnet.files import storage_errors
+
+    with storage_errors(bench.folder / "a"), full.open("w") as stream:
+        stream.write("x")
+    return None
+
+
+@check("an output folder that is a file")
+def _(bench: Bench) -> object:
+    (bench.folder / "out").write_text("")
+    return bench.predict(prompts=False)
+
+
+# ---- the page ---------------------------------------------------------------------------------------------
+
+
+def rows() -> dict[str, str]:
+    """Message of every check on the page, by title."""
+    if not PAGE.exists():  # tests of an installed package
+        return {}
+    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    cells = [[c.strip() for c in line.strip("|").split(" | ")] for line in lines]
+    return {c[0].strip("| "): c[1].strip("| `") for c in cells if c[1].strip("| ").startswith("`")}
+
+
+def message_of(function: Callable[[Bench], object], bench: Bench) -> str:
+    """The message of the error that a fault makes."""
+    with pytest.raises(SPDError) as caught:
+        function(bench)
+    return str(caught.value)
+
+
+def test_page_and_tests_have_the_same_checks() -> None:
+    if not PAGE.exists():
+        pytest.skip("the documentation is not here")
+    assert list(rows()) == list(CHECKS)
+
+
+@pytest.mark.parametrize("title", CHECKS)
+def test_the_message_is_that_of_the_page(
+    title: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bench").mkdir()
+    message = " ".join(message_of(CHECKS[title], Bench(tmp_path / "bench", request, monkeypatch)).split())
+    promised = rows().get(title)
+    if promised is not None:
+        parts = [re.escape(part) for part in promised.split("…")]
+        assert re.search(".*".join(parts), message, re.DOTALL), f"promised: {promised}\nfound: {message}"

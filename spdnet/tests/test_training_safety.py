@@ -1,0 +1,335 @@
+"""What a training promises beside its result: data workers, broken losses, memory, storage, curves elsewhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from spdnet.errors import ConfigurationError, StorageError
+from spdnet.network.checkpoint import read_checkpoint
+from spdnet.planning.embedding_rule import choose_storage, stored_bytes
+from spdnet.planning.plans import AugmentationSettings
+from spdnet.tests.conftest import Workspace
+from spdnet.tests.test_training import make_trainer, prompt_stage, raw_true_settings, records, run, train_epochs
+from spdnet.tests.tiny import tiny_settings
+from spdnet.training import trackers
+from spdnet.training.guards import NONFINITE, HostCopy, NonFiniteLossError
+from spdnet.training.log import EpochRecord, TrainingLog
+from spdnet.training.saliency_stage import data_workers
+from spdnet.training.trainer import SPDTrainer
+from spdnet.training.waiting import WaitClock
+
+CPU = torch.device("cpu")
+
+
+# ---- data -------------------------------------------------------------------------------------------------
+
+
+def test_the_model_does_not_depend_on_the_number_of_data_workers(
+    planned: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = []
+    for workers in (0, 1, 2):
+        monkeypatch.setenv("nnUNet_n_proc_DA", str(workers))
+        trainer = run(make_trainer(planned, 0, (2, 1)))
+        results.append((trainer.network.own_state(), records(trainer)))
+    for weights, curve in results[1:]:
+        assert all(torch.equal(w, results[0][0][n]) for n, w in weights.items())
+        assert curve == results[0][1]
+
+
+def test_data_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    cuda = torch.device("cuda")
+    assert data_workers(CPU) == 0
+    assert data_workers(cuda) == 12
+    assert data_workers(cuda, 4) == 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert data_workers(cuda, 4) == 8, "the other two are on another machine"
+    monkeypatch.setenv("nnUNet_n_proc_DA", "3")
+    assert data_workers(CPU) == data_workers(cuda) == 3
+
+
+def test_waiting_for_data_is_measured_and_logged(planned: Workspace) -> None:
+    clock = WaitClock()
+
+    def slow() -> Iterator[int]:
+        for i in range(3):
+            time.sleep(0.02)
+            yield i
+
+    items = []
+    for item in clock.watch(slow()):
+        time.sleep(0.05)
+        items.append(item)
+    assert items == [0, 1, 2]
+    assert 0.06 <= clock.seconds < 0.15
+    trainer = run(make_trainer(planned, 0, (1, 1)))
+    for record in trainer.log.records:
+        assert 0 < record.waited < record.seconds
+    assert trainer.log.file.read_text().count(" % waiting for data") == 2
+
+
+# ---- losses that are no numbers ---------------------------------------------------------------------------
+
+
+def poisoned_trainer(planned: Workspace, value: float) -> SPDTrainer:
+    """A trainer whose saliency head breaks before the second iteration of epoch 1."""
+    trainer = make_trainer(planned, 0, (2, 1))
+    original = trainer.train_step
+
+    def step(batch: Any) -> dict[str, Any]:
+        if (trainer.current_epoch, trainer._iteration) == (1, 1):
+            next(iter(trainer.network.saliency_head.parameters())).data.fill_(value)
+        return original(batch)
+
+    trainer.train_step = step  # type: ignore[method-assign]
+    return trainer
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_the_training_and_leaves_its_state(planned: Workspace, value: float) -> None:
+    trainer = poisoned_trainer(planned, value)
+    with pytest.raises(NonFiniteLossError, match=r"stage 1, epoch 1, iteration 1: the loss is nan.*blob_00\d, slice"):
+        run(trainer)
+    content = read_checkpoint(trainer.output_folder / NONFINITE)
+    problem = content["spd"]["problem"]
+    assert (problem["what"], problem["iteration"], content["spd"]["stage_epoch"]) == ("loss", 1, 1)
+    assert len(problem["batch"]) == trainer.settings.stage1.batch_size
+    assert content["optimizer_state"]["state"], "with the optimiser, so that the step can be repeated"
+    finite = [n for n, w in content["network_weights"].items() if torch.isfinite(w).all()]
+    assert len(finite) == len(content["network_weights"]) - 1, "the step was not made: all but the broken one are whole"
+    latest = read_checkpoint(trainer.output_folder / "checkpoint_latest.pth")
+    assert latest["current_epoch"] == 1
+    assert all(torch.isfinite(w).all() for w in latest["network_weights"].values())
+    assert "the loss is nan" in trainer.log.file.read_text()
+
+
+def test_a_gradient_that_is_no_number_does_too(planned: Workspace) -> None:
+    trainer = make_trainer(planned, 0, (1, 1))
+    trainer.initialize()
+    before = trainer.network.own_state()
+    trainer.network.saliency_head.register_full_backward_hook(lambda module, grads, _: (grads[0] * float("nan"),))
+    with pytest.raises(NonFiniteLossError, match="the gradient is nan"):
+        trainer.run_training()
+    assert all(torch.equal(w, before[n]) for n, w in trainer.network.own_state().items())
+
+
+def test_a_scalar_is_fetched_as_it_was() -> None:
+    scalar = torch.tensor(3.5, requires_grad=True)
+    assert HostCopy(scalar * 2).value() == 7.0
+
+
+@pytest.mark.gpu
+def test_a_scalar_is_fetched_from_the_gpu() -> None:
+    scalar = torch.tensor(3.5, device="cuda") * 2
+    copy = HostCopy(scalar)
+    scalar.zero_()
+    assert copy.value() == 7.0
+
+
+def test_gpu_memory_that_does_not_do_is_told_with_the_batch_size(planned: Workspace) -> None:
+    trainer = make_trainer(planned, 0, (1, 1))
+    trainer.initialize()
+
+    def full(batch: Any) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    build = trainer.build_stage
+
+    def build_full(number: int) -> Any:
+        stage = build(number)
+        stage.training_loss = full  # type: ignore[method-assign]
+        return stage
+
+    trainer.build_stage = build_full  # type: ignore[method-assign]
+    with pytest.raises(ConfigurationError) as caught:
+        trainer.run_training()
+    text = str(caught.value)
+    for part in ("stage 1 with batch size 4", "56 px", "-batch_size 2", "-num_gpus", "Tried to allocate 2.00 GiB"):
+        assert part in text
+    assert "more" not in text.split("CUDA says")[1]
+
+
+# ---- stored embeddings ------------------------------------------------------------------------------------
+
+
+def test_encoding_every_batch_trains_the_same(
+    planned: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spdnet.network.precision._cpu_computes_bfloat16", lambda: False)  # coarse, it rounds too much
+    losses = []
+    for stored in (True, False):
+        settings = raw_true_settings()
+        augmentation = replace(AugmentationSettings(), stored_variants=2, stored_embeddings=stored)
+        stage = prompt_stage(planned, replace(settings, augmentation=augmentation), tmp_path / str(stored), 3)
+        losses.append(train_epochs(stage, 2))
+        names = {f.name.split("_")[-1] for f in stage._store.folder.iterdir()}
+        assert ("embeddings.npy" in names) == stored
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_what_is_stored_fits_half_of_the_disk() -> None:
+    wanted = AugmentationSettings(stored_variants=2)
+    settings = replace(tiny_settings(), image_size=56, augmentation=wanted)
+    one = stored_bytes(1000, 7, 2, settings)
+    assert one == 1000 * (2 * 256 * 7 * 7 + 2 * 2 * 28 * 28 + 2 * 56 * 56)
+    chosen = [choose_storage(wanted, 1000, 7, 2, 56, factor * one)[0] for factor in (9, 4, 3.9, 2, 1.9)]
+    assert [c.stored_variants for c in chosen] == [2, 2, 1, 1, 2]
+    assert [c.stored_embeddings for c in chosen] == [True, True, True, True, False]
+    without = replace(settings, augmentation=replace(wanted, stored_embeddings=False))
+    assert stored_bytes(1000, 7, 2, without) < one / 3
+    assert choose_storage(wanted, 1000, 7, 2, 56, 9 * one)[1].startswith("2 variants stored: a variant of all 1000")
+    assert choose_storage(wanted, 1000, 7, 2, 56, one)[1].startswith("not stored, encoded in every batch")
+
+
+def test_a_disk_without_room_is_found_before_encoding(
+    planned: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = prompt_stage(planned, raw_true_settings(), tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(StorageError, match=r"stage 2 stores .* slices in .*stored_embeddings in the plans to false"):
+        stage.prepare()
+
+
+# ---- a new training over an old one -----------------------------------------------------------------------
+
+
+def test_a_new_training_removes_what_the_old_one_left(planned: Workspace) -> None:
+    trainer = run(make_trainer(planned, 0, (1, 1)))
+    left = trainer.output_folder / "stage2_embeddings_0123"
+    left.mkdir()
+    (trainer.output_folder / NONFINITE).touch()
+    trial = make_trainer(planned, 0, (0, 0))
+    trial.disable_checkpointing = True
+    run(trial)
+    assert (trainer.output_folder / "checkpoint_final.pth").exists(), "a trial writes and removes no checkpoints"
+    left.mkdir(exist_ok=True)
+    again = make_trainer(planned, 0, (1, 1))
+    seen: list[set[str]] = []
+    start = again.on_stage_start
+
+    def look() -> None:
+        seen.append({f.name for f in again.output_folder.glob("*") if f.suffix == ".pth" or f.is_dir()})
+        start()
+
+    again.on_stage_start = look  # type: ignore[method-assign]
+    run(again)
+    assert seen[0] == {"checkpoint_latest.pth"}
+
+
+# ---- curves -----------------------------------------------------------------------------------------------
+
+RECORD = EpochRecord(2, 3, 0.5, 0.4, [0.7, float("nan")], 0.6, 1e-3, 100.0, 110.0, 1.5)
+
+
+def test_an_epoch_is_told_as_named_numbers() -> None:
+    values = trackers.scalars(RECORD, ("a", "b"))
+    assert values["loss/train"] == 0.5
+    assert values["dice/a"] == 0.7
+    assert np.isnan(values["dice/b"])
+    assert values["seconds/epoch"] == 10.0
+    assert values["seconds/waiting_for_data"] == 1.5
+    bare = trackers.scalars(replace(RECORD, val_loss=None, dice=[], smoothed_dice=None), ("a", "b"))
+    assert bare.keys() == values.keys() - {"loss/val", "dice/a", "dice/b", "dice/smoothed"}
+
+
+def test_a_service_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigurationError, match=r"--tensorboard needs a package.*pip install 'spdnet\[tensorboard\]'"):
+        trackers.TensorBoardTracker(tmp_path, 0)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigurationError, match=r"--wandb needs a package.*pip install 'spdnet\[wandb\]'"):
+        trackers.WandbTracker(tmp_path, "spdnet", "name", {}, False)
+
+
+def test_the_trainer_tells_every_epoch_and_the_end(planned: Workspace) -> None:
+    told: list[Any] = []
+
+    class Told:
+        def add(self, record: EpochRecord, step: int, class_names: tuple[str, ...]) -> None:
+            told.append((record.stage, record.epoch, step, class_names))
+
+        def close(self) -> None:
+            told.append("closed")
+
+    trainer = make_trainer(planned, 0, (2, 1))
+    trainer.trackers = [Told()]
+    run(trainer)
+    names = ("bright", "half")
+    assert told == [(1, 0, 0, names), (1, 1, 1, names), (2, 0, 2, names), "closed"]
+
+
+def test_tensorboard_files_continue_after_a_resume(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first, last in ((0, 5), (3, 7)):  # killed after epoch 4, of which two were not complete
+        tracker = trackers.TensorBoardTracker(tmp_path, first)
+        for step in range(first, last):
+            tracker.add(replace(RECORD, train_loss=10.0 * first + step), step, ("a", "b"))
+        tracker.close()
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss/train")
+    assert {e.step: e.value for e in events} == {0: 0, 1: 1, 2: 2, 3: 33, 4: 34, 5: 35, 6: 36}
+    assert len(events) == 7
+
+
+def test_wandb_logs_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    script = (
+        "import sys, pathlib; from spdnet.tests.test_training_safety import RECORD\n"
+        "from spdnet.training.trackers import WandbTracker\n"
+        "t = WandbTracker(pathlib.Path(sys.argv[1]), 'spdnet', 'a name', {'x': 1}, sys.argv[2] == 'resumed')\n"
+        "t.add(RECORD, 0, ('a', 'b')); t.close()"
+    )
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    identities = []
+    for start in ("new", "resumed", "new"):
+        subprocess.run([sys.executable, "-c", script, str(tmp_path), start], check=True, capture_output=True)
+        identities.append((tmp_path / "wandb_run_id.txt").read_text())
+    assert identities[0] == identities[1] != identities[2]
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) >= 2
+
+
+def test_curves_are_not_drawn_after_every_short_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = TrainingLog(tmp_path)
+    drawn = []
+    original = TrainingLog.draw
+    monkeypatch.setattr(TrainingLog, "draw", lambda self: (drawn.append(len(self.records)), original(self)))
+    for epoch in range(3):
+        log.add(replace(RECORD, epoch=epoch), ("a", "b"))
+    assert drawn == [1]
+    log._drawn -= 20
+    log.add(RECORD, ("a", "b"))
+    assert drawn == [1, 4]
+    silent = TrainingLog(tmp_path / "other", is_main=False)
+    silent.add(RECORD, ("a", "b"))
+    silent.write("text")
+    assert not (tmp_path / "other").exists()
+
+
+# ---- determinism on a GPU ---------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_the_deterministic_option_repeats_itself_on_a_gpu(planned: Workspace) -> None:
+    script = (
+        "import sys; from spdnet.tests.tiny import register_tiny; register_tiny()\n"
+        "from spdnet.cli.train import main; main(sys.argv[1:])"
+    )
+    arguments = ["507", "0", "-epochs", "2", "2", "-device", "cuda", "--deterministic", "--overwrite"]
+    states = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", script, *arguments], check=True)
+        states.append(read_checkpoint(planned.model() / "fold_0" / "checkpoint_final.pth")["network_weights"])
+    assert all(torch.equal(w, states[1][n]) for n, w in states[0].items())
