@@ -60,6 +60,8 @@ setup(
         "dev": [*TEST, "ruff>=0.6", "mypy>=1.11"],
         "nnunet": ["nnunetv2>=2.6"],
         "browser": ["playwright>=1.40"],
+        "tensorboard": ["tensorboard>=2.14"],
+        "wandb": ["wandb>=0.16"],
     },
     entry_points={"console_scripts": [f"{name} = spdnet.cli.{target}" for name, target in COMMANDS.items()]},
 )

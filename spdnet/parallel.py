@@ -16,9 +16,9 @@ Result = TypeVar("Result")
 
 
 def default_processes() -> int:
-    """Number of worker processes: `nnUNet_def_n_proc` as nnU-Net reads it, but never more than there are cores."""
+    """Number of worker processes: one per core, or fewer if `nnUNet_def_n_proc`, which is nnU-Net's, says so."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(int(os.environ.get("nnUNet_def_n_proc", 8)), cores))
+    return max(1, min(int(os.environ.get("nnUNet_def_n_proc", cores)), cores))
 
 
 def map_cases(

@@ -106,8 +106,9 @@ def decoder_rows(
 ) -> DecoderRows:
     """Which slices and classes are decoded, with which points and boxes.
 
-    A slice with trusted points or a trusted box always is. One without is where the plans say "decode" and any of its
-    pixels is salient; raw prompts decode every slice.
+    A slice with trusted points or a trusted box always is. One without is unless the plans say "empty", where any of
+    its pixels is salient, and if they say "peak" it gets the most salient pixel as its point. Raw prompts decode every
+    slice.
 
     Args:
         consensus: points, one per class.
@@ -120,15 +121,18 @@ def decoder_rows(
     slices, classes, points, edges = [], [], [], [np.zeros((0, 4))]
     for k in range(n_classes):
         own_boxes = boxes[k].box_of_slices(n_slices) if boxes is not None else np.full((n_slices, 4), np.nan)
-        decoded = consensus[k].slices_with_points(n_slices) | ~np.isnan(own_boxes[:, 0])
+        prompted = consensus[k].slices_with_points(n_slices) | ~np.isnan(own_boxes[:, 0])
+        decoded = prompted
         if settings.mode == "raw":
             decoded = np.ones(n_slices, dtype=bool)
-        elif settings.empty_consensus == "decode":
-            decoded = decoded | (saliency[:, k].max(axis=(1, 2)) > settings.tau)
+        elif settings.empty_consensus != "empty":
+            decoded = prompted | (saliency[:, k].max(axis=(1, 2)) > settings.tau)
+        with_peak = settings.mode != "raw" and settings.empty_consensus == "peak"
         for s in np.flatnonzero(decoded).tolist():
             slices.append(s)
             classes.append(k)
-            points.append(rescale_points(consensus[k].in_slice(s), mask_size, image_size))
+            own = _peak(saliency[s, k]) if with_peak and not prompted[s] else consensus[k].in_slice(s)
+            points.append(rescale_points(own, mask_size, image_size))
         edges.append(_rescale_boxes(own_boxes[decoded], mask_size, image_size))
     longest = max((len(p) for p in points), default=0)
     padded = np.zeros((len(points), longest, 2), dtype=np.float32)
@@ -141,6 +145,11 @@ def decoder_rows(
     box_yxyx[~has_box] = 0
     indices = np.array(slices, dtype=np.int64), np.array(classes, dtype=np.int64)
     return DecoderRows(*indices, padded, is_real, box_yxyx, has_box)
+
+
+def _peak(saliency: np.ndarray) -> np.ndarray:
+    """The most salient pixel of a map (M, M), the first if several tie: float64 (1, 2) y, x."""
+    return np.argwhere(saliency == saliency.max())[:1].astype(np.float64)
 
 
 def reach_of_context(settings: DistillationSettings) -> int:

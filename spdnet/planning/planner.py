@@ -325,6 +325,12 @@ class SPDPlannerPaper(SPDPlanner):
             replace(stage2, focal_alpha=0.5, scheduler="plateau"),
         )
 
+    def choose_distillation(self) -> DistillationSettings:
+        """A slice without trusted points gets none."""
+        settings = super().choose_distillation()
+        self.reasons["distillation"] += "; slices without trusted points are decoded without any"
+        return replace(settings, empty_consensus="decode")
+
     def choose_lora(self) -> LoraSettings:
         """The paper's dropout on any device."""
         self.reasons["lora"] = "dropout 0.1 as in the paper; rank and alpha 16 are not from there"

@@ -102,8 +102,9 @@ class DistillationSettings:
         tau: saliency threshold.
         n_context: slices to either side that may lend points.
         max_points: points per slice and class that reach the decoder.
-        empty_consensus: what a slice without trusted points gets: "decode" (from SAM's "not a point" token, where
-            any pixel is salient) or "empty" (an empty mask).
+        empty_consensus: what a slice without trusted points gets: "peak" (where any pixel is salient it is decoded
+            from the most salient one, our extension), "decode" (likewise, but from SAM's "not a point" token alone) or
+            "empty" (an empty mask).
         boxes: the same for coarse boxes, with this tau and n_context.
     """
 
@@ -111,7 +112,7 @@ class DistillationSettings:
     tau: float = 0.5
     n_context: int = 2
     max_points: int = 10
-    empty_consensus: Literal["decode", "empty"] = "decode"
+    empty_consensus: Literal["peak", "decode", "empty"] = "peak"
     boxes: BoxSettings = BoxSettings()
 
 

@@ -92,11 +92,11 @@ def trained_workspace(planned_workspace: Workspace, tmp_path_factory: pytest.Tem
         simulate_prompts.main(["-d", "507", "-s", "Ts", "--seed", "1"])
         plans_file = workspace.preprocessed / "SPDPlans.json"
         plans = json.loads(plans_file.read_text())
-        plans["spd"]["stage1"]["learning_rate"] = 1e-2  # two epochs have to do
+        plans["spd"]["stage1"]["learning_rate"] = 1e-2  # few epochs have to do
         plans["spd"]["stage2"]["learning_rate"] = 2e-3
         plans_file.write_text(json.dumps(plans))
         for fold in ("0", "1"):
-            train.main(["507", fold, "-epochs", "2", "6", "-device", "cpu"])
+            train.main(["507", fold, "-epochs", "5", "6", "-device", "cpu"])
     return workspace
 
 

@@ -186,7 +186,9 @@ def test_installed_model_predicts_identically(
     export_command.main(["-d", "507", "-o", str(zip_file), "-f", "0", "1"])
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "elsewhere" / "results"))
     install_command.main([str(zip_file)])
-    assert "folds 0 1" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "folds 0 1" in told.out
+    assert all(f"{what}: 100%" in told.err for what in ("packing", "checking", "unpacking")), "bytes, all of them"
     after = predictions(tmp_path / "after")
     assert len(before) == 2 and before.keys() == after.keys()
     for name in before:

@@ -754,6 +754,7 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
         ("SPDTrainerSAMTuning", {**RAW, "lora.rank": 0, "stage1.epochs": 0}),
         ("SPDTrainerTruePoints", {**RAW, "prompts.recipe.mode": "true_points"}),
         ("SPDTrainerEmptyMask", {"distillation.empty_consensus": "empty"}),
+        ("SPDTrainerNoPeak", {"distillation.empty_consensus": "decode"}),
         ("SPDTrainerPlateau", {"stage1.scheduler": "plateau", "stage2.scheduler": "plateau"}),
     ],
 )

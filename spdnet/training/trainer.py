@@ -253,7 +253,9 @@ class SPDTrainer:
         self.on_epoch_start()
         self.on_train_epoch_start()
         silent = not self.team.is_main
-        batches = tqdm(self.dataloader_train, desc=f"epoch {self.current_epoch}", leave=False, disable=silent)
+        left = self.stage.stage_settings.epochs - self.current_epoch - 1
+        name = f"stage {self.stage_number}, epoch {self.current_epoch}, {left} left"
+        batches = tqdm(self.dataloader_train, desc=name, leave=False, disable=silent)
         guarded = self.stop.guard(self._clock.watch(batches))
         self.on_train_epoch_end([self.train_step(batch) for batch in guarded])
         with torch.no_grad():

@@ -116,6 +116,15 @@ class SPDTrainerEmptyMask(SPDTrainer):
         return replace(settings, distillation=replace(settings.distillation, empty_consensus="empty"))
 
 
+class SPDTrainerNoPeak(SPDTrainer):
+    """Slices without trusted points are decoded without any point."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Empty consensus, SAM's "not a point" token alone."""
+        return replace(settings, distillation=replace(settings.distillation, empty_consensus="decode"))
+
+
 class SPDTrainerPlateau(SPDTrainer):
     """The paper's learning-rate schedule, ReduceLROnPlateau, in both stages."""
 
