@@ -87,7 +87,7 @@ EXTRA_OPTIONS = {
     "spd_plan_experiment": PLANNING,
     "spd_preprocess": ("-np", "1"),
     "spd_train": ("-device", "cpu", "-epochs", "1", "1"),
-    "spd_predict": ("-device", "cpu", "--disable_progress_bar"),
+    "spd_predict": ("-device", "cpu"),
     "spd_evaluate": ("-np", "1"),
     "spd_demo": ("--data_only", "-n_train", "2", "-n_test", "1"),
 }
@@ -271,7 +271,9 @@ def parts_of(block: Block) -> list[str]:
     return [block.text] if block.language else commands(block)
 
 
-def test_the_quick_start_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quick_start_can_be_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """From the Decathlon's layout to the report, on forty small volumes of which the page takes eight."""
     write_decathlon(tmp_path / "Task04_Hippocampus", 40)
     for variable in VARIABLES:
@@ -283,6 +285,15 @@ def test_the_quick_start_can_be_followed(tmp_path: Path, monkeypatch: pytest.Mon
         session.run(block)
     raw = tmp_path / "nnUNet_raw" / "Dataset004_Hippocampus"
     assert len(list((raw / "imagesTr").iterdir())) == 6 and len(list((raw / "labelsTs").iterdir())) == 2
+    told = capsys.readouterr().err
+    for bar in (
+        "fingerprint: ",
+        "stage 1, epoch 0, 0 left: ",
+        "simulating prompts: ",
+        "checking prompts: ",
+        "predicting: ",
+    ):
+        assert bar in told
     assert (raw / "preds" / "report.html").is_file() and (raw / "preds_prior" / "spd_evaluation.json").is_file()
 
 

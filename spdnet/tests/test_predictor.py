@@ -142,6 +142,7 @@ def test_what_lies_beside_the_predictions(trained: Workspace, images: Path, prom
         *nnunets.split(),
         "prompts",
         "save_prompts",
+        "save_saliency",
         "model",
         "folds",
         "checkpoint",
@@ -175,7 +176,9 @@ def test_complete_cases_are_skipped_if_asked(
     made = predictor_of(trained)
     computed: list[str] = []
     compute = made._compute
-    monkeypatch.setattr(made, "_compute", lambda p, judge: computed.append(p.case) or compute(p, judge))
+    monkeypatch.setattr(
+        made, "_compute", lambda p, *options, **more: computed.append(p.case) or compute(p, *options, **more)
+    )
     caplog.set_level("INFO")
 
     def again(save_probabilities: bool) -> list[str]:
