@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Where training prompts should come from when the user's prompts are drifting centrelines: from files, from the paper's
-# recipe, or simulated to resemble the files. Every model predicts with centrelines. Stage 1 is taken from a training that
+# recipe, or simulated to resemble the files; each with and without a peak of the saliency as prompt where no point is
+# trusted. Every model predicts with centrelines. Stage 1 is taken from a training that
 # is there; labelsTs are those of cases that no training has seen.
 #
 #   benchmarks/prompt_sources.sh DATASET_ID EPOCHS1 EPOCHS2 STAGE1_CHECKPOINT OUTPUT_FOLDER
@@ -20,7 +21,7 @@ export SPD_extTrainer=$here/trainers
 dataset=$(basename "$(ls -d "$nnUNet_raw"/Dataset"$(printf %03d "$id")"_*)")
 raw=$nnUNet_raw/$dataset
 mkdir -p "$out"
-for trainer in SPDTrainer SPDTrainerRecipePrompts SPDTrainerCentrelinePrompts; do
+for trainer in SPDTrainer{,RecipePrompts,CentrelinePrompts}{,NoPeak}; do
     [ -f "$out/$trainer.json" ] && continue
     spd_train "$id" all -tr "$trainer" -epochs "$epochs1" "$epochs2" -stage1_from "$stage1" --keep_embeddings
     spd_predict -d "$id" -tr "$trainer" -f all -i "$raw/imagesTs" -prompts "$raw/promptsTs" -o "$out/$trainer"

@@ -25,8 +25,14 @@ NAMES = {
     "ceiling_true_points": "ceiling: trained and tested on true points",
     "distilled_box": "(a) SPD with a distilled box alone",
     "raw_box": "(c) stage-1 encoder, decoder tuned on raw boxes",
+    "SPDTrainer": "trained on the files; peak where no point is trusted",
+    "SPDTrainerCentrelinePrompts": "on simulated centrelines; peak",
+    "SPDTrainerRecipePrompts": "on the paper's recipe; peak",
+    "SPDTrainerNoPeak": "on the files; no point",
+    "SPDTrainerCentrelinePromptsNoPeak": "on simulated centrelines; no point",
+    "SPDTrainerRecipePromptsNoPeak": "on the paper's recipe; no point",
 }
-REFERENCES = ("spd", "distilled_box")
+REFERENCES = ("spd", "distilled_box", "SPDTrainer")
 SEED = 0
 
 
