@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from scipy import ndimage
 
 from spdnet.geometry import rescale_points
 from spdnet.planning.plans import DistillationSettings
@@ -107,8 +108,8 @@ def decoder_rows(
     """Which slices and classes are decoded, with which points and boxes.
 
     A slice with trusted points or a trusted box always is. One without is unless the plans say "empty", where any of
-    its pixels is salient, and if they say "peak" it gets the most salient pixel as its point. Raw prompts decode every
-    slice.
+    its pixels is salient; if they say "peak" and the salient pixels are one connected piece, it gets the most salient
+    one as its point. Raw prompts decode every slice.
 
     Args:
         consensus: points, one per class.
@@ -131,7 +132,9 @@ def decoder_rows(
         for s in np.flatnonzero(decoded).tolist():
             slices.append(s)
             classes.append(k)
-            own = _peak(saliency[s, k]) if with_peak and not prompted[s] else consensus[k].in_slice(s)
+            own = consensus[k].in_slice(s)
+            if with_peak and not prompted[s] and _is_one_piece(saliency[s, k] > settings.tau):
+                own = _peak(saliency[s, k])
             points.append(rescale_points(own, mask_size, image_size))
         edges.append(_rescale_boxes(own_boxes[decoded], mask_size, image_size))
     longest = max((len(p) for p in points), default=0)
@@ -145,6 +148,11 @@ def decoder_rows(
     box_yxyx[~has_box] = 0
     indices = np.array(slices, dtype=np.int64), np.array(classes, dtype=np.int64)
     return DecoderRows(*indices, padded, is_real, box_yxyx, has_box)
+
+
+def _is_one_piece(salient: np.ndarray) -> bool:
+    """Whether the True pixels of a map (M, M) hang together, over corners too."""
+    return bool(ndimage.label(salient, structure=np.ones((3, 3)))[1] == 1)
 
 
 def _peak(saliency: np.ndarray) -> np.ndarray:

@@ -102,9 +102,9 @@ class DistillationSettings:
         tau: saliency threshold.
         n_context: slices to either side that may lend points.
         max_points: points per slice and class that reach the decoder.
-        empty_consensus: what a slice without trusted points gets: "peak" (where any pixel is salient it is decoded
-            from the most salient one, our extension), "decode" (likewise, but from SAM's "not a point" token alone) or
-            "empty" (an empty mask).
+        empty_consensus: what a slice without trusted points gets: "decode" (where any pixel is salient it is decoded
+            from SAM's "not a point" token alone), "peak" (likewise, but from the most salient pixel if the salient
+            ones are one connected piece; our extension) or "empty" (an empty mask).
         boxes: the same for coarse boxes, with this tau and n_context.
     """
 

@@ -96,7 +96,7 @@ def trained_workspace(planned_workspace: Workspace, tmp_path_factory: pytest.Tem
         plans["spd"]["stage2"]["learning_rate"] = 2e-3
         plans_file.write_text(json.dumps(plans))
         for fold in ("0", "1"):
-            train.main(["507", fold, "-epochs", "5", "6", "-device", "cpu"])
+            train.main(["507", fold, "-epochs", "5", "8", "-device", "cpu"])
     return workspace
 
 

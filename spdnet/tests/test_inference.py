@@ -73,6 +73,11 @@ def test_salient_slices_without_points_follow_the_plans() -> None:
     rows = rows_for([[0, *SALIENT_POINT]], [0], saliency, empty_consensus="peak")
     assert rows == [(0, 0, [SALIENT_POINT]), (0, 3, [peak])], "a trusted point needs no peak beside it"
     assert rows_for([], [], salient_where(4, 1, {}), empty_consensus="peak") == []
+    two = saliency.copy()
+    two[3, 0, 3, 0] = 0.6
+    assert rows_for([], [], two, empty_consensus="peak") == [(0, 0, [peak]), (0, 3, [])], "which piece is meant?"
+    two[3, 0, 2, 1] = 0.6  # now they touch at a corner
+    assert rows_for([], [], two, empty_consensus="peak")[1] == (0, 3, [[9.5, 5.5]])
     assert rows_for([], [], saliency, empty_consensus="peak", mode="raw") == [(0, s, []) for s in range(4)]
 
 
@@ -302,7 +307,7 @@ def test_the_whole_way_by_the_commands(
     assert "along S" in out
     assert json.loads(Path("preds/spd_evaluation.json").read_text())
     dice = dice_by_case_and_class(Path("preds"), Path("labelsTs"))
-    assert min(dice) > 0.4
+    assert min(dice) > 0.3
 
 
 def test_prompts_matter_and_their_absence_is_the_saliency_prior(

@@ -219,8 +219,10 @@ def test_the_paper_s_planner_changes_what_the_paper_says() -> None:
     assert {paper.stage1.scheduler, paper.stage2.scheduler} == {"plateau"}
     assert (paper.stage1.focal_alpha, paper.stage2.focal_alpha) == (0.5, 0.5)
     assert paper.lora.dropout == 0.1
-    same = replace(paper, loss=ours.loss, stage1=ours.stage1, stage2=ours.stage2, lora=ours.lora)
-    assert same == ours
+    assert (ours.distillation.empty_consensus, paper.distillation.empty_consensus) == ("peak", "decode")
+    parts = ("loss", "stage1", "stage2", "lora", "distillation")
+    assert replace(paper, **{part: getattr(ours, part) for part in parts}) == ours
+    assert replace(paper.distillation, empty_consensus="peak") == ours.distillation
     assert PLANNERS["SPDPlannerPaper"] is SPDPlannerPaper
 
 

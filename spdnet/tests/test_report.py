@@ -227,7 +227,8 @@ def test_a_trained_fold_is_reported(trained: Workspace) -> None:
     main(["-d", "507", "-f", "0"])
     text = (trained.model() / "fold_0" / "report.html").read_text()
     overview = embedded(text, "overview")
-    assert [(r["stage"], r["epoch"]) for r in overview["curves"]] == [(1, 0), (1, 1), *((2, e) for e in range(6))]
+    epochs = [(1, e) for e in range(5)] + [(2, e) for e in range(8)]
+    assert [(r["stage"], r["epoch"]) for r in overview["curves"]] == epochs
     assert overview["training"]["trainer"] == "SPDTrainer" and overview["training"]["train_cases"] == 4
     validation = trained.model() / "fold_0" / "validation"
     told = json.loads((validation / "prompts.json").read_text())["all_cases"]
