@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from spdnet.planning.plans import AugmentationSettings
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.test_training import make_trainer, prompt_stage, raw_true_settings, records, run, train_epochs
 from spdnet.tests.tiny import tiny_settings
-from spdnet.training import trackers
+from spdnet.training import saliency_stage, trackers
 from spdnet.training.guards import NONFINITE, HostCopy, NonFiniteLossError
 from spdnet.training.log import EpochRecord, TrainingLog
 from spdnet.training.saliency_stage import data_workers
@@ -43,9 +44,30 @@ def test_the_model_does_not_depend_on_the_number_of_data_workers(
         monkeypatch.setenv("nnUNet_n_proc_DA", str(workers))
         trainer = run(make_trainer(planned, 0, (2, 1)))
         results.append((trainer.network.own_state(), records(trainer)))
+        assert multiprocessing.active_children() == [], "the data workers end with their stage"
     for weights, curve in results[1:]:
         assert all(torch.equal(w, results[0][0][n]) for n, w in weights.items())
         assert curve == results[0][1]
+
+
+def test_a_forgotten_data_worker_outlives_sigterm_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saliency_stage, "_GRACE_S", 1)
+
+    def work() -> None:
+        saliency_stage._outlive_sigterm(0)
+        ready.set()
+        time.sleep(30)
+
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    worker = context.Process(target=work)
+    worker.start()
+    assert ready.wait(10)
+    worker.terminate()
+    worker.join(0.3)
+    assert worker.is_alive()
+    worker.join(10)
+    assert not worker.is_alive()
 
 
 def test_data_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ from spdnet.training.sampling import BatchRequest, RequestList, SliceBatch, Slic
 from spdnet.training.scores import pixel_counts
 from spdnet.training.stages import Batches, Stage
 
+_GRACE_S = 60  # for how long a data worker goes on after SIGTERM
+
 
 class SaliencyStage(Stage):
     """Trains on single slices, augmented afresh every time."""
@@ -45,9 +47,11 @@ class SaliencyStage(Stage):
         self._val_loader = self._loader(self.val_cases, RequestList([BatchRequest(rows) for rows in shared]))
 
     def finish(self) -> None:
-        """Let the data workers go."""
-        self.__dict__.pop("_train_loader", None)
-        self.__dict__.pop("_val_loader", None)
+        """End the data workers, also if somebody still holds the loaders."""
+        for name in ("_train_loader", "_val_loader"):
+            loader = self.__dict__.pop(name, None)
+            if loader is not None:
+                loader._iterator = None  # persistent workers end with their iterator
 
     def training_batches(self, epoch: int) -> Batches:
         """This process' share of `iterations_per_epoch` batches of slices."""
@@ -93,7 +97,7 @@ class SaliencyStage(Stage):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_ignore_sigterm,
+            worker_init_fn=_outlive_sigterm,
             generator=torch.Generator(),  # of its own: what it draws for its workers must not shift the dropout
         )
 
@@ -117,6 +121,6 @@ def data_workers(device: torch.device, n_processes: int = 1) -> int:
     return max(1, min(12, (os.cpu_count() or 1) // here))
 
 
-def _ignore_sigterm(worker: int) -> None:
-    """The training decides when its workers stop; Slurm sends SIGTERM to all."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _outlive_sigterm(worker: int) -> None:
+    """Slurm sends SIGTERM to all, and the training has to end before its workers; but they must not stay for ever."""
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE_S))

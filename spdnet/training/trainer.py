@@ -333,6 +333,8 @@ class SPDTrainer:
         """Release what the stage holds, also after an error."""
         self._stage_runs = False
         self.stage.finish()
+        for name in ("dataloader_train", "dataloader_val"):
+            self.__dict__.pop(name, None)
 
     def on_epoch_start(self) -> None:
         """Draw the epoch's batches."""
