@@ -157,7 +157,7 @@ def _is_one_piece(salient: np.ndarray) -> bool:
 
 def _peak(saliency: np.ndarray) -> np.ndarray:
     """The most salient pixel of a map (M, M), the first if several tie: float64 (1, 2) y, x."""
-    return np.argwhere(saliency == saliency.max())[:1].astype(np.float64)
+    return np.array([np.unravel_index(saliency.argmax(), saliency.shape)], dtype=np.float64)
 
 
 def reach_of_context(settings: DistillationSettings) -> int:

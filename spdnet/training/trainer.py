@@ -312,10 +312,11 @@ class SPDTrainer:
 
     def on_stopped(self) -> None:
         """Say what is on disk and how to go on."""
-        there = "no checkpoint, as --disable_checkpointing says" if self.disable_checkpointing else f"{LATEST} holds"
-        state = "" if self.disable_checkpointing else f" the state at the start of epoch {self.current_epoch}"
+        there = f"{LATEST} holds the state at the start of epoch {self.current_epoch}"
+        if self.disable_checkpointing:
+            there = "no checkpoint, as --disable_checkpointing says"
         self.print_to_log_file(
-            f"stopped by SIGTERM in stage {self.stage_number}, epoch {self.current_epoch}: {there}{state}. Continue "
+            f"stopped by SIGTERM in stage {self.stage_number}, epoch {self.current_epoch}: {there}. Continue "
             "with the same command and --c; the epoch is repeated, and the result is the same as without the stop"
         )
 
@@ -333,8 +334,6 @@ class SPDTrainer:
         """Release what the stage holds, also after an error."""
         self._stage_runs = False
         self.stage.finish()
-        for name in ("dataloader_train", "dataloader_val"):
-            self.__dict__.pop(name, None)
 
     def on_epoch_start(self) -> None:
         """Draw the epoch's batches."""

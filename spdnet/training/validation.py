@@ -11,9 +11,8 @@ from tqdm import tqdm
 from spdnet.dataset import Labels, get_reader
 from spdnet.evaluation import nnunet_summary, write_summary_json
 from spdnet.files import write_json
-from spdnet.inference.export import probabilities_on_raw_grid, write_prediction
-from spdnet.inference.prompt_report import judge_prompts, write_prompt_report
-from spdnet.inference.saliency_files import write_saliency
+from spdnet.inference.prompt_report import judge_prompts
+from spdnet.inference.steps import CaseTools, NetworkResult, finish_case
 from spdnet.inference.volume import predict_volume
 from spdnet.network import SPDNetwork
 from spdnet.planning import SPDPlans, StoredCase
@@ -56,17 +55,19 @@ def validate_cases(
     folder.mkdir(parents=True, exist_ok=True)
     ending, labels = str(dataset_json["file_ending"]), Labels.from_dataset_json(dataset_json)
     reader, s = get_reader(plans.image_reader_writer), plans.settings
+    tools = CaseTools(s, labels, reader, ending)
     quality = []
     for case in tqdm(team.share(cases), desc="validating", leave=False, disable=not team.is_main):
         prompts = validation_prompts(case, s.prompts)
         prediction = predict_volume(network, case.slices, prompts, s.distillation, s.stage1.batch_size, device)
         quality.append(prompt_quality(case, prompts, prediction))
+        judged = saliency = None
         if s.distillation.mode != "raw":
-            judged = judge_prompts(prompts, prediction.saliency, case.mapping.image_size, s.distillation)
-            write_prompt_report(folder, case.case, judged, case.mapping, case.geometry, labels)
-            write_saliency(folder, case.case, ending, prediction.saliency, case.mapping, case.geometry, reader)
-        foreground = probabilities_on_raw_grid(prediction.probabilities, case.mapping)
-        write_prediction(folder, case.case, ending, foreground, case.geometry, labels, reader, save_probabilities)
+            saliency = prediction.saliency
+            judged = judge_prompts(prompts, saliency, case.mapping.image_size, s.distillation)
+        target, maps = folder / case.case, prediction.probabilities
+        result = NetworkResult(case.case, target, maps, case.mapping, case.geometry, judged, saliency)
+        finish_case(result, tools, save_probabilities)
     quality = team.collect(quality)
     if not team.is_main:
         return {}
