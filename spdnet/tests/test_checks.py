@@ -117,6 +117,11 @@ class Bench:
         SPDPlans.load(file)
 
 
+def repeat(file: Path, times: int) -> None:
+    """Make a 3D image file one of 4D that holds it several times."""
+    sitk.WriteImage(sitk.JoinSeries([sitk.ReadImage(str(file))] * times), str(file))
+
+
 def ones(*shape: int) -> np.ndarray:
     """Voxels."""
     return np.ones(shape, np.uint8)
@@ -361,8 +366,7 @@ def _(bench: Bench) -> object:
 
 @check("a 4D image of another number of channels")
 def _(bench: Bench) -> object:
-    file = bench.workspace().raw / "imagesTr" / "blob_002_0000.nii.gz"
-    sitk.WriteImage(sitk.JoinSeries([sitk.ReadImage(str(file))] * 3), str(file))
+    repeat(bench.workspace().raw / "imagesTr" / "blob_002_0000.nii.gz", 3)
     return extract_fingerprint(bench.dataset, 1)
 
 
@@ -433,8 +437,7 @@ def _(bench: Bench) -> object:
 
 @check("a label file with channels")
 def _(bench: Bench) -> object:
-    file = bench.workspace().raw / "labelsTr" / "blob_002.nii.gz"
-    sitk.WriteImage(sitk.JoinSeries([sitk.ReadImage(str(file))] * 2), str(file))
+    repeat(bench.workspace().raw / "labelsTr" / "blob_002.nii.gz", 2)
     return extract_fingerprint(bench.dataset, 1)
 
 
