@@ -22,6 +22,7 @@ COMMANDS = {
 }
 TEST = [
     "pytest>=8",
+    "pytest-timeout>=2.3",
     "hypothesis>=6.100",
     "jsonschema>=4.20",
     "scikit-learn>=1.4",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from spdnet.tests.tiny import DATASET, register_tiny, write_blob_dataset
 
@@ -16,6 +19,8 @@ VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 register_tiny()
 torch.set_num_threads(1)
+# tqdm's lock is a semaphore that forked processes share: one that a test kills while it holds it would stop all others.
+os.register_at_fork(after_in_child=lambda: tqdm.set_lock(threading.RLock()))
 
 
 @dataclass(frozen=True)
