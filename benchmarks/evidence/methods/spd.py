@@ -1,0 +1,145 @@
+"""SPD, its ablations, and the baselines that are settings of spdnet, all through the commands that users run.
+
+Ablations that keep stage 1 take it from SPD's own training, and the slices that it encoded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evidence.methods.base import Method
+from evidence.workspace import Workspace
+from spdnet.planning import SPDPlans
+
+PLANS = "SPDPlans"
+STAGE1 = "stage 1, shared"
+
+
+@dataclass(frozen=True)
+class SPD(Method):
+    """SPD with another trainer, other numbers in its plans, or other prompts.
+
+    Attributes:
+        trainer: class of spdnet or of `benchmarks/trainers`.
+        distillation, settings: fields of the plans' `distillation`, and of the plans' `spd` itself, that differ.
+        shares_stage1: whether stage 1 is SPD's, trained once for all.
+        model: name of the method whose model it predicts with, if it has none of its own.
+        prediction: further options of `spd_predict`.
+        true_prompts: predicts with true points only, whatever the test prompts.
+    """
+
+    trainer: str = "SPDTrainer"
+    distillation: tuple[tuple[str, Any], ...] = ()
+    shares_stage1: bool = True
+    model: str | None = None
+    prediction: tuple[str, ...] = ()
+    true_prompts: bool = False
+
+    @property
+    def plans(self) -> str:
+        """Name of its plans."""
+        return PLANS if not self.distillation else f"{PLANS}_{self.name}"
+
+    def train(self, workspace: Workspace) -> None:
+        """Plan, train stage 1 if nobody has, and train stage 2."""
+        if self.model is not None:
+            METHODS[self.model].train(workspace)
+            return
+        plan(workspace, workspace.raw.name)
+        self._write_plans(workspace)
+        options: list[str | Path] = []
+        epochs = workspace.budget.epochs
+        if self.shares_stage1:
+            options = ["-stage1_from", shared_stage1(workspace), "--keep_embeddings"]
+        name = workspace.raw.name
+        train(workspace, name, self.trainer, self.plans, epochs, options, f"{self.name}/train")
+
+    def predict(self, workspace: Workspace, prompts: Path, output: Path) -> None:
+        """`spd_predict`."""
+        method = self if self.model is None else METHODS[self.model]
+        given = workspace.prompts("true") if self.true_prompts else prompts
+        command: list[str | Path] = ["spd_predict", "-d", workspace.raw.name, "-i", workspace.raw / "imagesTs"]
+        command += ["-o", output, "-tr", method.trainer, "-p", method.plans, "-f", "all", *device(workspace)]
+        if "--no_prompts" not in self.prediction:
+            command += ["-prompts", given]
+        workspace.run([*command, *self.prediction], f"{self.name}_predict", f"{self.name}/predict")
+
+    def _write_plans(self, workspace: Workspace) -> None:
+        folder = workspace.preprocessed()
+        if self.plans == PLANS or (folder / f"{self.plans}.json").exists():
+            return
+        plans = SPDPlans.load(folder / f"{PLANS}.json")
+        settings = replace(plans.settings, distillation=replace(plans.settings.distillation, **dict(self.distillation)))
+        replace(plans, plans_name=self.plans, settings=settings).save(folder / f"{self.plans}.json")
+        (folder / f"{self.plans}_2d").symlink_to(f"{PLANS}_2d")
+
+
+def device(workspace: Workspace) -> list[str]:
+    """The commands' option."""
+    return [] if workspace.device is None else ["-device", workspace.device]
+
+
+def plan(workspace: Workspace, dataset: str) -> None:
+    """Plan and preprocess a data set by the setting's budget, once."""
+    if (workspace.preprocessed(dataset) / "gt_segmentations").exists():
+        return
+    command = ["spd_plan_and_preprocess", "-d", dataset, "-sam", workspace.budget.backbone, *device(workspace)]
+    if workspace.budget.image_size is not None:
+        command += ["-image_size", str(workspace.budget.image_size)]
+    workspace.run(command, "plan")
+
+
+def train(
+    workspace: Workspace,
+    dataset: str,
+    trainer: str,
+    plans: str,
+    epochs: tuple[int, int],
+    options: list[str | Path],
+    counts_for: str,
+) -> Path:
+    """`spd_train` on all training volumes, once, going on where it stopped; returns the last checkpoint."""
+    folder = workspace.results(dataset) / f"{trainer}__{plans}__2d" / "fold_all"
+    if (folder / "checkpoint_final.pth").exists():
+        return folder / "checkpoint_final.pth"
+    command: list[str | Path] = ["spd_train", dataset, "all", "-tr", trainer, "-p", plans]
+    command += ["-epochs", *map(str, epochs), "--seed", str(workspace.setting.seed), *device(workspace), *options]
+    if (folder / "checkpoint_latest.pth").exists():
+        command.append("--c")
+    workspace.run(command, counts_for.replace("/", "_").replace(" ", "_"), counts_for)
+    return folder / "checkpoint_final.pth"
+
+
+def shared_stage1(workspace: Workspace) -> Path:
+    """Checkpoint with SPD's stage 1, trained if it is not there: on the prior's labels if the setting has some."""
+    dataset = workspace.raw if workspace.prior is None else workspace.prior
+    plan(workspace, dataset.name)
+    return train(workspace, dataset.name, "SPDTrainerStage1", PLANS, (workspace.budget.epochs[0], 0), [], STAGE1)
+
+
+def _context(n: int) -> SPD:
+    return SPD(f"spd_context{n}", f"SPD, n = {n}", "context", distillation=(("n_context", n),))
+
+
+def _threshold(percent: int) -> SPD:
+    tau = percent / 100
+    return SPD(f"spd_tau{percent}", f"SPD, tau = {tau:.1f}", "threshold", distillation=(("tau", tau),))
+
+
+METHODS: dict[str, SPD] = {
+    m.name: m
+    for m in (
+        SPD("spd", "SPD", "SPD"),
+        SPD("spd_no_psc", "SPD without PSC", "ablation", trainer="SPDTrainerNoPSC"),
+        SPD("spd_no_peak", "SPD, no peak", "ablation", trainer="SPDTrainerNoPeak"),
+        SPD("local_only", "local validation only", "ablation", trainer="SPDTrainerLocalOnly"),
+        SPD("stage1_raw", "stage-1 encoder, decoder tuned on raw points", "ablation", trainer="SPDTrainerRawPrompts"),
+        SPD("saliency", "saliency map alone", "ablation", False, model="spd", prediction=("--no_prompts",)),
+        SPD("sam_tuning", "SAM-Tuning", "SAM", trainer="SPDTrainerSAMTuning", shares_stage1=False),
+        SPD("ceiling", "ceiling: true points only", "ceiling", False, "SPDTrainerTruePoints", true_prompts=True),
+        *(_context(n) for n in (0, 1, 3, 4)),
+        *(_threshold(percent) for percent in (10, 20, 30, 40, 60, 70, 80, 90)),
+    )
+}
