@@ -14,6 +14,7 @@ from scipy import ndimage
 from spdnet.geometry import rescale_points
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import SliceBoxes, SlicePrompts
+from spdnet.prompts.agreement import agreement
 from spdnet.prompts.box_distillation import BoxConsensus, distill_boxes, raw_boxes
 from spdnet.prompts.distillation import Consensus, distill_prompts, limit_points, raw_prompts
 
@@ -49,7 +50,11 @@ class DecoderRows:
 
 
 def distill_volume(
-    prompts: SlicePrompts, saliency: np.ndarray, image_size: int, settings: DistillationSettings
+    prompts: SlicePrompts,
+    saliency: np.ndarray,
+    image_size: int,
+    settings: DistillationSettings,
+    points_per_slice: np.ndarray | None = None,
 ) -> list[Consensus]:
     """Run CPD for every class of a volume.
 
@@ -58,10 +63,13 @@ def distill_volume(
         saliency: float (S, k, M, M), in [0, 1].
         image_size: side of the network's slices.
         settings: of the plans.
+        points_per_slice: float (k,), mean over the volume's slices, if these are only some of them; None: of these.
 
     Returns:
         One consensus per class; its `points_yx` are in pixels of the saliency map.
     """
+    if points_per_slice is None:
+        points_per_slice = mean_points_per_slice(prompts, *saliency.shape[:2])
     results = []
     for k in range(saliency.shape[1]):
         points = prompts.for_class(k).points_syx.copy()
@@ -69,9 +77,34 @@ def distill_volume(
         if settings.mode == "raw":
             consensus = raw_prompts(points, len(saliency))
         else:
-            consensus = distill_prompts(points, saliency[:, k], settings.tau, settings.n_context)
+            eligible = agreeing_points(points, saliency[:, k], settings, float(points_per_slice[k]))
+            consensus = distill_prompts(points, saliency[:, k], settings.tau, settings.n_context, eligible)
         results.append(limit_points(consensus, settings.max_points))
     return results
+
+
+def mean_points_per_slice(prompts: SlicePrompts, n_slices: int, n_classes: int) -> np.ndarray:
+    """Points of each class, float64 (k,), divided by the number of slices."""
+    return np.array([len(prompts.for_class(k).points_syx) for k in range(n_classes)]) / max(n_slices, 1)
+
+
+def agreeing_points(
+    points_syx: np.ndarray, saliency: np.ndarray, settings: DistillationSettings, points_per_slice: float
+) -> np.ndarray | None:
+    """Which points, bool (N,), the plans' rule of agreement leaves; None if they have none.
+
+    Args:
+        points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
+        saliency: float (S, M, M), in [0, 1].
+        settings: of the plans.
+        points_per_slice: mean over the volume.
+    """
+    rule = settings.agreement
+    if rule.mode == "off":
+        return None
+    radius = rule.radius * saliency.shape[-1]
+    ratio = agreement(points_syx, saliency, settings.tau, rule.n_slices, radius, points_per_slice)
+    return ~(ratio < rule.min_log_ratio)
 
 
 def distill_volume_boxes(
@@ -162,7 +195,9 @@ def _peak(saliency: np.ndarray) -> np.ndarray:
 
 def reach_of_context(settings: DistillationSettings) -> int:
     """How many slices away a prompt can lie and still count: what `rows_of_slices` has to know around its slices."""
-    return settings.n_context if settings.mode != "raw" or settings.boxes.mode == "distilled" else 0
+    if settings.mode == "raw":
+        return settings.n_context if settings.boxes.mode == "distilled" else 0
+    return settings.n_context + (settings.agreement.n_slices if settings.agreement.mode != "off" else 0)
 
 
 def rows_of_slices(
@@ -183,7 +218,8 @@ def rows_of_slices(
     reach = reach_of_context(settings)
     low, high = max(first - reach, 0), min(stop + reach, len(saliency))
     near, window = prompts.of_slices(low, high), saliency[low:high]
-    consensus = distill_volume(near, window, image_size, settings)
+    density = mean_points_per_slice(prompts, *saliency.shape[:2])
+    consensus = distill_volume(near, window, image_size, settings, density)
     boxes = distill_volume_boxes(near, window, image_size, settings)
     rows = decoder_rows(consensus, window, image_size, settings, boxes)
     rows = replace(rows, slice_index=rows.slice_index + low)

@@ -94,6 +94,24 @@ class BoxSettings:
 
 
 @dataclass(frozen=True)
+class AgreementSettings:
+    """Whether points are trusted that the points of neighbouring slices do not agree with; our extension.
+
+    Attributes:
+        mode: "off" (the paper's) or "neighbours".
+        n_slices: slices to either side whose points count.
+        radius: what counts as near, as a share of the image's side.
+        min_log_ratio: a point is dropped if the points around it are so much more likely by chance: the natural
+            logarithm of the likelihood ratio, see `spdnet.prompts.agreement`.
+    """
+
+    mode: Literal["off", "neighbours"] = "off"
+    n_slices: int = 2
+    radius: float = 1 / 7
+    min_log_ratio: float = -1.0
+
+
+@dataclass(frozen=True)
 class DistillationSettings:
     """Contextual Prompt Distillation.
 
@@ -105,6 +123,7 @@ class DistillationSettings:
         empty_consensus: what a slice without trusted points gets: "decode" (where any pixel is salient it is decoded
             from SAM's "not a point" token alone), "peak" (likewise, but from the most salient pixel if the salient
             ones are one connected piece; our extension) or "empty" (an empty mask).
+        agreement: of the points of neighbouring slices.
         boxes: the same for coarse boxes, with this tau and n_context.
     """
 
@@ -113,6 +132,7 @@ class DistillationSettings:
     n_context: int = 2
     max_points: int = 10
     empty_consensus: Literal["peak", "decode", "empty"] = "peak"
+    agreement: AgreementSettings = AgreementSettings()
     boxes: BoxSettings = BoxSettings()
 
 

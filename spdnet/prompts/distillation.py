@@ -55,7 +55,9 @@ class Consensus:
         return np.bincount(self.slice_index, minlength=n_slices)[:n_slices] > 0
 
 
-def distill_prompts(points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_context: int) -> Consensus:
+def distill_prompts(
+    points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_context: int, eligible: np.ndarray | None = None
+) -> Consensus:
     """Distil the noisy points of one volume and class (equations of CPD, arXiv 2604.23314).
 
     Args:
@@ -64,6 +66,7 @@ def distill_prompts(points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_
         saliency: float (S, H, W) in [0, 1].
         tau: a point is salient where the nearest pixel exceeds this.
         n_context: how many slices to either side may lend points; 0 is local validation only.
+        eligible: bool (N,), which points may be trusted at all; None: every one.
 
     Returns:
         The consensus of every slice, sorted by slice, local points first, then by distance of the source slice.
@@ -79,7 +82,8 @@ def distill_prompts(points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_
     rows, columns = np.nonzero(reachable)
     values[rows, columns] = saliency[target[rows, columns], y[rows], x[rows]]
     own = values[:, n_context]
-    rows, columns = np.nonzero(reachable & (values > tau) & (own > tau)[:, None])
+    trusted = own > tau if eligible is None else (own > tau) & eligible
+    rows, columns = np.nonzero(reachable & (values > tau) & trusted[:, None])
     order = np.lexsort((rows, np.abs(offsets[columns]), target[rows, columns]))
     rows, columns = rows[order], columns[order]
     return Consensus(target[rows, columns], rows, source[rows], points[rows, 1:], values[rows, columns], own)

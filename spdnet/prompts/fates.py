@@ -16,6 +16,7 @@ class Fate(Enum):
     KEPT_LOCAL = "kept: local"
     KEPT_CONTEXT = "kept: from a neighbouring slice"
     REJECTED_OWN = "rejected: not salient in its own slice"
+    REJECTED_ALONE = "rejected: the points of neighbouring slices do not agree"
     REJECTED_HERE = "rejected: not salient here"
     OVER_LIMIT = "left out: more points than the decoder takes"
     OUTSIDE = "rejected: outside the cropped image"
@@ -30,7 +31,7 @@ class Fate(Enum):
 class PointFates:
     """One row for each slice that a point could have prompted, sorted by point, then slice.
 
-    A point that is not salient in its own slice has one row, of that slice: it is judged nowhere else.
+    A point that is rejected in its own slice has one row, of that slice: it is judged nowhere else.
 
     Attributes:
         point_index: int64 (M,), row of the point among those given.
@@ -57,7 +58,12 @@ class PointFates:
 
 
 def point_fates(
-    points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_context: int, max_points: int
+    points_syx: np.ndarray,
+    saliency: np.ndarray,
+    tau: float,
+    n_context: int,
+    max_points: int,
+    eligible: np.ndarray | None = None,
 ) -> PointFates:
     """Judge the points of one volume and class as `distill_prompts` and `limit_points` do, and say why.
 
@@ -65,6 +71,7 @@ def point_fates(
         points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
         saliency: float (S, H, W) in [0, 1].
         tau, n_context, max_points: of the plans.
+        eligible: bool (N,), the points that the neighbouring slices leave; None: all.
     """
     points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)
     n_slices, height, width = saliency.shape
@@ -76,6 +83,9 @@ def point_fates(
         own = float(saliency[source, y, x])
         if own <= tau:
             judged.append((index, source, source, own, own, Fate.REJECTED_OWN))
+            continue
+        if eligible is not None and not eligible[index]:
+            judged.append((index, source, source, own, own, Fate.REJECTED_ALONE))
             continue
         for target in range(max(0, source - n_context), min(n_slices, source + n_context + 1)):
             here = float(saliency[target, y, x])

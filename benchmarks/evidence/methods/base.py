@@ -33,6 +33,10 @@ class Method(ABC):
         """What a table must say beside its numbers."""
         return []
 
+    def training_steps(self) -> list[str]:
+        """Names under which the costs of its training are noted, those shared with other methods too."""
+        return [f"{self.name}/train"]
+
     @abstractmethod
     def train(self, workspace: Workspace) -> None:
         """Learn from the setting's training volumes; returns at once if that is done.

@@ -11,6 +11,7 @@ from typing import Any
 
 from evidence.methods.base import Method
 from evidence.workspace import Workspace
+
 from spdnet.planning import SPDPlans
 
 PLANS = "SPDPlans"
@@ -36,6 +37,12 @@ class SPD(Method):
     model: str | None = None
     prediction: tuple[str, ...] = ()
     true_prompts: bool = False
+
+    def training_steps(self) -> list[str]:
+        """Its own, and the shared stage 1."""
+        if self.model is not None:
+            return METHODS[self.model].training_steps()
+        return [*super().training_steps(), *([STAGE1] if self.shares_stage1 else [])]
 
     @property
     def plans(self) -> str:
