@@ -23,7 +23,6 @@ from evidence.methods import METHODS
 from evidence.methods.base import Method
 from evidence.noise import NOISES, write_test_prompts, write_training_prompts
 from evidence.workspace import CommandFailed, Deadline, OutOfTime, Workspace
-
 from spdnet.dataset import RawDataset
 from spdnet.evaluation import evaluate_folder
 
@@ -99,7 +98,7 @@ def _prepare(workspace: Workspace, job: Job) -> None:
 
 
 def _record(job: Job, method: Method, workspace: Workspace, predictions: Path, predicted_before_s: float) -> RunRecord:
-    dataset = RawDataset.load(workspace.raw)
+    dataset = RawDataset(workspace.raw)
     result = evaluate_folder(
         workspace.raw / "labelsTs", predictions, dataset.reader, dataset.labels, dataset.file_ending
     ).to_dict()
@@ -140,10 +139,25 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="*", help=f"named sets of runs: {', '.join(EXPERIMENTS)}")
-    parser.add_argument("-data", nargs="+", choices=DATASETS, help=f"data sets (default: {' '.join(DATA)})")
-    parser.add_argument("-noise", nargs="+", choices=NOISES, help="of the training prompts (default: the data set's)")
-    parser.add_argument("-test_noise", nargs="+", choices=NOISES, help="without an experiment (default: as in training)")
-    parser.add_argument("-methods", nargs="+", choices=METHODS, help="only these (default: the experiment's, or all)")
+    names = f"data sets, of {', '.join(DATASETS)} (default: {' '.join(DATA)})"
+    parser.add_argument("-data", nargs="+", choices=DATASETS, metavar="NAME", help=names)
+    parser.add_argument(
+        "-noise",
+        nargs="+",
+        choices=NOISES,
+        metavar="NAME",
+        help=f"of the training prompts, of {', '.join(NOISES)} (default: the data set's)",
+    )
+    parser.add_argument(
+        "-test_noise", nargs="+", choices=NOISES, metavar="NAME", help="without an experiment (default: as in training)"
+    )
+    parser.add_argument(
+        "-methods",
+        nargs="+",
+        choices=METHODS,
+        metavar="NAME",
+        help=f"of {', '.join(METHODS)} (default: all, or the experiment's)",
+    )
     parser.add_argument("-n_train", nargs="+", type=int, help="training volumes (default: all)")
     parser.add_argument("-seeds", nargs="+", type=int, default=[0], help="default: 0")
     parser.add_argument("-part", default="final", help="final (default), or fold0 to fold4 of the training part")

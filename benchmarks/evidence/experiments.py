@@ -48,6 +48,12 @@ def ablation(setting: Setting) -> list[Job]:
     return jobs_of(["spd", *_in_groups("ablation", "context", "threshold", "ceiling")], setting, [setting.noise])
 
 
+def choices(setting: Setting) -> list[Job]:
+    """Open choices of SPD; meant for a fold of the training part."""
+    methods = ["spd", "spd_no_peak", "saliency", "stage1_raw", "ceiling", *_in_groups("agreement")]
+    return jobs_of(methods, setting, [setting.noise])
+
+
 def noise_curves(setting: Setting) -> list[Job]:
     """Trained once, tested with ever worse prompts."""
     noises = [noise for ladder in LADDERS.values() for noise in ladder]
@@ -63,6 +69,7 @@ def label_efficiency(setting: Setting) -> list[Job]:
 EXPERIMENTS = {
     "tables": tables,
     "ablation": ablation,
+    "choices": choices,
     "noise_curves": noise_curves,
     "label_efficiency": label_efficiency,
 }

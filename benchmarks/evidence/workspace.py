@@ -16,6 +16,7 @@ from pathlib import Path
 from evidence.jobs import Budget, Setting
 from spdnet.files import write_json
 
+POLL_S = 0.1
 GRACE_S = 120  # for a command that was told to stop to write its checkpoint
 EXECUTABLES = Path(sys.executable).parent
 
@@ -134,11 +135,11 @@ class Workspace:
                 words, env=self.environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )
             try:
-                status, measure.peak_mib = _wait(process, self.deadline.remaining_s)
+                status = _wait(process, self.deadline.remaining_s, measure)
             except TimeoutError:
                 process.send_signal(signal.SIGTERM)
                 try:
-                    _, measure.peak_mib = _wait(process, GRACE_S)
+                    _wait(process, GRACE_S, measure)
                 except TimeoutError:
                     process.kill()
                     process.wait()
@@ -172,18 +173,37 @@ class Workspace:
         return {name: Measurement(**numbers) for name, numbers in content.items()}
 
 
-def _wait(process: subprocess.Popen[bytes], limit_s: float | None) -> tuple[int, float]:
-    """Exit status of a process and the largest resident memory, MiB, of it and the children it waited for.
+def _wait(process: subprocess.Popen[bytes], limit_s: float | None, measure: Measurement) -> int:
+    """Exit status of a process; notes its largest resident memory, and that of any process below it.
+
+    The system's own account of a child's memory is of no use: it begins with what the parent held.
 
     Raises:
         TimeoutError: it still runs after the limit.
     """
     end = None if limit_s is None else time.monotonic() + limit_s
     while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            process.returncode = os.waitstatus_to_exitcode(status)
-            return process.returncode, usage.ru_maxrss / 1024
-        if end is not None and time.monotonic() > end:
-            raise TimeoutError
-        time.sleep(0.05)
+        measure.peak_mib = max(measure.peak_mib, *(_peak_mib(pid) for pid in _family(process.pid)))
+        try:
+            return process.wait(POLL_S)
+        except subprocess.TimeoutExpired:
+            if end is not None and time.monotonic() > end:
+                raise TimeoutError from None
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all below it."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:  # it has ended, or this is not Linux
+        children = []
+    return [pid, *(p for child in children for p in _family(int(child)))]
+
+
+def _peak_mib(pid: int) -> float:
+    """Largest resident memory of a running process, 0 if that cannot be told."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0.0)

@@ -60,6 +60,7 @@ NOT_RUN: tuple[tuple[str, str, str], ...] = (
     ("docs/results.md", "spd_plan_and_preprocess", "of the real data of the benchmark; run on README.md"),
     ("docs/speed.md", "python benchmarks/speed.py", "test_speed_benchmark.py runs it shortened"),
     ("docs/speed.md", "python benchmarks/scaling.py", "minutes of work; it is a benchmark"),
+    ("docs/speed.md", "python benchmarks/embedding_store.py", "minutes of work; it is a benchmark"),
     ("docs/training.md", "spd_train DATASET [2d] FOLD", "a pattern, not a command"),
     ("docs/training.md", "spd_train 501 0 -num_gpus 4", "needs four GPUs; test_distributed.py uses two processes"),
     ("docs/training.md", "torchrun", "needs machines with GPUs; test_distributed.py runs torchrun with two processes"),

@@ -11,8 +11,8 @@ from typing import Any
 
 from evidence.methods.base import Method
 from evidence.workspace import Workspace
-
 from spdnet.planning import SPDPlans
+from spdnet.planning.plans import AgreementSettings
 
 PLANS = "SPDPlans"
 STAGE1 = "stage 1, shared"
@@ -90,7 +90,8 @@ def device(workspace: Workspace) -> list[str]:
 
 def plan(workspace: Workspace, dataset: str) -> None:
     """Plan and preprocess a data set by the setting's budget, once."""
-    if (workspace.preprocessed(dataset) / "gt_segmentations").exists():
+    cases = workspace.preprocessed(dataset) / f"{PLANS}_2d"
+    if any(cases.glob("*.json")) and not (cases / ".unfinished").exists():
         return
     command = ["spd_plan_and_preprocess", "-d", dataset, "-sam", workspace.budget.backbone, *device(workspace)]
     if workspace.budget.image_size is not None:
@@ -130,6 +131,13 @@ def _context(n: int) -> SPD:
     return SPD(f"spd_context{n}", f"SPD, n = {n}", "context", distillation=(("n_context", n),))
 
 
+def _agreement(name: str, trainer: str = "SPDTrainer", **changes: Any) -> SPD:
+    rule = AgreementSettings("neighbours", **changes)
+    said = ", ".join(["agreement", *(f"{k} {v:g}" for k, v in changes.items())])
+    peak = "" if trainer == "SPDTrainer" else ", no peak"
+    return SPD(name, f"SPD, {said}{peak}", "agreement", trainer=trainer, distillation=(("agreement", rule),))
+
+
 def _threshold(percent: int) -> SPD:
     tau = percent / 100
     return SPD(f"spd_tau{percent}", f"SPD, tau = {tau:.1f}", "threshold", distillation=(("tau", tau),))
@@ -146,6 +154,10 @@ METHODS: dict[str, SPD] = {
         SPD("saliency", "saliency map alone", "ablation", False, model="spd", prediction=("--no_prompts",)),
         SPD("sam_tuning", "SAM-Tuning", "SAM", trainer="SPDTrainerSAMTuning", shares_stage1=False),
         SPD("ceiling", "ceiling: true points only", "ceiling", False, "SPDTrainerTruePoints", true_prompts=True),
+        _agreement("agreement"),
+        _agreement("agreement_strict", min_log_ratio=0.0),
+        _agreement("agreement_wide", n_slices=4),
+        _agreement("agreement_no_peak", "SPDTrainerNoPeak"),
         *(_context(n) for n in (0, 1, 3, 4)),
         *(_threshold(percent) for percent in (10, 20, 30, 40, 60, 70, 80, 90)),
     )
