@@ -1,0 +1,1 @@
+"""Public data sets as they are published to nnU-Net's raw format: `python -m evidence.converters.NAME`."""
