@@ -14,7 +14,7 @@ import numpy as np
 from spdnet.dataset import Labels
 from spdnet.files import make_folder, whole_file
 from spdnet.geometry import CaseMapping, ImageGeometry, rescale_points
-from spdnet.inference.prompting import agreeing_points, mean_points_per_slice
+from spdnet.inference.prompting import asked_agreement
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import Markup, SlicePrompts, write_markups
 from spdnet.prompts.fates import Fate, PointFates, point_fates
@@ -53,15 +53,14 @@ def judge_prompts(
         settings: of the plans.
     """
     points, fates = [], []
-    per_slice = mean_points_per_slice(prompts, *saliency.shape[:2])
     for k in range(saliency.shape[1]):
         own = prompts.for_class(k).points_syx
         scaled = own.copy()
         scaled[:, 1:] = rescale_points(own[:, 1:], image_size, saliency.shape[-1])
         points.append(own)
-        eligible = agreeing_points(scaled, saliency[:, k], settings, float(per_slice[k]))
+        asked = asked_agreement(scaled, saliency[:, k], settings)
         limits = settings.tau, settings.n_context, settings.max_points
-        fates.append(point_fates(scaled, saliency[:, k], *limits, eligible))
+        fates.append(point_fates(scaled, saliency[:, k], *limits, *asked))
     return JudgedPrompts(points, fates, settings.tau)
 
 

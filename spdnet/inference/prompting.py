@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from scipy import ndimage
+from scipy.special import logit
 
 from spdnet.geometry import rescale_points
 from spdnet.planning.plans import DistillationSettings
@@ -50,11 +51,7 @@ class DecoderRows:
 
 
 def distill_volume(
-    prompts: SlicePrompts,
-    saliency: np.ndarray,
-    image_size: int,
-    settings: DistillationSettings,
-    points_per_slice: np.ndarray | None = None,
+    prompts: SlicePrompts, saliency: np.ndarray, image_size: int, settings: DistillationSettings
 ) -> list[Consensus]:
     """Run CPD for every class of a volume.
 
@@ -63,13 +60,10 @@ def distill_volume(
         saliency: float (S, k, M, M), in [0, 1].
         image_size: side of the network's slices.
         settings: of the plans.
-        points_per_slice: float (k,), mean over the volume's slices, if these are only some of them; None: of these.
 
     Returns:
         One consensus per class; its `points_yx` are in pixels of the saliency map.
     """
-    if points_per_slice is None:
-        points_per_slice = mean_points_per_slice(prompts, *saliency.shape[:2])
     results = []
     for k in range(saliency.shape[1]):
         points = prompts.for_class(k).points_syx.copy()
@@ -77,34 +71,27 @@ def distill_volume(
         if settings.mode == "raw":
             consensus = raw_prompts(points, len(saliency))
         else:
-            eligible = agreeing_points(points, saliency[:, k], settings, float(points_per_slice[k]))
-            consensus = distill_prompts(points, saliency[:, k], settings.tau, settings.n_context, eligible)
+            asked = asked_agreement(points, saliency[:, k], settings)
+            consensus = distill_prompts(points, saliency[:, k], settings.tau, settings.n_context, *asked)
         results.append(limit_points(consensus, settings.max_points))
     return results
 
 
-def mean_points_per_slice(prompts: SlicePrompts, n_slices: int, n_classes: int) -> np.ndarray:
-    """Points of each class, float64 (k,), divided by the number of slices."""
-    return np.array([len(prompts.for_class(k).points_syx) for k in range(n_classes)]) / max(n_slices, 1)
-
-
-def agreeing_points(
-    points_syx: np.ndarray, saliency: np.ndarray, settings: DistillationSettings, points_per_slice: float
-) -> np.ndarray | None:
-    """Which points, bool (N,), the plans' rule of agreement leaves; None if they have none.
+def asked_agreement(
+    points_syx: np.ndarray, saliency: np.ndarray, settings: DistillationSettings
+) -> tuple[np.ndarray | None, float]:
+    """How the neighbours of each point speak for it, log odds float64 (N,), or None if the plans do not ask; the least.
 
     Args:
         points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
         saliency: float (S, M, M), in [0, 1].
         settings: of the plans.
-        points_per_slice: mean over the volume.
     """
     rule = settings.agreement
     if rule.mode == "off":
-        return None
-    radius = rule.radius * saliency.shape[-1]
-    ratio = agreement(points_syx, saliency, settings.tau, rule.n_slices, radius, points_per_slice)
-    return ~(ratio < rule.min_log_ratio)
+        return None, -np.inf
+    odds = agreement(points_syx, saliency, settings.tau, rule.n_slices, rule.radius * saliency.shape[-1])
+    return odds, float(logit(rule.min_probability))
 
 
 def distill_volume_boxes(
@@ -218,8 +205,7 @@ def rows_of_slices(
     reach = reach_of_context(settings)
     low, high = max(first - reach, 0), min(stop + reach, len(saliency))
     near, window = prompts.of_slices(low, high), saliency[low:high]
-    density = mean_points_per_slice(prompts, *saliency.shape[:2])
-    consensus = distill_volume(near, window, image_size, settings, density)
+    consensus = distill_volume(near, window, image_size, settings)
     boxes = distill_volume_boxes(near, window, image_size, settings)
     rows = decoder_rows(consensus, window, image_size, settings, boxes)
     rows = replace(rows, slice_index=rows.slice_index + low)

@@ -95,20 +95,19 @@ class BoxSettings:
 
 @dataclass(frozen=True)
 class AgreementSettings:
-    """Whether points are trusted that the points of neighbouring slices do not agree with; our extension.
+    """Whether points are trusted that look like chance hits beside the points of neighbouring slices; our extension.
 
     Attributes:
         mode: "off" (the paper's) or "neighbours".
         n_slices: slices to either side whose points count.
         radius: what counts as near, as a share of the image's side.
-        min_log_ratio: a point is dropped if the points around it are so much more likely by chance: the natural
-            logarithm of the likelihood ratio, see `spdnet.prompts.agreement`.
+        min_probability: of being on the target rather than by chance, see `spdnet.prompts.agreement`.
     """
 
     mode: Literal["off", "neighbours"] = "off"
-    n_slices: int = 2
+    n_slices: int = 4
     radius: float = 1 / 7
-    min_log_ratio: float = -1.0
+    min_probability: float = 0.9
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,12 @@ class Consensus:
 
 
 def distill_prompts(
-    points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_context: int, eligible: np.ndarray | None = None
+    points_syx: np.ndarray,
+    saliency: np.ndarray,
+    tau: float,
+    n_context: int,
+    agreement: np.ndarray | None = None,
+    min_agreement: float = -np.inf,
 ) -> Consensus:
     """Distil the noisy points of one volume and class (equations of CPD, arXiv 2604.23314).
 
@@ -66,7 +71,8 @@ def distill_prompts(
         saliency: float (S, H, W) in [0, 1].
         tau: a point is salient where the nearest pixel exceeds this.
         n_context: how many slices to either side may lend points; 0 is local validation only.
-        eligible: bool (N,), which points may be trusted at all; None: every one.
+        agreement: float (N,), how the neighbours of each point speak for it; None: not asked.
+        min_agreement: points with less are not trusted. NaN is not less.
 
     Returns:
         The consensus of every slice, sorted by slice, local points first, then by distance of the source slice.
@@ -82,7 +88,9 @@ def distill_prompts(
     rows, columns = np.nonzero(reachable)
     values[rows, columns] = saliency[target[rows, columns], y[rows], x[rows]]
     own = values[:, n_context]
-    trusted = own > tau if eligible is None else (own > tau) & eligible
+    trusted = own > tau
+    if agreement is not None:
+        trusted &= ~(agreement < min_agreement)
     rows, columns = np.nonzero(reachable & (values > tau) & trusted[:, None])
     order = np.lexsort((rows, np.abs(offsets[columns]), target[rows, columns]))
     rows, columns = rows[order], columns[order]

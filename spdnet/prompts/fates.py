@@ -63,7 +63,8 @@ def point_fates(
     tau: float,
     n_context: int,
     max_points: int,
-    eligible: np.ndarray | None = None,
+    agreement: np.ndarray | None = None,
+    min_agreement: float = -np.inf,
 ) -> PointFates:
     """Judge the points of one volume and class as `distill_prompts` and `limit_points` do, and say why.
 
@@ -71,7 +72,7 @@ def point_fates(
         points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
         saliency: float (S, H, W) in [0, 1].
         tau, n_context, max_points: of the plans.
-        eligible: bool (N,), the points that the neighbouring slices leave; None: all.
+        agreement, min_agreement: as `distill_prompts` takes them.
     """
     points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)
     n_slices, height, width = saliency.shape
@@ -84,7 +85,7 @@ def point_fates(
         if own <= tau:
             judged.append((index, source, source, own, own, Fate.REJECTED_OWN))
             continue
-        if eligible is not None and not eligible[index]:
+        if agreement is not None and agreement[index] < min_agreement:
             judged.append((index, source, source, own, own, Fate.REJECTED_ALONE))
             continue
         for target in range(max(0, source - n_context), min(n_slices, source + n_context + 1)):
