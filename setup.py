@@ -60,6 +60,7 @@ setup(
         "test": TEST,
         "dev": [*TEST, "ruff>=0.6", "mypy>=1.11"],
         "nnunet": ["nnunetv2>=2.6"],
+        "benchmark": ["monai>=1.5", "einops>=0.7"],  # einops: MONAI's Swin UNETR
         "browser": ["playwright>=1.40"],
         "tensorboard": ["tensorboard>=2.14"],
         "wandb": ["wandb>=0.16"],

@@ -36,7 +36,7 @@ class Budget:
 
     backbone: str = "lite"
     image_size: int | None = 56
-    epochs: tuple[int, int] = (8, 6)
+    epochs: tuple[int, int] = (8, 24)
     unet_iterations: int = 1500
     nnunet_epochs: int = 10
 

@@ -131,11 +131,9 @@ def _context(n: int) -> SPD:
     return SPD(f"spd_context{n}", f"SPD, n = {n}", "context", distillation=(("n_context", n),))
 
 
-def _agreement(name: str, trainer: str = "SPDTrainer", **changes: Any) -> SPD:
-    rule = AgreementSettings("neighbours", **changes)
-    said = ", ".join(["agreement", *(f"{k} {v:g}" for k, v in changes.items())])
-    peak = "" if trainer == "SPDTrainer" else ", no peak"
-    return SPD(name, f"SPD, {said}{peak}", "agreement", trainer=trainer, distillation=(("agreement", rule),))
+def _agreement(name: str, title: str, trainer: str = "SPDTrainer") -> SPD:
+    rule = AgreementSettings("neighbours")
+    return SPD(name, f"SPD, {title}", "agreement", trainer=trainer, distillation=(("agreement", rule),))
 
 
 def _threshold(percent: int) -> SPD:
@@ -154,10 +152,10 @@ METHODS: dict[str, SPD] = {
         SPD("saliency", "saliency map alone", "ablation", False, model="spd", prediction=("--no_prompts",)),
         SPD("sam_tuning", "SAM-Tuning", "SAM", trainer="SPDTrainerSAMTuning", shares_stage1=False),
         SPD("ceiling", "ceiling: true points only", "ceiling", False, "SPDTrainerTruePoints", true_prompts=True),
-        _agreement("agreement"),
-        _agreement("agreement_strict", min_log_ratio=0.0),
-        _agreement("agreement_wide", n_slices=4),
-        _agreement("agreement_no_peak", "SPDTrainerNoPeak"),
+        _agreement("agreement", "agreement"),
+        _agreement("agreement_no_peak", "agreement, no peak", "SPDTrainerNoPeak"),
+        _agreement("agreement_fresh", "agreement, no peak, fresh prompts each epoch", "SPDTrainerRecipePromptsNoPeak"),
+        SPD("fresh", "SPD, no peak, fresh prompts each epoch", "agreement", trainer="SPDTrainerRecipePromptsNoPeak"),
         *(_context(n) for n in (0, 1, 3, 4)),
         *(_threshold(percent) for percent in (10, 20, 30, 40, 60, 70, 80, 90)),
     )
