@@ -1,0 +1,250 @@
+"""nnU-Net v2 2d from its own package, planned by its own planner: plain, and with the points as further channels.
+
+A channel holds a Gaussian for every point of a class, raw or of SPD's consensus (points and peaks, as its decoder gets
+them), and is named "noNorm", so that nnU-Net takes it as it is; its augmentation of intensities acts on all channels
+alike. Consensus points of training volumes come from a saliency that has seen their labels, as in SPD.
+
+It is trained on all training volumes and predicts with its last weights and its mirroring, its defaults.
+
+    python -m evidence.methods.nnunet RAW -images FOLDER -prompts FOLDER -plans FILE -o FOLDER
+
+writes the images of a folder with such channels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from evidence.case_prediction import prepared_cases
+from evidence.consensus import Distiller
+from evidence.heatmaps import raw_heat_map
+from evidence.methods.base import Method
+from evidence.methods.spd import PLANS, STAGE1, device, plan, shared_stage1
+from evidence.workspace import EXECUTABLES, Workspace
+from spdnet.cli.common import entry_point
+from spdnet.dataset import RawDataset
+from spdnet.files import make_folder, write_json
+from spdnet.geometry import ImageGeometry
+from spdnet.network.precision import get_device
+from spdnet.planning import SPDPlans
+
+TRAINER, NNUNET_PLANS = "nnUNetTrainerBudget", "nnUNetPlans"
+TRAINERS = Path(__file__).parents[2] / "nnunet_trainers"
+PROCESSES = str(min(4, os.cpu_count() or 1))
+DATASETS = {"raw": (998, "RawChannel"), "consensus": (999, "ConsensusChannel")}  # number and end of the name
+LAST_SHARE = 0.25  # of the epochs, over which the slope of the pseudo-Dice is told
+
+
+@dataclass(frozen=True)
+class NNUNet(Method):
+    """nnU-Net.
+
+    Attributes:
+        points: what its further channels show.
+    """
+
+    points: Literal["none", "raw", "consensus"] = "none"
+
+    def missing(self, workspace: Workspace) -> str | None:
+        """Whether the package is there."""
+        return "needs the package nnunetv2" if importlib.util.find_spec("nnunetv2") is None else None
+
+    def notes(self, workspace: Workspace) -> list[str]:
+        """Whether more epochs would have helped."""
+        dices = pseudo_dices(self._model(workspace) / "fold_all")
+        return [progress(dices, workspace.budget.nnunet_epochs)]
+
+    def training_steps(self) -> list[str]:
+        """Its own, and the shared stage 1 if that gives it its points."""
+        return [*super().training_steps(), *([STAGE1] if self.points == "consensus" else [])]
+
+    def train(self, workspace: Workspace) -> None:
+        """Make the channels, let nnU-Net plan and preprocess, and train, going on where it stopped."""
+        folder = self._model(workspace) / "fold_all"
+        if (folder / "checkpoint_final.pth").exists():
+            return
+        if self.points != "none":
+            self._make_dataset(workspace)
+        self._plan(workspace)
+        command: list[str | Path] = ["nnUNetv2_train", self._dataset(workspace), "2d", "all", "-tr", TRAINER]
+        command += _device(workspace)
+        if (folder / "checkpoint_latest.pth").exists():
+            command.append("--c")
+        self._run(workspace, command, "train")
+
+    def predict(self, workspace: Workspace, prompts: Path, output: Path) -> None:
+        """Predict all test cases."""
+        images = workspace.raw / "imagesTs"
+        if self.points != "none":
+            images = workspace.root / "channels" / self.name
+            shutil.rmtree(images, ignore_errors=True)
+            self._make_images(workspace, workspace.raw / "imagesTs", prompts, images, "predict")
+        workers = _workers(workspace)
+        command: list[str | Path] = ["nnUNetv2_predict", "-i", images, "-o", output, "-d", self._dataset(workspace)]
+        command += ["-tr", TRAINER, "-c", "2d", "-f", "all", "-npp", workers, "-nps", workers, *_device(workspace)]
+        self._run(workspace, command, "predict")
+
+    def _plan(self, workspace: Workspace) -> None:
+        dataset = self._dataset(workspace)
+        done = workspace.preprocessed(dataset) / f"{NNUNET_PLANS}_2d.complete"  # beside: it must hold cases alone
+        if done.exists():
+            return
+        number = str(int(dataset[len("Dataset") :][:3]))
+        command: list[str | Path] = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", "2d"]
+        self._run(workspace, [*command, "-npfp", PROCESSES, "-np", PROCESSES], "train")
+        done.touch()
+
+    def _make_dataset(self, workspace: Workspace) -> None:
+        """The raw data set with channels; whole or absent."""
+        raw, target = RawDataset(workspace.raw), workspace.raw.with_name(self._dataset(workspace))
+        if target.exists():
+            return
+        partial = workspace.root / f"{self.name}_in_the_making"
+        shutil.rmtree(partial, ignore_errors=True)
+        self._make_images(workspace, raw.folder / "imagesTr", raw.folder / "promptsTr", partial / "imagesTr", "train")
+        (partial / "labelsTr").symlink_to(raw.folder / "labelsTr")
+        names = [*raw.channel_names, *["noNorm"] * len(raw.labels)]
+        channels = {str(index): name for index, name in enumerate(names)}
+        write_json(partial / "dataset.json", {**raw.dataset_json, "channel_names": channels})
+        partial.rename(target)
+
+    def _make_images(self, workspace: Workspace, images: Path, prompts: Path, output: Path, what: str) -> None:
+        plan(workspace, workspace.raw.name)
+        command: list[str | Path] = ["python", "-m", "evidence.methods.nnunet", workspace.raw, "-images", images]
+        command += ["-prompts", prompts, "-plans", workspace.preprocessed() / f"{PLANS}.json", "-o", output]
+        if self.points == "consensus":
+            command += ["-stage1", shared_stage1(workspace)]
+        workspace.run([*command, *device(workspace)], f"{self.name}_{what}", f"{self.name}/{what}")
+
+    def _run(self, workspace: Workspace, command: list[str | Path], what: str) -> None:
+        variables: dict[str, object] = {
+            "nnUNet_extTrainer": TRAINERS,
+            "nnUNet_compile": "f",  # what it computes is the same
+            "nnUNet_def_n_proc": PROCESSES,
+            "nnUNet_n_proc_DA": _workers(workspace),
+            "NNUNET_EPOCHS": workspace.budget.nnunet_epochs,
+            "NNUNET_SEED": workspace.setting.seed,
+        }
+        if command[0] == "nnUNetv2_plan_and_preprocess":  # it cannot do without a process
+            variables["nnUNet_n_proc_DA"] = PROCESSES
+        settings = [f"{name}={value}" for name, value in variables.items()]
+        words: list[str | Path] = ["env", *settings, EXECUTABLES / command[0], *command[1:]]
+        workspace.run(words, f"{self.name}_{what}", f"{self.name}/{what}")
+
+    def _dataset(self, workspace: Workspace) -> str:
+        if self.points == "none":
+            return workspace.raw.name
+        number, ending = DATASETS[self.points]
+        return f"Dataset{number}_{workspace.raw.name.split('_', 1)[1]}_{ending}"
+
+    def _model(self, workspace: Workspace) -> Path:
+        return workspace.results(self._dataset(workspace)) / f"{TRAINER}__{NNUNET_PLANS}__2d"
+
+
+def pseudo_dices(folder: Path) -> np.ndarray:
+    """Mean pseudo-Dice of every epoch, float64 (E,), from nnU-Net's logs of a training that may have been continued.
+
+    An epoch that was done again counts as it was the last time.
+    """
+    by_epoch: dict[int, float] = {}
+    epoch = -1
+    for log in sorted(folder.glob("training_log_*.txt"), key=lambda f: f.stat().st_mtime):
+        for line in log.read_text().splitlines():
+            if begun := re.search(r": Epoch (\d+) *$", line):
+                epoch = int(begun[1])
+            elif scores := re.search(r"Pseudo dice \[(.*)\]", line):
+                values = re.findall(r"(?<![\w.])(nan|\d+(?:\.\d*)?(?:e-?\d+)?)(?![\w.])", scores[1])
+                by_epoch[epoch] = float(np.nanmean([float(v) for v in values]))
+    return np.array([by_epoch[e] for e in sorted(by_epoch)])
+
+
+def progress(dices: np.ndarray, n_epochs: int) -> str:
+    """Mean and slope of the pseudo-Dice at the end of a training, in words.
+
+    Args:
+        dices: of evenly spaced moments of the training.
+        n_epochs: epochs of 250 steps of the whole training.
+    """
+    last = dices[-max(2, round(LAST_SHARE * len(dices))) :]
+    epochs = np.arange(len(last)) * n_epochs / len(dices)
+    slope = np.polyfit(epochs, last, 1)[0] if len(last) > 1 else float("nan")
+    return (
+        f"nnU-Net's pseudo-Dice of training volumes, last {len(last) * n_epochs / len(dices):g} of {n_epochs} epochs: "
+        f"{last.mean():.3f}, {slope:+.4f} an epoch"
+    )
+
+
+def _workers(workspace: Workspace) -> str:
+    """Processes that read and prepare beside the network; none where it has the same cores."""
+    return "0" if "cpu" in _device(workspace) else PROCESSES
+
+
+def _device(workspace: Workspace) -> list[str]:
+    """nnU-Net's option, which knows no numbers of GPUs and would take CUDA where there is none."""
+    name = workspace.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return ["-device", name.split(":")[0]]
+
+
+@entry_point
+def main(argv: list[str] | None = None) -> None:
+    """Write images with channels of points."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("raw", type=Path, help="raw data set")
+    parser.add_argument("-images", type=Path, required=True, help="folder of images")
+    parser.add_argument("-prompts", type=Path, required=True, help="folder with a prompt file for each case")
+    parser.add_argument("-plans", type=Path, required=True, help="SPD's plans file")
+    parser.add_argument("-o", type=Path, required=True, help="folder for the images")
+    parser.add_argument("-stage1", type=Path, help="checkpoint of SPD's stage 1: consensus instead of raw points")
+    parser.add_argument("-device", help="cuda or cpu (default: CUDA where present)")
+    args = parser.parse_args(argv)
+    dataset, settings = RawDataset(args.raw), SPDPlans.load(args.plans).settings
+    distiller = None
+    if args.stage1 is not None:
+        distiller = Distiller(settings, len(dataset.labels), args.stage1, get_device(args.device))
+    make_folder(args.o)
+    for case, points in prepared_cases(args.raw, args.images, args.prompts, settings):
+        network_case = case.network_case
+        if distiller is not None:
+            points = distiller.distill(network_case.slices, points)
+        for name in _channel_files(case.case, range(dataset.n_channels), dataset.file_ending):
+            (args.o / name).symlink_to((args.images / name).resolve())
+        further = range(dataset.n_channels, dataset.n_channels + len(dataset.labels))
+        for k, name in enumerate(_channel_files(case.case, further, dataset.file_ending)):
+            heat = raw_heat_map(points.for_class(k).points_syx, network_case.mapping)
+            _write_image(args.o / name, heat, network_case.geometry)
+
+
+def _channel_files(case: str, channels: range, file_ending: str) -> list[str]:
+    return [f"{case}_{channel:04d}{file_ending}" for channel in channels]
+
+
+def _write_image(file: Path, array: np.ndarray, geometry: ImageGeometry) -> None:
+    image = sitk.GetImageFromArray(array)
+    geometry.apply_to_sitk(image)
+    sitk.WriteImage(image, str(file))
+
+
+_GROUP = "nnU-Net"
+METHODS: dict[str, NNUNet] = {
+    m.name: m
+    for m in (
+        NNUNet("nnunet", "nnU-Net v2, 2d", _GROUP, uses_prompts=False),
+        NNUNet("nnunet_raw_points", "nnU-Net v2, 2d, raw points as channel", _GROUP, points="raw"),
+        NNUNet("nnunet_consensus_points", "nnU-Net v2, 2d, consensus points as channel", _GROUP, points="consensus"),
+    )
+}
+
+
+if __name__ == "__main__":
+    main()
