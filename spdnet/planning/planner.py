@@ -34,6 +34,7 @@ from spdnet.prompts.imitation import recipe_like
 
 # A target that is only two or three tokens wide cannot be delineated. Four is a choice, not yet a measured one.
 MIN_TOKENS_ACROSS_TARGET = 4.0
+IMITATED_SHARE = 0.5  # of the training prompts, where there are files; see docs/results.md
 # Largest input by device: beyond it a slice costs more than a user would wait for.
 LARGEST_IMAGE = {("lite", "cpu"): 112, ("lite", "cuda"): 224, ("vit", "cpu"): 224, ("vit", "cuda"): 448}
 # Memory of one training slice per pixel of the input, forward and backward through the encoder.
@@ -239,9 +240,10 @@ class SPDPlanner:
         return replace(settings, n_context=0) if flat else settings
 
     def choose_prompts(self) -> PromptSettings:
-        """Prompt files where every training case has one, else simulation from the labels, like those that are there.
+        """Prompt files where every training case has one, and points that resemble theirs; else such points alone.
 
-        The decoder has to be trained on prompts like those it will get; `docs/results.md` has the measurement.
+        The decoder has to be trained on prompts like those it will get, but not always on the same ones;
+        `docs/results.md` has the measurements.
         """
         f = self.fingerprint
         statistics, n_files, n_cases = f.prompt_statistics, f.n_prompt_files, len(f.cases)
@@ -255,16 +257,22 @@ class SPDPlanner:
             f"{f.prompt_type}, {100 * statistics.precision:.0f} % of the points inside the target, a point inside in "
             f"{100 * statistics.coverage:.0f} % of its slices"
         )
+        recipe = RecipeSettings(*recipe_like(statistics, f.n_curves)) if statistics.points else RecipeSettings()
         if n_files == n_cases:
             self.reasons["prompts"] = f"promptsTr holds a file for each of the {n_cases} training cases: {seen}"
-            return PromptSettings("files")
+            if not statistics.points:
+                return PromptSettings("files")
+            self.reasons["prompts"] += (
+                f"; {100 * IMITATED_SHARE:.0f} % of the draws are simulated to resemble them, freshly each epoch: "
+                f"{_in_words(recipe)}"
+            )
+            return PromptSettings("files", recipe, IMITATED_SHARE)
         start = (
             f"promptsTr holds files for {n_files} of {n_cases} training cases ({seen}), so prompts are simulated from "
         )
         if not statistics.points:
             self.reasons["prompts"] = start + "the labels as coarse boxes, freshly each epoch"
             return PromptSettings("none", boxes="simulated")
-        recipe = RecipeSettings(*recipe_like(statistics, f.n_curves))
         self.reasons["prompts"] = start + f"the labels to resemble these, freshly each epoch: {_in_words(recipe)}"
         return PromptSettings("simulated", recipe)
 
@@ -330,6 +338,13 @@ class SPDPlannerPaper(SPDPlanner):
         settings = super().choose_distillation()
         self.reasons["distillation"] += "; slices without trusted points are decoded without any"
         return replace(settings, empty_consensus="decode")
+
+    def choose_prompts(self) -> PromptSettings:
+        """Files as they are."""
+        prompts = super().choose_prompts()
+        if prompts.source == "files":
+            self.reasons["prompts"] = self.reasons["prompts"].split(";")[0]
+        return replace(prompts, imitated_share=0.0)
 
     def choose_lora(self) -> LoraSettings:
         """The paper's dropout on any device."""

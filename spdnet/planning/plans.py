@@ -222,6 +222,8 @@ class PromptSettings:
     Attributes:
         source: "files" (promptsTr), "simulated" (from the labels, freshly each epoch) or "none".
         recipe: how they are simulated.
+        imitated_share: with "files", so many of the draws are simulated by the recipe instead, freshly each epoch.
+            A file's points are the same in every epoch, and a decoder that knows them by heart need not look at them.
         boxes: coarse boxes beside those that the source has: "none" or "simulated" (from the labels, freshly each
             epoch, by `CoarseBoxes`).
         box_enlarge, box_shift, box_per_slice: the recipe of simulated boxes.
@@ -231,6 +233,7 @@ class PromptSettings:
 
     source: Literal["files", "simulated", "none"]
     recipe: RecipeSettings = RecipeSettings()
+    imitated_share: float = 0.0
     boxes: Literal["none", "simulated"] = "none"
     box_enlarge: float = 0.5
     box_shift: float = 0.2
@@ -242,6 +245,8 @@ class PromptSettings:
             raise PlansError(f"spd.prompts.box_enlarge is {self.box_enlarge}; it must be 0 or more")
         if not 0 <= self.box_shift <= 1:
             raise PlansError(f"spd.prompts.box_shift is {self.box_shift}; it must be from 0 to 1")
+        if not 0 <= self.imitated_share <= 1:
+            raise PlansError(f"spd.prompts.imitated_share is {self.imitated_share}; it must be from 0 to 1")
         if not 0 <= self.box_share <= 1:
             raise PlansError(f"spd.prompts.box_share is {self.box_share}; it must be from 0 to 1")
 

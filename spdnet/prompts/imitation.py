@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from spdnet.prompts.statistics import PromptStatistics, prompt_type
 
 
-def recipe_like(statistics: PromptStatistics, n_curves: int = 0) -> tuple[str, dict[str, Any]]:
-    """Mode and parameters (see `make_recipe`) of simulated points that resemble measured ones.
+def recipe_like(statistics: PromptStatistics, n_curves: int = 0) -> tuple[str, dict[str, Any], float]:
+    """Mode, parameters and dropped share (see `make_recipe`) of simulated points that resemble measured ones.
 
     Args:
         statistics: of the measured prompts; they must hold points.
@@ -16,7 +17,8 @@ def recipe_like(statistics: PromptStatistics, n_curves: int = 0) -> tuple[str, d
 
     Returns:
         For centrelines a drifting centreline that leaves as large a share of the target's slices uncovered; for other
-        points as many for each slice with target, of which as large a share is bad.
+        points as many for each slice with target, of which as large a share is bad; where there are fewer points than
+        slices with target, in as many of the slices.
 
     Raises:
         ValueError: there are no points.
@@ -24,6 +26,21 @@ def recipe_like(statistics: PromptStatistics, n_curves: int = 0) -> tuple[str, d
     if not statistics.points:
         raise ValueError("there are no points to imitate")
     if prompt_type(statistics, n_curves) == "centreline":
-        return "centreline", {"uncovered": round(1 - statistics.coverage, 2)}
-    density = max(1, round(statistics.points / max(1, statistics.target_slices)))
-    return "bad_points", {"bad": round(1 - statistics.precision, 2), "points_per_slice": density}
+        return "centreline", {"uncovered": round(1 - statistics.coverage, 2)}, 0.0
+    density = statistics.points / max(1, statistics.target_slices)
+    bad, dropped = (1 - statistics.precision, 0.0) if density >= 1 else _thinned(statistics, density)
+    return "bad_points", {"bad": round(bad, 2), "points_per_slice": max(1, round(density))}, round(dropped, 2)
+
+
+def _thinned(statistics: PromptStatistics, density: float) -> tuple[float, float]:
+    """Bad share b and dropped share d at which one point per slice with target becomes fewer, as precise as measured.
+
+    Per slice with target good = (1 - b) (1 - d) and bad = b (1 - t d) points are left, where t is the share of slices
+    that have target: points are dropped there alone.
+    """
+    good = density * statistics.precision
+    bad = density - good
+    target_share = statistics.target_slices / max(1, statistics.slices)
+    middle = 1 - target_share + target_share * good + bad
+    b = 2 * bad / (middle + math.sqrt(middle**2 - 4 * (1 - target_share) * bad)) if bad else 0.0
+    return b, 1 - good / (1 - b) if b < 1 else 0.0

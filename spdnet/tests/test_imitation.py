@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -22,26 +24,29 @@ def tube() -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("mode", "parameters"),
+    ("mode", "parameters", "dropped_share"),
     [
-        ("centreline", {"uncovered": 0.5, "drift_mm": 1.0}),
-        ("centreline", {"uncovered": 0.0, "drift_mm": 1.0}),
-        ("bad_points", {"bad": 0.75, "points_per_slice": 4}),
-        ("recipe", {}),
+        ("centreline", {"uncovered": 0.5, "drift_mm": 1.0}, 0.0),
+        ("centreline", {"uncovered": 0.0, "drift_mm": 1.0}, 0.0),
+        ("bad_points", {"bad": 0.75, "points_per_slice": 4}, 0.0),
+        ("bad_points", {"bad": 0.7, "points_per_slice": 1}, 0.6),
+        ("recipe", {}, 0.0),
     ],
 )
-def test_what_is_drawn_has_the_coverage_and_precision_that_were_measured(mode: str, parameters: dict) -> None:
+def test_what_is_drawn_has_the_coverage_and_precision_that_were_measured(
+    mode: str, parameters: dict, dropped_share: float
+) -> None:
     masks = tube()
 
-    def measured(recipe_mode: str, recipe_parameters: dict) -> PromptStatistics:
-        recipe = make_recipe(recipe_mode, recipe_parameters)
+    def measured(*arguments: Any) -> PromptStatistics:
+        recipe = make_recipe(*arguments)
         drawn = [recipe.draw(masks, BOX, MM, np.random.default_rng(seed)) for seed in range(20)]
         return sum((count_prompts(d, masks, MM) for d in drawn), PromptStatistics())
 
-    wanted = measured(mode, parameters)
-    found_mode, found_parameters = recipe_like(wanted)
-    found = measured(found_mode, found_parameters)
-    assert (found_mode == "centreline") == (mode == "centreline")
+    wanted = measured(mode, parameters, dropped_share)
+    like = recipe_like(wanted)
+    found = measured(*like)
+    assert (like[0] == "centreline") == (mode == "centreline")
     if mode == "centreline":
         assert found.coverage == pytest.approx(wanted.coverage, abs=0.06)
     else:
@@ -51,8 +56,10 @@ def test_what_is_drawn_has_the_coverage_and_precision_that_were_measured(mode: s
 
 def test_curves_in_files_are_centrelines_whatever_they_look_like() -> None:
     scattered = PromptStatistics(points=100, points_inside=40, target_slices=50, target_slices_hit=30)
-    assert recipe_like(scattered, n_curves=2) == ("centreline", {"uncovered": 0.4})
-    assert recipe_like(scattered) == ("bad_points", {"bad": 0.6, "points_per_slice": 2})
+    assert recipe_like(scattered, n_curves=2) == ("centreline", {"uncovered": 0.4}, 0.0)
+    assert recipe_like(scattered) == ("bad_points", {"bad": 0.6, "points_per_slice": 2}, 0.0)
+    few = PromptStatistics(points=10, points_inside=10, target_slices=50, target_slices_hit=10)
+    assert recipe_like(few) == ("bad_points", {"bad": 0.0, "points_per_slice": 1}, 0.8)
 
 
 def test_there_must_be_points() -> None:

@@ -317,8 +317,16 @@ def test_two_dimensional_data_has_no_context() -> None:
 
 
 def test_prompts_come_from_files_where_every_case_has_one() -> None:
-    with_file = a_case(prompt_statistics=PromptStatistics(points=3))
-    assert plan(a_fingerprint(with_file, with_file)).settings.prompts.source == "files"
+    points = PromptStatistics(points=30, points_inside=12, slices=10, target_slices=10, target_slices_hit=6)
+    filed = a_fingerprint(*[a_case(prompt_statistics=points)] * 2)
+    recipe = RecipeSettings("bad_points", {"bad": 0.6, "points_per_slice": 3})
+    own = plan(filed)
+    assert own.settings.prompts == PromptSettings("files", recipe, imitated_share=0.5)
+    assert "50 % of the draws are simulated to resemble them" in own.reasons["prompts"]
+    paper = SPDPlannerPaper(filed, "cpu", 8.0).plan()
+    assert paper.settings.prompts == PromptSettings("files", recipe) and "resemble" not in paper.reasons["prompts"]
+    boxes = a_case(prompt_statistics=PromptStatistics(slices=10, target_slices=10, boxes=10))
+    assert plan(a_fingerprint(boxes, boxes)).settings.prompts == PromptSettings("files")
     none = plan(a_fingerprint(a_case()))
     assert none.settings.prompts == PromptSettings("simulated")
     assert "no prompt file" in none.reasons["prompts"]

@@ -263,6 +263,11 @@ def test_prompts_are_fresh_each_epoch_and_fixed_in_validation(planned: Workspace
     assert np.asarray(case.masks)[s, true.class_index, y, x].all()
     files = draw_prompts(case, PromptSettings("files"), np.random.default_rng(0))
     assert len(files) == 0, "this data set was preprocessed without prompt files"
+    for share, most in ((0.0, 0), (0.5, 15), (1.0, 20)):
+        mixed = PromptSettings("files", RecipeSettings(), imitated_share=share)
+        n_imitated = sum(len(draw_prompts(case, mixed, np.random.default_rng(s))) > 0 for s in range(20))
+        assert most - 10 <= n_imitated <= most and (share % 1 or n_imitated == most)
+        assert len(validation_prompts(case, mixed)) == 0, "validation has the files alone"
     assert len(draw_prompts(case, PromptSettings("none"), np.random.default_rng(0))) == 0
     line = PromptSettings("simulated", RecipeSettings("centreline", {"uncovered": 0.5}))
     drawn = draw_prompts(case, line, np.random.default_rng(0))

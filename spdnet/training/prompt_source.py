@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def draw_prompts(case: StoredCase, settings: PromptSettings, rng: np.random.Gene
 
 
 def _from_source(case: StoredCase, settings: PromptSettings, rng: np.random.Generator) -> SlicePrompts:
-    if settings.source == "files":
+    if settings.source == "files" and not (settings.imitated_share and rng.random() < settings.imitated_share):
         return case.prompts
     if settings.source == "none":
         return SlicePrompts.empty()
@@ -33,9 +34,9 @@ def _from_source(case: StoredCase, settings: PromptSettings, rng: np.random.Gene
 
 
 def validation_prompts(case: StoredCase, settings: PromptSettings) -> SlicePrompts:
-    """Points and boxes of a validation case: the same in every epoch and every training."""
+    """Points and boxes of a validation case, those of its file if there are files: the same in every epoch."""
     rng = np.random.default_rng([VALIDATION_SEED, zlib.crc32(case.case.encode())])
-    return draw_prompts(case, settings, rng)
+    return draw_prompts(case, replace(settings, imitated_share=0.0), rng)
 
 
 def _mm_per_pixel(case: StoredCase) -> tuple[float, float, float]:

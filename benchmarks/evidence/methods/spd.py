@@ -24,7 +24,7 @@ class SPD(Method):
 
     Attributes:
         trainer: class of spdnet or of `benchmarks/trainers`.
-        distillation, settings: fields of the plans' `distillation`, and of the plans' `spd` itself, that differ.
+        distillation, prompts: fields of these parts of the plans that differ.
         shares_stage1: whether stage 1 is SPD's, trained once for all.
         model: name of the method whose model it predicts with, if it has none of its own.
         prediction: further options of `spd_predict`.
@@ -33,6 +33,7 @@ class SPD(Method):
 
     trainer: str = "SPDTrainer"
     distillation: tuple[tuple[str, Any], ...] = ()
+    prompts: tuple[tuple[str, Any], ...] = ()
     shares_stage1: bool = True
     model: str | None = None
     prediction: tuple[str, ...] = ()
@@ -47,7 +48,7 @@ class SPD(Method):
     @property
     def plans(self) -> str:
         """Name of its plans."""
-        return PLANS if not self.distillation else f"{PLANS}_{self.name}"
+        return PLANS if not (self.distillation or self.prompts) else f"{PLANS}_{self.name}"
 
     def train(self, workspace: Workspace) -> None:
         """Plan, train stage 1 if nobody has, and train stage 2."""
@@ -78,7 +79,11 @@ class SPD(Method):
         if self.plans == PLANS or (folder / f"{self.plans}.json").exists():
             return
         plans = SPDPlans.load(folder / f"{PLANS}.json")
-        settings = replace(plans.settings, distillation=replace(plans.settings.distillation, **dict(self.distillation)))
+        settings = replace(
+            plans.settings,
+            distillation=replace(plans.settings.distillation, **dict(self.distillation)),
+            prompts=replace(plans.settings.prompts, **dict(self.prompts)),
+        )
         replace(plans, plans_name=self.plans, settings=settings).save(folder / f"{self.plans}.json")
         (folder / f"{self.plans}_2d").symlink_to(f"{PLANS}_2d")
 
@@ -131,9 +136,14 @@ def _context(n: int) -> SPD:
     return SPD(f"spd_context{n}", f"SPD, n = {n}", "context", distillation=(("n_context", n),))
 
 
-def _agreement(name: str, title: str, trainer: str = "SPDTrainer") -> SPD:
-    rule = AgreementSettings("neighbours")
-    return SPD(name, f"SPD, {title}", "agreement", trainer=trainer, distillation=(("agreement", rule),))
+def _agreement(name: str, title: str, trainer: str = "SPDTrainer", **prompts: Any) -> SPD:
+    rule = ("agreement", AgreementSettings("neighbours"))
+    return SPD(name, f"SPD, {title}", "choice", trainer=trainer, distillation=(rule,), prompts=tuple(prompts.items()))
+
+
+def _imitated(share: float, title: str) -> SPD:
+    name = f"imitated{100 * share:.0f}"
+    return SPD(name, f"SPD, training points {title}", "choice", prompts=(("imitated_share", share),))
 
 
 def _threshold(percent: int) -> SPD:
@@ -154,8 +164,12 @@ METHODS: dict[str, SPD] = {
         SPD("ceiling", "ceiling: true points only", "ceiling", False, "SPDTrainerTruePoints", true_prompts=True),
         _agreement("agreement", "agreement"),
         _agreement("agreement_no_peak", "agreement, no peak", "SPDTrainerNoPeak"),
-        _agreement("agreement_fresh", "agreement, no peak, fresh prompts each epoch", "SPDTrainerRecipePromptsNoPeak"),
-        SPD("fresh", "SPD, no peak, fresh prompts each epoch", "agreement", trainer="SPDTrainerRecipePromptsNoPeak"),
+        _agreement(
+            "agreement_no_peak_imitated", "agreement, no peak, imitated", "SPDTrainerNoPeak", imitated_share=1.0
+        ),
+        _agreement("agreement_no_peak_files", "agreement, no peak, files only", "SPDTrainerNoPeak", imitated_share=0.0),
+        _imitated(0.0, "from files only"),
+        _imitated(1.0, "imitated only"),
         *(_context(n) for n in (0, 1, 3, 4)),
         *(_threshold(percent) for percent in (10, 20, 30, 40, 60, 70, 80, 90)),
     )
