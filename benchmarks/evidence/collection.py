@@ -252,4 +252,5 @@ def evaluation_of(record: RunRecord) -> EvaluationResult:
 
 def _class_scores(scores: Mapping[str, Any]) -> ClassScores:
     values = {f.name: scores[f.name] for f in fields(ClassScores)}
-    return ClassScores(**{name: math.nan if value is None else value for name, value in values.items()})
+    known: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
+    return ClassScores(**known)

@@ -50,7 +50,8 @@ def test_paths_tell_all_settings_apart() -> None:
 
 
 def test_a_command_runs_in_the_workspace_and_is_measured(workspace: Workspace) -> None:
-    code = "import os, time, evidence; b = b'x' * (300 << 20); time.sleep(0.5); open(os.environ['nnUNet_results'] + '/out', 'w').write('x')"
+    write = "open(os.environ['nnUNet_results'] + '/out', 'w').write('x')"
+    code = f"import os, time, evidence; b = b'x' * (300 << 20); time.sleep(0.5); {write}"
     workspace.run(python(code), "log", "m/train")
     first = workspace.measurements()["m/train"]
     assert (workspace.root / "nnUNet_results" / "out").read_text() == "x"

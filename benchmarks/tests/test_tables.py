@@ -110,7 +110,7 @@ def test_line_under_a_table_says_what_it_rests_on() -> None:
     line = tables.basis([scored("spd", 1), scored("spd", 1, seed=1, notes=["trained on boxes"])], distances=True)
     for words in (
         "8 cases, 80 slices; class target; seeds 0, 1;",
-        "run small: lite at 56 px, 8 + 6 epochs",
+        "run small: lite at 56 px, 8 + 24 epochs",
         "commit abc1234; AMD EPYC, 2 cores.",
         "over the 40 slices",
         "spd: trained on boxes.",
