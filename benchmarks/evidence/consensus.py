@@ -1,0 +1,62 @@
+"""SPD's saliency and consensus points, for methods that are given them in place of the raw points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spdnet.errors import ModelError
+from spdnet.inference.prompting import decoder_rows, distill_volume
+from spdnet.inference.volume import predict_volume
+from spdnet.network.checkpoint import read_checkpoint
+from spdnet.network.precision import compute_dtype, place
+from spdnet.network.prediction_form import optimize_for_prediction
+from spdnet.planning import SPDSettings, build_planned_network
+from spdnet.planning.plans import input_difference
+from spdnet.prompts import SlicePrompts
+from spdnet.training.pretrained import load_stage1_weights
+
+
+class Distiller:
+    """Distils points by the saliency of a trained stage 1.
+
+    Args:
+        settings: of the plans; its `distillation` says how.
+        n_classes: foreground classes.
+        stage1: checkpoint of the training that learnt the saliency.
+        device: where to compute.
+
+    Raises:
+        ModelError: the checkpoint is missing, damaged, or of another network or input.
+    """
+
+    def __init__(self, settings: SPDSettings, n_classes: int, stage1: Path, device: torch.device) -> None:
+        content = read_checkpoint(stage1)
+        if difference := input_difference(content["spd"]["settings"], settings):
+            raise ModelError(f"{stage1} was trained with other plans: {difference}")
+        self._settings, self._device = settings, device
+        self._network = build_planned_network(settings, n_classes)
+        load_stage1_weights(self._network, content["network_weights"], stage1)
+        place(self._network, device)
+        optimize_for_prediction(self._network, compute_dtype(device))
+
+    def saliency(self, slices: np.ndarray) -> np.ndarray:
+        """Saliency float32 (S, k, M, M) in [0, 1] of the slices (S, c, size, size) of a volume."""
+        s = self._settings
+        batch_size = s.stage1.batch_size
+        return predict_volume(self._network, slices, None, s.distillation, batch_size, self._device).saliency
+
+    def distill(self, slices: np.ndarray, prompts: SlicePrompts) -> SlicePrompts:
+        """The points that SPD would give its decoder, each with the class and the slice that it prompts.
+
+        Args:
+            slices: of a whole volume, (S, c, size, size) in [0, 1].
+            prompts: its points, network frame; boxes are ignored.
+        """
+        settings, size, saliency = self._settings.distillation, self._settings.image_size, self.saliency(slices)
+        rows = decoder_rows(distill_volume(prompts, saliency, size, settings), saliency, size, settings)
+        row, place_in_row = np.nonzero(rows.point_is_real)
+        points = np.column_stack([rows.slice_index[row], rows.points_yx[row, place_in_row]])
+        return SlicePrompts(points.astype(np.float64), rows.class_index[row])

@@ -1,0 +1,64 @@
+"""What all methods that learn from single slices have in common: plans, commands, and where their files lie."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from evidence.methods.base import Method
+from evidence.methods.spd import PLANS, STAGE1, device, plan, shared_stage1
+from evidence.slice_models import SliceModel
+from evidence.slice_training import FINAL
+from evidence.workspace import Workspace
+from spdnet.planning import SPDPlans, SPDSettings
+
+
+@dataclass(frozen=True)
+class SliceMethod(Method):
+    """A model of single slices, trained by `evidence.slice_training` on SPD's preprocessed slices.
+
+    Attributes:
+        points: which points the model is given: "none", "raw", or "consensus" (SPD's, by the shared stage 1).
+    """
+
+    points: Literal["none", "raw", "consensus"] = "none"
+
+    @abstractmethod
+    def build(self, settings: SPDSettings, n_classes: int) -> SliceModel:
+        """The model before training; what is new in it is drawn from torch's generator."""
+
+    @abstractmethod
+    def n_steps(self, workspace: Workspace, settings: SPDSettings) -> int:
+        """Steps of the optimiser that the budget allows."""
+
+    def training_steps(self) -> list[str]:
+        """Its own, and the shared stage 1 if that gives it its points."""
+        return [*super().training_steps(), *([STAGE1] if self.points == "consensus" else [])]
+
+    def train(self, workspace: Workspace) -> None:
+        """Plan, train stage 1 if it is needed and nobody has, and train the model."""
+        plan(workspace, workspace.raw.name)
+        if (self._model(workspace) / FINAL).exists():
+            return
+        settings = SPDPlans.load(workspace.preprocessed() / f"{PLANS}.json").settings
+        steps = ["-steps", str(self.n_steps(workspace, settings)), "-seed", str(workspace.setting.seed)]
+        workspace.run([*self._command("train", workspace), *steps], f"{self.name}_train", f"{self.name}/train")
+
+    def predict(self, workspace: Workspace, prompts: Path, output: Path) -> None:
+        """Predict all test cases."""
+        command = [*self._command("predict", workspace), "-o", output]
+        if self.points != "none":
+            command += ["-prompts", prompts]
+        workspace.run(command, f"{self.name}_predict", f"{self.name}/predict")
+
+    def _command(self, what: str, workspace: Workspace) -> list[str | Path]:
+        command: list[str | Path] = ["python", "-m", "evidence.slice_command", what, self.name, *device(workspace)]
+        command += ["-raw", workspace.raw, "-preprocessed", workspace.preprocessed(), "-model", self._model(workspace)]
+        if self.points == "consensus":
+            command += ["-stage1", shared_stage1(workspace)]
+        return command
+
+    def _model(self, workspace: Workspace) -> Path:
+        return workspace.results() / self.name
