@@ -50,7 +50,7 @@ def ablation(setting: Setting) -> list[Job]:
 
 def choices(setting: Setting) -> list[Job]:
     """Open choices of SPD; meant for a fold of the training part."""
-    methods = ["spd", "spd_no_peak", "saliency", "stage1_raw", "ceiling", *_in_groups("choice")]
+    methods = ["spd", "saliency", "stage1_raw", "ceiling", *_in_groups("choice")]
     return jobs_of(methods, setting, [setting.noise])
 
 

@@ -32,6 +32,7 @@ TRAINERS: dict[str, type[SPDTrainer]] = {
         ablations.SPDTrainerSAMTuning,
         ablations.SPDTrainerTruePoints,
         ablations.SPDTrainerEmptyMask,
+        ablations.SPDTrainerNoAgreement,
         ablations.SPDTrainerNoPeak,
         ablations.SPDTrainerPlateau,
     )

@@ -136,14 +136,12 @@ def _context(n: int) -> SPD:
     return SPD(f"spd_context{n}", f"SPD, n = {n}", "context", distillation=(("n_context", n),))
 
 
-def _agreement(name: str, title: str, trainer: str = "SPDTrainer", **prompts: Any) -> SPD:
-    rule = ("agreement", AgreementSettings("neighbours"))
-    return SPD(name, f"SPD, {title}", "choice", trainer=trainer, distillation=(rule,), prompts=tuple(prompts.items()))
-
-
-def _imitated(share: float, title: str) -> SPD:
-    name = f"imitated{100 * share:.0f}"
-    return SPD(name, f"SPD, training points {title}", "choice", prompts=(("imitated_share", share),))
+def _choice(
+    name: str, title: str, distillation: dict[str, Any] | None = None, prompts: dict[str, Any] | None = None
+) -> SPD:
+    """SPD with some fields of its plans set, whatever the planner chose."""
+    parts = [tuple((part or {}).items()) for part in (distillation, prompts)]
+    return SPD(name, title, "choice", distillation=parts[0], prompts=parts[1])
 
 
 def _threshold(percent: int) -> SPD:
@@ -156,20 +154,23 @@ METHODS: dict[str, SPD] = {
     for m in (
         SPD("spd", "SPD", "SPD"),
         SPD("spd_no_psc", "SPD without PSC", "ablation", trainer="SPDTrainerNoPSC"),
-        SPD("spd_no_peak", "SPD, no peak", "ablation", trainer="SPDTrainerNoPeak"),
         SPD("local_only", "local validation only", "ablation", trainer="SPDTrainerLocalOnly"),
         SPD("stage1_raw", "stage-1 encoder, decoder tuned on raw points", "ablation", trainer="SPDTrainerRawPrompts"),
         SPD("saliency", "saliency map alone", "ablation", False, model="spd", prediction=("--no_prompts",)),
         SPD("sam_tuning", "SAM-Tuning", "SAM", trainer="SPDTrainerSAMTuning", shares_stage1=False),
         SPD("ceiling", "ceiling: true points only", "ceiling", False, "SPDTrainerTruePoints", true_prompts=True),
-        _agreement("agreement", "agreement"),
-        _agreement("agreement_no_peak", "agreement, no peak", "SPDTrainerNoPeak"),
-        _agreement(
-            "agreement_no_peak_imitated", "agreement, no peak, imitated", "SPDTrainerNoPeak", imitated_share=1.0
+        _choice("agreement_on", "SPD, agreement on", distillation={"agreement": AgreementSettings("neighbours")}),
+        _choice("agreement_off", "SPD, agreement off", distillation={"agreement": AgreementSettings()}),
+        _choice("peak_on", "SPD, peak on", distillation={"empty_consensus": "peak"}),
+        _choice("peak_off", "SPD, peak off", distillation={"empty_consensus": "decode"}),
+        _choice("imitated0", "SPD, training points from files only", prompts={"imitated_share": 0.0}),
+        _choice("imitated100", "SPD, training points imitated only", prompts={"imitated_share": 1.0}),
+        _choice(
+            "without_extensions",
+            "SPD without our extensions",
+            distillation={"agreement": AgreementSettings(), "empty_consensus": "decode"},
+            prompts={"imitated_share": 0.0},
         ),
-        _agreement("agreement_no_peak_files", "agreement, no peak, files only", "SPDTrainerNoPeak", imitated_share=0.0),
-        _imitated(0.0, "from files only"),
-        _imitated(1.0, "imitated only"),
         *(_context(n) for n in (0, 1, 3, 4)),
         *(_threshold(percent) for percent in (10, 20, 30, 40, 60, 70, 80, 90)),
     )

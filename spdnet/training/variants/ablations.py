@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 from spdnet.planning import SPDSettings
-from spdnet.planning.plans import DistillationSettings, RecipeSettings
+from spdnet.planning.plans import AgreementSettings, DistillationSettings, RecipeSettings
 from spdnet.training.trainer import SPDTrainer
 
 
@@ -114,6 +114,15 @@ class SPDTrainerEmptyMask(SPDTrainer):
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Empty consensus, empty mask."""
         return replace(settings, distillation=replace(settings.distillation, empty_consensus="empty"))
+
+
+class SPDTrainerNoAgreement(SPDTrainer):
+    """Every salient point is trusted, whatever those of the slices around it say."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Agreement off."""
+        return replace(settings, distillation=replace(settings.distillation, agreement=AgreementSettings()))
 
 
 class SPDTrainerNoPeak(SPDTrainer):
