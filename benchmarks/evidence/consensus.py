@@ -23,7 +23,7 @@ class Distiller:
     """Distils points by the saliency of a trained stage 1.
 
     Args:
-        settings: of the plans; its `distillation` says how.
+        settings: of the plans.
         n_classes: foreground classes.
         stage1: checkpoint of the training that learnt the saliency.
         device: where to compute.
@@ -49,14 +49,20 @@ class Distiller:
         return predict_volume(self._network, slices, None, s.distillation, batch_size, self._device).saliency
 
     def distill(self, slices: np.ndarray, prompts: SlicePrompts) -> SlicePrompts:
-        """The points that SPD would give its decoder, each with the class and the slice that it prompts.
+        """`consensus_points` of a volume, given its slices (S, c, size, size) in [0, 1]."""
+        return consensus_points(prompts, self.saliency(slices), self._settings)
 
-        Args:
-            slices: of a whole volume, (S, c, size, size) in [0, 1].
-            prompts: its points, network frame; boxes are ignored.
-        """
-        settings, size, saliency = self._settings.distillation, self._settings.image_size, self.saliency(slices)
-        rows = decoder_rows(distill_volume(prompts, saliency, size, settings), saliency, size, settings)
-        row, place_in_row = np.nonzero(rows.point_is_real)
-        points = np.column_stack([rows.slice_index[row], rows.points_yx[row, place_in_row]])
-        return SlicePrompts(points.astype(np.float64), rows.class_index[row])
+
+def consensus_points(prompts: SlicePrompts, saliency: np.ndarray, settings: SPDSettings) -> SlicePrompts:
+    """The points that SPD would give its decoder, each with the class and the slice that it prompts.
+
+    Args:
+        prompts: points of a volume, network frame; boxes are ignored.
+        saliency: float (S, k, M, M) in [0, 1].
+        settings: of the plans; its `distillation` says how.
+    """
+    distillation, size = settings.distillation, settings.image_size
+    rows = decoder_rows(distill_volume(prompts, saliency, size, distillation), saliency, size, distillation)
+    row, place_in_row = np.nonzero(rows.point_is_real)
+    points = np.column_stack([rows.slice_index[row], rows.points_yx[row, place_in_row]])
+    return SlicePrompts(points.astype(np.float64), rows.class_index[row])

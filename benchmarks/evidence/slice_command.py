@@ -22,11 +22,11 @@ from evidence.methods.spd import PLANS
 from evidence.slice_method import SliceMethod
 from evidence.slice_models import predict_slices
 from evidence.slice_training import load_trained, train_slices
-from evidence.slices import PromptedSlices
+from evidence.slices import DrawPoints, PromptedSlices
+from evidence.training_points import ConsensusPoints, RawPoints, no_points, stored_saliency
 from spdnet.cli.common import entry_point
 from spdnet.dataset import RawDataset
 from spdnet.errors import ConfigurationError
-from spdnet.files import make_folder, read_json, write_json
 from spdnet.network.precision import get_device
 from spdnet.planning import SPDPlans, SPDSettings, StoredCase
 from spdnet.prompts import SlicePrompts
@@ -48,8 +48,8 @@ def train(args: argparse.Namespace) -> None:
     plans, n_classes = SPDPlans.load(args.preprocessed / f"{PLANS}.json"), len(RawDataset(args.raw).labels)
     folder, settings = args.preprocessed / plans.data_identifier, plans.settings
     cases = [StoredCase(folder, case) for case in StoredCase.list(folder)]
-    prompts = _training_points(method, cases, settings, _distiller(args, settings, n_classes), args.model)
-    data = PromptedSlices(cases, prompts, settings.augmentation, settings.stage1.batch_size, args.seed)
+    points = training_points(method, cases, settings, _distiller(args, settings, n_classes), args.model)
+    data = PromptedSlices(cases, points, settings.augmentation, settings.stage1.batch_size, args.seed)
     torch.manual_seed(args.seed)
     model = method.build(settings, n_classes)
     try:
@@ -73,25 +73,16 @@ def predict(args: argparse.Namespace) -> None:
     predict_test_cases(args.raw, args.prompts, args.o, settings, segment)
 
 
-def _training_points(
+def training_points(
     method: SliceMethod, cases: list[StoredCase], settings: SPDSettings, distiller: Distiller | None, model_folder: Path
-) -> list[SlicePrompts]:
-    """The points of each training case: those of its prompt file or, of these, the consensus (kept in files)."""
+) -> DrawPoints:
+    """Where a method's training points come from; the saliency behind a consensus is kept in the model's folder."""
     if method.points == "none":
-        return [SlicePrompts.empty() for _ in cases]
-    if settings.prompts.source != "files":
-        raise ConfigurationError(f"{method.name} learns from the training cases' own points: promptsTr must have them")
+        return no_points
+    raw = RawPoints(cases, settings)
     if distiller is None:
-        return [case.prompts for case in cases]
-    folder = model_folder / "consensus"
-    make_folder(folder)
-    found = []
-    for case in cases:
-        file = folder / f"{case.case}.json"
-        if not file.exists():
-            write_json(file, distiller.distill(case.slices, case.prompts).to_dict(), indent=None)
-        found.append(SlicePrompts.from_dict(read_json(file, "consensus", "Remove it.")))
-    return found
+        return raw
+    return ConsensusPoints(raw, stored_saliency(distiller, cases, model_folder / "saliency"))
 
 
 def _distiller(args: argparse.Namespace, settings: SPDSettings, n_classes: int) -> Distiller | None:

@@ -7,7 +7,8 @@ way, so that training and prediction look alike to a model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +22,8 @@ from spdnet.training.saliency_stage import slice_table
 from spdnet.training.sampling import BatchRequest, SliceBatch, SliceBatches, draw_batches, draw_transform
 
 SIGMAS_ACROSS = 28  # a point's Gaussian has a standard deviation of 1/28 of the image's side: 2 px at 56 px
+
+DrawPoints = Callable[[int, np.random.Generator], SlicePrompts]
 
 
 @dataclass(frozen=True)
@@ -38,42 +41,53 @@ class PromptedBatch:
 class PromptedSlices(Dataset):
     """Training batches by step. What a step holds depends on the seed and the step alone.
 
+    In every pass over the slices each comes once before any comes again, as in SPD's stage 1, and every case has points
+    drawn anew, as in its stage 2.
+
     Args:
         cases: preprocessed cases.
-        prompts: points of each case, network frame.
+        draw_points: points of a case, by its place in `cases`, network frame.
         augmentation: of the plans.
-        batch_size: slices in a batch; as in SPD's stage 1, every slice comes once before any comes again.
+        batch_size: slices in a batch.
         seed: of all draws.
     """
 
     def __init__(
         self,
         cases: list[StoredCase],
-        prompts: list[SlicePrompts],
+        draw_points: DrawPoints,
         augmentation: AugmentationSettings,
         batch_size: int,
         seed: int,
     ) -> None:
         self.seed = seed
         self._batches = SliceBatches(cases, slice_table(cases), augmentation)
-        self._prompts = prompts
+        self._draw_points = draw_points
         self._is_target = np.concatenate([c.target_slices for c in cases])
         self._batch_size = batch_size
-        self._pass: tuple[int, list[BatchRequest]] = (-1, [])
+        self._pass = -1
+        self._requests: list[BatchRequest] = []
+        self._points: dict[int, SlicePrompts] = {}
 
     def __getitem__(self, step: int) -> PromptedBatch:
         """The batch of a step, from 0."""
-        request = self._request(step)
+        n_batches = -(-len(self._is_target) // self._batch_size)
+        if self._pass != step // n_batches:
+            self._begin_pass(step // n_batches, n_batches)
+        request = self._requests[step % n_batches]
         return PromptedBatch(self._batches[request], self._moved_points(request))
 
-    def _request(self, step: int) -> BatchRequest:
-        n_batches = -(-len(self._is_target) // self._batch_size)
-        number, index = divmod(step, n_batches)
-        if self._pass[0] != number:
-            rng = np.random.default_rng([self.seed, number])
-            rows = draw_batches(self._is_target, self._batch_size, n_batches, rng)
-            self._pass = number, BatchRequest.of_epoch(rows, (self.seed, number))
-        return self._pass[1][index]
+    def _begin_pass(self, number: int, n_batches: int) -> None:
+        rng = np.random.default_rng([self.seed, number])
+        rows = draw_batches(self._is_target, self._batch_size, n_batches, rng)
+        self._pass, self._requests, self._points = number, BatchRequest.of_epoch(rows, (self.seed, number)), {}
+
+    def _points_of(self, case: int) -> SlicePrompts:
+        """The points of a case in this pass."""
+        if case not in self._points:
+            name = zlib.crc32(self._batches.cases[case].case.encode())
+            self._points[case] = self._draw_points(case, np.random.default_rng([self.seed, self._pass, name]))
+        return self._points[case]
 
     def _moved_points(self, request: BatchRequest) -> SlicePrompts:
         """The points of the slices, by the transforms that `augment` draws first from the same seeds."""
@@ -81,7 +95,7 @@ class PromptedSlices(Dataset):
         moved = []
         for (case, number), seed in zip(self._batches.slice_table[request.rows], request.seeds, strict=True):
             transform = draw_transform(self._batches.augmentation, np.random.default_rng(seed))
-            own = self._prompts[case].of_slices(number, number + 1)
+            own = self._points_of(int(case)).of_slices(number, number + 1)
             moved.append(own.transformed(transform, self._batches.cases[case].mapping.image_size))
         return stack_slices(moved)
 

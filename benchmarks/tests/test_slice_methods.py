@@ -32,6 +32,7 @@ from evidence.slice_method import SliceMethod
 from evidence.slice_models import PromptedSam, SliceModel, build_plain_sam, predict_slices
 from evidence.slice_training import FINAL, LATEST, load_trained, train_slices
 from evidence.slices import PromptedBatch, PromptedSlices, boxes_round_points, heat_maps, stack_slices
+from evidence.training_points import RawPoints
 from evidence.workspace import Workspace
 from spdnet.cli import plan_and_preprocess, simulate_prompts
 from spdnet.cli import train as train_command
@@ -40,6 +41,7 @@ from spdnet.errors import ConfigurationError
 from spdnet.geometry import CaseMapping, ImageGeometry
 from spdnet.inference.volume import predict_volume
 from spdnet.planning import SPDPlans, SPDSettings, StoredCase
+from spdnet.planning.plans import AugmentationSettings
 from spdnet.planning.storage import CaseWriter
 from spdnet.prompts import ALL_CLASSES, SliceBoxes, SlicePrompts
 from spdnet.tests.tiny import (
@@ -115,7 +117,7 @@ def stored_cases(workspace: Workspace) -> list[StoredCase]:
 def training_data(workspace: Workspace, settings: SPDSettings, kind: type[PromptedSlices]) -> PromptedSlices:
     """Batches of its cases with their raw points."""
     cases = stored_cases(workspace)
-    return kind(cases, [c.prompts for c in cases], settings.augmentation, 4, 5)
+    return kind(cases, RawPoints(cases, settings), settings.augmentation, 4, 5)
 
 
 def fresh(method: SliceMethod, settings: SPDSettings, seed: int = 0) -> SliceModel:
@@ -146,7 +148,7 @@ def test_points_move_with_their_slices(tmp_path: Path) -> None:
     grid = ImageGeometry(shape, (4.0, 1.0, 1.0))
     CaseWriter(tmp_path, "dots").write(masks[:, :1] * 0.5, masks, None, mapping, grid, given)
     case, augmentation = StoredCase(tmp_path, "dots"), replace(tiny_settings().augmentation, flip_rows=True)
-    data = PromptedSlices([case], [case.prompts], augmentation, 4, 3)
+    data = PromptedSlices([case], lambda index, rng: case.prompts, augmentation, 4, 3)
     moved = 0
     for step in range(6):
         batch = data[step]
@@ -187,6 +189,32 @@ def test_every_step_is_drawn_anew_and_repeats_itself(workspace: InProcess, setti
     assert not torch.equal(again.slices.images, other.slices.images)
 
 
+@pytest.mark.parametrize(("share", "are_drawn_anew"), [(0.0, False), (1.0, True)])
+def test_points_are_drawn_anew_in_every_pass_as_the_plans_say(
+    share: float, are_drawn_anew: bool, workspace: InProcess, settings: SPDSettings
+) -> None:
+    prompts = replace(settings.prompts, imitated_share=share)
+    plain = AugmentationSettings(0.0, (1.0, 1.0), False, False, False)
+    cases = stored_cases(workspace)
+    n_slices = sum(len(c.slices) for c in cases)
+    data = PromptedSlices(cases, RawPoints(cases, replace(settings, prompts=prompts)), plain, n_slices, 5)
+
+    def by_slice(step: int) -> dict[str, list[list[float]]]:
+        batch = data[step]
+        found = [batch.prompts.of_slices(i, i + 1).points_syx.tolist() for i in range(n_slices)]
+        return dict(zip(batch.slices.names, found, strict=True))
+
+    first, second = by_slice(0), by_slice(1)
+    assert first.keys() == second.keys() and any(first.values())
+    assert (first != second) == are_drawn_anew
+    assert by_slice(0) == first
+    if not are_drawn_anew:
+        for case in cases:
+            own = [case.prompts.of_slices(i, i + 1).points_syx[:, 1:].tolist() for i in range(len(case.slices))]
+            for i, expected in enumerate(own):
+                assert [p[1:] for p in first[f"{case.case}, slice {i}"]] == pytest.approx(expected)
+
+
 def test_boxes_lie_round_the_points_of_each_class_and_slice() -> None:
     given = points([[0, 10, 20, 0], [0, 14.5, 12, ALL_CLASSES], [2, 30, 31, 1]])
     boxes = boxes_round_points(given, 2)
@@ -223,11 +251,13 @@ def test_consensus_takes_the_place_of_the_points_in_training_and_prediction(
 ) -> None:
     method, cases = METHODS["unet_consensus"], stored_cases(workspace)
     distiller = Distiller(settings, 2, shared_stage1(workspace), CPU)
-    for _ in range(2):  # computed, then read
-        found = slice_command._training_points(method, cases, settings, distiller, tmp_path)
-        for case, own in zip(cases, found, strict=True):
-            expected = distiller.distill(case.slices, case.prompts)
-            assert np.array_equal(own.points_syx, expected.points_syx) and len(own) != len(case.prompts)
+    drawn_from_files = replace(settings, prompts=replace(settings.prompts, imitated_share=0.0))
+    for _ in range(2):  # saliency computed, then read
+        draw = slice_command.training_points(method, cases, drawn_from_files, distiller, tmp_path)
+        for index, case in enumerate(cases):
+            own, expected = draw(index, np.random.default_rng(0)), distiller.distill(case.slices, case.prompts)
+            assert own.points_syx == pytest.approx(expected.points_syx) and len(own) != len(case.prompts)
+    assert {f.name for f in tmp_path.glob("saliency/*")} == {f"{c.case}.npy" for c in cases}
     method.train(workspace)
     method.predict(workspace, workspace.prompts("recipe"), tmp_path / "found")
     model = fresh(method, settings)
@@ -322,19 +352,6 @@ def test_points_reach_the_models_that_are_to_have_them(name: str, settings: SPDS
         assert changed.tolist() == [[True, False], [False, True]]  # each class of each slice has its own prompt
     else:
         assert changed.any(dim=1).all()
-
-
-def test_without_points_of_the_training_cases_nothing_is_learnt_from_them(
-    workspace: InProcess, settings: SPDSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plans = SPDPlans.load(workspace.preprocessed() / "SPDPlans.json")
-    simulated = replace(settings, prompts=replace(settings.prompts, source="simulated"))
-    (tmp_path / "SPDPlans_2d").symlink_to(workspace.preprocessed() / "SPDPlans_2d")
-    replace(plans, settings=simulated).save(tmp_path / "SPDPlans.json")
-    folders = ["-raw", str(workspace.raw), "-preprocessed", str(tmp_path), "-model", str(tmp_path / "model")]
-    with pytest.raises(SystemExit):
-        slice_command.main(["train", "medsam_points", *folders, "-steps", "1", "-seed", "0", "-device", "cpu"])
-    assert "promptsTr must have them" in capsys.readouterr().err
 
 
 @needs_monai

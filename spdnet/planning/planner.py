@@ -18,7 +18,6 @@ from spdnet.planning.embedding_rule import choose_storage
 from spdnet.planning.fingerprint import CaseFingerprint, Fingerprint
 from spdnet.planning.nnunet_plans import nnunet_keys
 from spdnet.planning.plans import (
-    AgreementSettings,
     AugmentationSettings,
     ConsistencySettings,
     DistillationSettings,
@@ -35,7 +34,6 @@ from spdnet.prompts.imitation import recipe_like
 
 # A target that is only two or three tokens wide cannot be delineated. Four is a choice, not yet a measured one.
 MIN_TOKENS_ACROSS_TARGET = 4.0
-COVERAGE_WITHOUT_PEAKS = 0.8  # of the target's slices
 IMITATED_SHARE = 0.5  # of the training prompts, where there are files; see docs/results.md
 # Largest input by device: beyond it a slice costs more than a user would wait for.
 LARGEST_IMAGE = {("lite", "cpu"): 112, ("lite", "cuda"): 224, ("vit", "cpu"): 224, ("vit", "cuda"): 448}
@@ -231,34 +229,15 @@ class SPDPlanner:
         return augmentation
 
     def choose_distillation(self) -> DistillationSettings:
-        """The paper's tau and n; a 2D data set has no neighbours.
-
-        Scattered points must agree with those of neighbouring slices. Where the points reach most of the target's
-        slices, a slice without a trusted one gets none; where they leave gaps, the peak of its saliency.
-        """
-        f = self.fingerprint
-        flat = all(c.n_slices == 1 for c in f.cases)
-        settings = DistillationSettings(n_context=0) if flat else DistillationSettings()
+        """The paper's tau and n; a 2D data set has no neighbours."""
+        flat = all(c.n_slices == 1 for c in self.fingerprint.cases)
+        settings = DistillationSettings()
         self.reasons["distillation"] = (
             "2D images have no neighbouring slices: local validation only"
             if flat
             else "tau 0.5 and n 2 as in the paper"
         )
-        statistics = f.prompt_statistics
-        kind = f.prompt_type if statistics is not None else "points"  # the recipe's
-        coverage = statistics.coverage if statistics is not None else 1.0
-        if kind == "points" and coverage >= COVERAGE_WITHOUT_PEAKS:
-            settings = replace(settings, empty_consensus="decode")
-            self.reasons["empty_consensus"] = (
-                f"points inside the target in {100 * coverage:.0f} % of its slices, so a slice without a trusted one "
-                "hardly holds target: no peak of the saliency in their place"
-            )
-        if kind == "points" and not flat:
-            settings = replace(settings, agreement=AgreementSettings("neighbours"))
-            self.reasons["agreement"] = (
-                "scattered points: those of the target agree from slice to slice, chance does not"
-            )
-        return settings
+        return replace(settings, n_context=0) if flat else settings
 
     def choose_prompts(self) -> PromptSettings:
         """Prompt files where every training case has one, and points that resemble theirs; else such points alone.
@@ -355,12 +334,10 @@ class SPDPlannerPaper(SPDPlanner):
         )
 
     def choose_distillation(self) -> DistillationSettings:
-        """All salient points are trusted; a slice without any gets none."""
+        """A slice without trusted points gets none."""
         settings = super().choose_distillation()
-        for name in ("empty_consensus", "agreement"):
-            self.reasons.pop(name, None)
         self.reasons["distillation"] += "; slices without trusted points are decoded without any"
-        return replace(settings, empty_consensus="decode", agreement=AgreementSettings())
+        return replace(settings, empty_consensus="decode")
 
     def choose_prompts(self) -> PromptSettings:
         """Files as they are."""

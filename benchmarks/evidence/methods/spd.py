@@ -159,6 +159,7 @@ METHODS: dict[str, SPD] = {
         SPD("saliency", "saliency map alone", "ablation", False, model="spd", prediction=("--no_prompts",)),
         SPD("sam_tuning", "SAM-Tuning", "SAM", trainer="SPDTrainerSAMTuning", shares_stage1=False),
         SPD("ceiling", "ceiling: true points only", "ceiling", False, "SPDTrainerTruePoints", true_prompts=True),
+        SPD("agreement", "SPD, agreement, no peak", "SPD", trainer="SPDTrainerAgreement"),
         _choice("agreement_on", "SPD, agreement on", distillation={"agreement": AgreementSettings("neighbours")}),
         _choice("agreement_off", "SPD, agreement off", distillation={"agreement": AgreementSettings()}),
         _choice("peak_on", "SPD, peak on", distillation={"empty_consensus": "peak"}),

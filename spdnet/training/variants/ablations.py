@@ -116,13 +116,14 @@ class SPDTrainerEmptyMask(SPDTrainer):
         return replace(settings, distillation=replace(settings.distillation, empty_consensus="empty"))
 
 
-class SPDTrainerNoAgreement(SPDTrainer):
-    """Every salient point is trusted, whatever those of the slices around it say."""
+class SPDTrainerAgreement(SPDTrainer):
+    """For targets beside something that looks like them: points must agree from slice to slice, and no peaks."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """Agreement off."""
-        return replace(settings, distillation=replace(settings.distillation, agreement=AgreementSettings()))
+        """Agreement of neighbouring slices; a slice without trusted points gets none."""
+        rule = AgreementSettings("neighbours")
+        return replace(settings, distillation=replace(settings.distillation, agreement=rule, empty_consensus="decode"))
 
 
 class SPDTrainerNoPeak(SPDTrainer):
