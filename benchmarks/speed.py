@@ -131,7 +131,7 @@ def measure(args: argparse.Namespace, device: torch.device, folder: Path) -> dic
     if not args.no_files:
         report["start_s"] = time_start(args)
     if plans is not None and not args.no_training:
-        report["training"] = [time_training(args, plans, number, device) for number in (1, 2)]
+        report["training"] = [time_training(args, plans, number, device) for number in args.training_stages]
     return report
 
 
@@ -609,6 +609,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-repeats", type=int, default=5)
     parser.add_argument("-official_slices", type=int, default=2, help="that the official loop takes")
     parser.add_argument("-training_batches", type=int, default=10, help="of an epoch")
+    parser.add_argument("-training_stages", type=int, nargs="+", choices=(1, 2), default=(1, 2), help="default: both")
     parser.add_argument("-threads", type=int, help="of torch on the CPU (default: torch's)")
     parser.add_argument("--random_weights", action="store_true", help="do not look for SAM's published weights")
     parser.add_argument("--no_official", action="store_true")
