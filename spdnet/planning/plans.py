@@ -109,6 +109,15 @@ class AgreementSettings:
     radius: float = 1 / 7
     min_probability: float = 0.9
 
+    def __post_init__(self) -> None:
+        name = "spd.distillation.agreement"
+        if self.n_slices < 1:
+            raise PlansError(f"{name}.n_slices is {self.n_slices}; it must be 1 or more")
+        if not 0 < self.radius < math.inf:
+            raise PlansError(f"{name}.radius is {self.radius}; it must be above 0")
+        if not 0 < self.min_probability < 1:
+            raise PlansError(f"{name}.min_probability is {self.min_probability}; it must be between 0 and 1")
+
 
 @dataclass(frozen=True)
 class DistillationSettings:
