@@ -383,19 +383,9 @@ def test_a_unet_learns_a_volume_and_finds_it_on_the_images_grid(tmp_path: Path) 
 @pytest.mark.slow
 @needs_monai
 def test_the_command_goes_on_after_sigterm(workspace: InProcess, tmp_path: Path) -> None:
-    arguments = ["-raw", workspace.raw, "-preprocessed", workspace.preprocessed(), "-model", tmp_path, "-seed", "0"]
-    command = [
-        sys.executable,
-        "-m",
-        "evidence.slice_command",
-        "train",
-        "unet",
-        *arguments,
-        "-steps",
-        "150",
-        "-seed",
-        "0",
-    ]
+    folders = ["-raw", workspace.raw, "-preprocessed", workspace.preprocessed(), "-model", tmp_path]
+    command = [sys.executable, "-m", "evidence.slice_command", "train", "unet", *folders]
+    command += ["-steps", "150", "-seed", "0", "-device", "cpu"]
     log = tmp_path / "log.txt"
     with log.open("w") as output:
         process = subprocess.Popen(command, env=workspace.environment(), stdout=output, stderr=output)
