@@ -33,7 +33,7 @@ setup(
     name="spdnet",
     version="0.1.0",
     description="Segment Anything with unreliable point prompts, as an nnU-Net-style pipeline",
-    long_description=Path(__file__).with_name("README.md").read_text(),
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",

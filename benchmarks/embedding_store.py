@@ -108,7 +108,7 @@ def main() -> None:
         "recomputed_dice": dice[False],
         "runs": runs,
     }
-    args.o.write_text(json.dumps(result, indent=1))
+    args.o.write_text(json.dumps(result, indent=1), encoding="utf-8")
     print(
         f"epoch of stage 2: {medians[True]:.2f} s stored, {medians[False]:.2f} s encoded: {result['ratio']:.1f} times"
     )

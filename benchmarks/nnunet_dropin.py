@@ -144,7 +144,9 @@ class DropIn:
         self.seconds[key] = round(time.perf_counter() - start, 1)
         logs = self.work / "logs"
         logs.mkdir(exist_ok=True)
-        (logs / f"{len(self.seconds) - 1:02d}_{words[0]}.txt").write_text(f"{' '.join(words)}\n\n{output}")
+        (logs / f"{len(self.seconds) - 1:02d}_{words[0]}.txt").write_text(
+            f"{' '.join(words)}\n\n{output}", encoding="utf-8"
+        )
         print(f"{self.seconds[key]:6.1f} s  {' '.join(words)}", flush=True)
         if done.returncode:
             raise DropInError(f"{' '.join(words)}: exit status {done.returncode}\n{output[-4000:]}")
@@ -187,7 +189,7 @@ def make_dataset(dropin: DropIn, source: Path) -> None:
         subset = "Tr" if index < dropin.n_cases else "Ts"
         image = sitk.ReadImage(str(source / "imagesTr" / f"{case}_0000.nii.gz"), sitk.sitkFloat32)
         write_case(dropin, case, subset, image, sitk.ReadImage(str(label_file), sitk.sitkUInt8))
-    (dropin.raw / "dataset.json").write_text(json.dumps(description, indent=4))
+    (dropin.raw / "dataset.json").write_text(json.dumps(description, indent=4), encoding="utf-8")
 
 
 def write_case(dropin: DropIn, case: str, subset: str, image: sitk.Image, label: sitk.Image) -> None:
@@ -240,11 +242,11 @@ def plan(dropin: DropIn, program: tuple[str, str]) -> None:
         options = ["-c", "2d", "-np", "1", "-npfp", "1"]
         dropin.run("nnUNetv2_plan_and_preprocess", "-d", "504", *options, "--verify_dataset_integrity")
     file = dropin.preprocessed / f"{program[1]}.json"
-    plans = json.loads(file.read_text())
+    plans = json.loads(file.read_text(encoding="utf-8"))
     plans["configurations"]["2d"]["batch_size"] = BATCH_SIZE
     for stage in (plans["spd"]["stage1"], plans["spd"]["stage2"]) if program == SPD else ():
         stage |= {"batch_size": BATCH_SIZE, "iterations_per_epoch": dropin.iterations}
-    file.write_text(json.dumps(plans, indent=4))
+    file.write_text(json.dumps(plans, indent=4), encoding="utf-8")
 
 
 def train(dropin: DropIn, program: tuple[str, str]) -> None:
@@ -281,7 +283,7 @@ def check_splits(dropin: DropIn) -> None:
     """`splits_final.json` is what nnU-Net would make, and both programs validated by it."""
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-    splits = json.loads((dropin.preprocessed / "splits_final.json").read_text())
+    splits = json.loads((dropin.preprocessed / "splits_final.json").read_text(encoding="utf-8"))
     cases = sorted(f.name.removesuffix(dropin.ending) for f in (dropin.raw / "labelsTr").iterdir())
     expected = [{k: list(v) for k, v in split.items()} for split in generate_crossval_split(cases)]
     dropin.check("splits_final.json is the one that nnU-Net makes", splits == expected, splits)
@@ -341,20 +343,20 @@ def accumulate(dropin: DropIn) -> None:
 
 def case_scores(summary: Path) -> dict[str, dict[str, dict[str, float]]]:
     """Metrics by case and class."""
-    content = json.loads(summary.read_text())
+    content = json.loads(summary.read_text(encoding="utf-8"))
     return {Path(c["prediction_file"]).name: c["metrics"] for c in content["metric_per_case"]}
 
 
 def mean_dice(summary: Path) -> float:
     """`foreground_mean` Dice."""
-    return float(json.loads(summary.read_text())["foreground_mean"]["Dice"])
+    return float(json.loads(summary.read_text(encoding="utf-8"))["foreground_mean"]["Dice"])
 
 
 def find_best_of_each(dropin: DropIn) -> None:
     """nnU-Net's own search, on either model alone."""
     for trainer, plans in (NNUNET, SPD):
         dropin.run("nnUNetv2_find_best_configuration", "504", "-c", "2d", "-tr", trainer, "-p", plans, "-np", "1")
-        found = json.loads((dropin.results / "inference_information.json").read_text())
+        found = json.loads((dropin.results / "inference_information.json").read_text(encoding="utf-8"))
         name = f"{trainer}__{plans}__2d"
         score = mean_dice(dropin.crossvalidation((trainer, plans)) / "summary.json")
         dropin.check(f"nnU-Net finds the score of {trainer}", found["all_results"] == {name: score}, found)
@@ -413,8 +415,10 @@ def check_evaluation(dropin: DropIn) -> None:
     from spdnet.evaluation import nnunet_summary
 
     theirs = evaluate_folder(dropin, "pred_spd")
-    content = json.loads((dropin.model(SPD) / "dataset.json").read_text())
-    reader = get_reader(json.loads((dropin.model(SPD) / "plans.json").read_text())["image_reader_writer"])
+    content = json.loads((dropin.model(SPD) / "dataset.json").read_text(encoding="utf-8"))
+    reader = get_reader(
+        json.loads((dropin.model(SPD) / "plans.json").read_text(encoding="utf-8"))["image_reader_writer"]
+    )
     pairs = [(f, dropin.work / "pred_spd" / f.name) for f in sorted((dropin.raw / "labelsTs").iterdir())]
     ours = nnunet_summary(pairs, reader, Labels.from_dataset_json(content))["foreground_mean"]["Dice"]
     same = abs(theirs - ours) <= TOLERANCE or (np.isnan(theirs) and np.isnan(ours))
@@ -494,8 +498,8 @@ def plot_overlays(dropin: DropIn) -> None:
 def find_best(dropin: DropIn) -> None:
     """spd_find_best compares both and their ensemble; the instructions that it writes are carried out."""
     printed = dropin.run("spd_find_best", "504", "-np", "1")
-    instructions = (dropin.results / "inference_instructions.txt").read_text()
-    found = json.loads((dropin.results / "inference_information.json").read_text())["all_results"]
+    instructions = (dropin.results / "inference_instructions.txt").read_text(encoding="utf-8")
+    found = json.loads((dropin.results / "inference_information.json").read_text(encoding="utf-8"))["all_results"]
     names = {key: dropin.model(program).name for key, program in (("SPD", SPD), ("nnU-Net", NNUNET))}
     together = [name for name in found if name.startswith("ensemble___")]
     dropin.check(
@@ -508,7 +512,7 @@ def find_best(dropin: DropIn) -> None:
     follow(dropin, instructions, "best")
     trainer_alone = dropin.run("spd_find_best", "504", "-np", "1", "-m", names["SPD"])
     dropin.check("a single model of SPD gets its own command", "spd_predict -d" in trainer_alone, trainer_alone[-2000:])
-    follow(dropin, (dropin.results / "inference_instructions.txt").read_text(), "spd_alone")
+    follow(dropin, (dropin.results / "inference_instructions.txt").read_text(encoding="utf-8"), "spd_alone")
 
 
 def follow(dropin: DropIn, instructions: str, name: str) -> None:
@@ -570,7 +574,7 @@ def run_all(dropin: DropIn, source: Path) -> dict[str, Any]:
         **dropin.found,
         "seconds": dropin.seconds,
     }
-    (dropin.work / "dropin.json").write_text(json.dumps(report, indent=4))
+    (dropin.work / "dropin.json").write_text(json.dumps(report, indent=4), encoding="utf-8")
     return report
 
 

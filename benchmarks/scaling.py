@@ -44,7 +44,7 @@ def write_dataset(folder: Path, n_cases: int) -> None:
         write_volume(folder / f"images{subset}" / f"{name}_0000.nii.gz", image, np.eye(3), (2.0, 1.0, 1.0))
         write_volume(folder / f"labels{subset}" / f"{name}.nii.gz", label.astype(np.uint8), np.eye(3), (2.0, 1.0, 1.0))
     content = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "ball": 1}, "numTraining": n_cases}
-    (folder / "dataset.json").write_text(json.dumps({**content, "file_ending": ".nii.gz"}))
+    (folder / "dataset.json").write_text(json.dumps({**content, "file_ending": ".nii.gz"}), encoding="utf-8")
 
 
 def run_step(step: str, n_processes: int) -> None:
@@ -63,10 +63,10 @@ def run_step(step: str, n_processes: int) -> None:
         plan_and_preprocess.main(["-d", "900", *options])
     elif step == "train":  # fixed iterations of stage 1; stage 2 encodes all slices
         file = Path(os.environ["nnUNet_preprocessed"]) / DATASET / "SPDPlans.json"
-        plans = json.loads(file.read_text())
+        plans = json.loads(file.read_text(encoding="utf-8"))
         for stage in ("stage1", "stage2"):
             plans["spd"][stage]["iterations_per_epoch"] = 10
-        file.write_text(json.dumps(plans))
+        file.write_text(json.dumps(plans), encoding="utf-8")
         train.main(["900", "all", "-epochs", "1", "1", "-device", "cpu", "-batch_size", "8"])
     else:
         output = raw.parent.parent / "predictions"
@@ -133,7 +133,7 @@ def main() -> None:
         "processes": args.np,
         "slices": results,
     }
-    args.o.with_suffix(".json").write_text(json.dumps(content, indent=1))
+    args.o.with_suffix(".json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     draw(results, args.o.with_suffix(".png"))
 
 

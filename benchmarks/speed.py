@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     print(table(report))
     if args.o is not None:
         args.o.parent.mkdir(parents=True, exist_ok=True)
-        args.o.write_text(json.dumps(report, indent=1) + "\n")
+        args.o.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(args: argparse.Namespace, device: torch.device, folder: Path) -> dict[str, Any]:
@@ -388,7 +388,7 @@ def prepare_data(args: argparse.Namespace, folder: Path) -> SPDPlans:
         write_case(raw, subset, f"case_{index:03d}", shape, args.classes, rng)
     labels = {"background": 0} | {f"class{k + 1}": k + 1 for k in range(args.classes)}
     content = {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": n_train, "file_ending": ".nii.gz"}
-    (raw / "dataset.json").write_text(json.dumps(content))
+    (raw / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     with contextlib.redirect_stdout(io.StringIO()):
         sizes = ["-sam", args.backbone, "-image_size", str(args.image_size), "-device", "cpu"]
         plan_and_preprocess.main(["-d", "599", "-np", "1", "-gpu_memory_target", "8", *sizes])
@@ -474,7 +474,7 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak_memory_mib(device: torch.device) -> float:
@@ -482,7 +482,7 @@ def peak_memory_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -497,7 +497,7 @@ def write_profiles(routes: dict[str, Route], folder: Path, device: torch.device)
             route.run()
             synchronize(device)
         text = profiler.key_averages().table(sort_by=key, row_limit=30, max_name_column_width=50)
-        (folder / f"{name.replace(' ', '_').replace(',', '')}.txt").write_text(text)
+        (folder / f"{name.replace(' ', '_').replace(',', '')}.txt").write_text(text, encoding="utf-8")
 
 
 # ---- the report -------------------------------------------------------------------------------------------
@@ -553,7 +553,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def _processor() -> str:
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     return platform.processor()
 

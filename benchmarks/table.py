@@ -38,7 +38,7 @@ SEED = 0
 
 def per_case(file: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean over the classes for every case, and the number of slices of the case."""
-    cases = [list(c["classes"].values()) for c in json.loads(file.read_text())["cases"]]
+    cases = [list(c["classes"].values()) for c in json.loads(file.read_text(encoding="utf-8"))["cases"]]
     values = np.array([[k[metric] for k in classes] for classes in cases], dtype=float)  # null becomes NaN
     slices = np.array([classes[0]["n_slices"] for classes in cases], dtype=float)
     return np.nanmean(values, axis=1), slices

@@ -135,7 +135,7 @@ class RunRecord:
         Raises:
             ValueError: it has another format.
         """
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
             raise ValueError(f"{file}: not format {FORMAT}")
         job, budget = content.pop("job"), content.pop("budget")
@@ -170,7 +170,9 @@ def hardware() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         names = [
-            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+            line.split(":")[1].strip()
+            for line in cpuinfo.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
         ]
         found["processor"] = names[0] if names else platform.processor()
     if torch.cuda.is_available():

@@ -128,7 +128,7 @@ class Workspace:
             words[0] = str(program)
         file = self.root / "logs" / f"{log}.txt"
         file.parent.mkdir(exist_ok=True)
-        with file.open("a") as output, self.measured(counts_for) as measure:
+        with file.open("a", encoding="utf-8") as output, self.measured(counts_for) as measure:
             output.write(f"$ {' '.join(words)}\n")
             output.flush()
             process = subprocess.Popen(
@@ -149,7 +149,7 @@ class Workspace:
                 process.wait()
                 raise
         if status:
-            end = file.read_text(errors="replace").replace("\r", "\n")[-2000:]
+            end = file.read_text(errors="replace", encoding="utf-8").replace("\r", "\n")[-2000:]
             raise CommandFailed(f"{' '.join(words)} ended with status {status}:\n{end}")
 
     @contextmanager
@@ -169,7 +169,7 @@ class Workspace:
     def measurements(self) -> dict[str, Measurement]:
         """What was measured so far, by "METHOD/train" and so on."""
         file = self.root / "measurements.json"
-        content = json.loads(file.read_text()) if file.exists() else {}
+        content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         return {name: Measurement(**numbers) for name, numbers in content.items()}
 
 
@@ -194,7 +194,7 @@ def _wait(process: subprocess.Popen[bytes], limit_s: float | None, measure: Meas
 def _family(pid: int) -> list[int]:
     """A process and all below it."""
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
     except OSError:  # it has ended, or this is not Linux
         children = []
     return [pid, *(p for child in children for p in _family(int(child)))]
@@ -203,7 +203,7 @@ def _family(pid: int) -> list[int]:
 def _peak_mib(pid: int) -> float:
     """Largest resident memory of a running process, 0 if that cannot be told."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0.0
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0.0)

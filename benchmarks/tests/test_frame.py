@@ -38,7 +38,7 @@ def test_a_record_is_read_as_it_was_stored(tmp_path: Path) -> None:
     assert file == tmp_path / "trial/phantom/fold1/native/n_6/seed_3/spd@bad50.json"
     assert RunRecord.load(file) == record == stored_records(tmp_path)[0]
     assert {"python", "spdnet", "torch", "commit"} <= set(record.versions) and record.hardware["cores"] > 0
-    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 0}))
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "format": 0}), encoding="utf-8")
     with pytest.raises(ValueError, match="not format 1"):
         RunRecord.load(file)
 
@@ -54,12 +54,12 @@ def test_a_command_runs_in_the_workspace_and_is_measured(workspace: Workspace) -
     code = f"import os, time, evidence; b = b'x' * (300 << 20); time.sleep(0.5); {write}"
     workspace.run(python(code), "log", "m/train")
     first = workspace.measurements()["m/train"]
-    assert (workspace.root / "nnUNet_results" / "out").read_text() == "x"
+    assert (workspace.root / "nnUNet_results" / "out").read_text(encoding="utf-8") == "x"
     assert 300 < first.peak_mib < 400 and 0 < first.seconds < 60
     workspace.run(python("print('again')"), "log", "m/train")
     second = workspace.measurements()["m/train"]
     assert second.seconds > first.seconds and second.peak_mib == first.peak_mib
-    assert "again" in (workspace.root / "logs" / "log.txt").read_text()
+    assert "again" in (workspace.root / "logs" / "log.txt").read_text(encoding="utf-8")
 
 
 def test_a_failed_command_tells_its_end_and_is_measured_too(workspace: Workspace) -> None:
@@ -82,12 +82,12 @@ time.sleep(60)
     started = time.monotonic()
     with pytest.raises(OutOfTime):
         workspace.run(python(saves), "log", "m/train")
-    assert (tmp_path / "ready").exists() and (tmp_path / "saved").read_text() == "all"
+    assert (tmp_path / "ready").exists() and (tmp_path / "saved").read_text(encoding="utf-8") == "all"
     assert 3 <= time.monotonic() - started < 30
     assert workspace.measurements()["m/train"].seconds >= 3
     with pytest.raises(OutOfTime):
         workspace.run(python("print('never')"), "log")
-    assert "never" not in (workspace.root / "logs" / "log.txt").read_text()
+    assert "never" not in (workspace.root / "logs" / "log.txt").read_text(encoding="utf-8")
 
 
 def test_methods_have_the_names_they_are_listed_by() -> None:

@@ -46,7 +46,8 @@ def case_with_points(folder: Path, stored: str, points_zyx: list[tuple[float, fl
     write_volume(image, values, STORED[stored], SPACING_ZYX_MM)
     (folder / "dataset.json").write_text(
         '{"channel_names": {"0": "MRI"}, "labels": {"background": 0, "one": 1, "two": 2}, "numTraining": 0,'
-        ' "file_ending": ".nii.gz", "overwrite_image_reader_writer": "SimpleITKIO"}'
+        ' "file_ending": ".nii.gz", "overwrite_image_reader_writer": "SimpleITKIO"}',
+        encoding="utf-8",
     )
     points = get_reader("SimpleITKIO").read_geometry(image).voxel_to_world(np.array(points_zyx))
     (folder / "prompts").mkdir()
@@ -156,7 +157,7 @@ LOGS = {
 
 def test_log_of_a_continued_training_has_every_epoch_once(tmp_path: Path) -> None:
     for hour, (name, text) in enumerate(LOGS.items()):
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="utf-8")
         os.utime(tmp_path / name, (hour, hour))
     np.testing.assert_allclose(pseudo_dices(tmp_path), [0.2, 0.5, 0.7, 0.9])
 
@@ -240,7 +241,10 @@ def test_row_runs_in_a_workspace(tmp_path: Path, name: str) -> None:
             if name != "nnunet":
                 channels[noise, case.case] = channels_of(workspace.root / "channels" / name, case.case, 1, 2)
     (plans,) = (workspace.root / "nnUNet_preprocessed").glob("*/nnUNetPlans.json")
-    (schemes,) = {tuple(c["normalization_schemes"]) for c in json.loads(plans.read_text())["configurations"].values()}
+    (schemes,) = {
+        tuple(c["normalization_schemes"])
+        for c in json.loads(plans.read_text(encoding="utf-8"))["configurations"].values()
+    }
     assert schemes == ("ZScoreNormalization", *["NoNormalization"] * (0 if name == "nnunet" else 2))
     for (noise, case), maps in channels.items():
         assert all(m.any() for m in maps)

@@ -35,7 +35,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("sam2")
     content = OmegaConf.load(str(files("sam2") / "configs" / "sam2.1" / "sam2.1_hiera_t.yaml"))
     content.model.image_size = MODEL_SIZE
-    (folder / "tiny.yaml").write_text("# @package _global_\n" + OmegaConf.to_yaml(content))
+    (folder / "tiny.yaml").write_text("# @package _global_\n" + OmegaConf.to_yaml(content), encoding="utf-8")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = instantiate(content.model, _recursive_=True)

@@ -387,17 +387,17 @@ def test_the_command_goes_on_after_sigterm(workspace: InProcess, tmp_path: Path)
     command = [sys.executable, "-m", "evidence.slice_command", "train", "unet", *folders]
     command += ["-steps", "150", "-seed", "0", "-device", "cpu"]
     log = tmp_path / "log.txt"
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(command, env=workspace.environment(), stdout=output, stderr=output)
         end = time.monotonic() + 600
-        while "step 50:" not in log.read_text():
+        while "step 50:" not in log.read_text(encoding="utf-8"):
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait(300) == EXIT_STATUS and (tmp_path / LATEST).exists()
         subprocess.run(command, env=workspace.environment(), stdout=output, stderr=output, check=True, timeout=600)
     assert (tmp_path / FINAL).exists()
-    assert [int(n) for n in re.findall(r"step (\d+):", log.read_text())] == [50, 100, 150]
+    assert [int(n) for n in re.findall(r"step (\d+):", log.read_text(encoding="utf-8"))] == [50, 100, 150]
 
 
 # ---- losses and what is tuned -----------------------------------------------------------------------------

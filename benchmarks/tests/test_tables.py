@@ -256,13 +256,13 @@ def test_report_is_the_same_each_time_and_shows_every_figure(tmp_path: Path) -> 
     files = sorted(f.name for f in first.parent.iterdir())
     assert files == sorted(f.name for f in second.parent.iterdir())
     assert first.read_bytes() == second.read_bytes()
-    shown = re.findall(r"!\[.*?\]\((.*?)\)", first.read_text())
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", first.read_text(encoding="utf-8"))
     assert sorted(shown) == [name for name in files if name.endswith(".png")]
     assert any("noise" in name for name in shown) and any("volumes" in name for name in shown)
 
 
 def test_report_says_which_figures_have_no_records(tmp_path: Path) -> None:
-    text = report.write_report(full_collection(), tmp_path).read_text()
+    text = report.write_report(full_collection(), tmp_path).read_text(encoding="utf-8")
     (line,) = [x for x in text.splitlines() if x.startswith("Figures without records") and "noise" not in x]
     for title in ("Figure 5", "Figure 6", "Figure 7", "SAM 2"):
         assert title in line
@@ -273,7 +273,7 @@ def test_command_reads_stored_records(tmp_path: Path, monkeypatch: pytest.Monkey
         stored.save(tmp_path / "results")
     monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path / "results"), "-o", str(tmp_path / "out")])
     assert report.main() == 0
-    text = (tmp_path / "out" / "report.md").read_text()
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "## Tube phantom; test part; all training volumes" in text
     base = 100 * BASE.mean()
     assert f"**{base + 8:.1f}**" in text

@@ -112,7 +112,7 @@ def _print_table(predictions: dict[str, Path]) -> None:
     """Mean over the test volumes, with 95 % intervals, as spd_evaluate left them."""
     print(f"\n{'method':<16} {'slice DSC':>10} {'95 % interval':>18} {'volume Dice':>12} {'95 % interval':>18}")
     for method, folder in predictions.items():
-        scores = json.loads((folder / evaluate.RESULT_FILE).read_text())["mean"]
+        scores = json.loads((folder / evaluate.RESULT_FILE).read_text(encoding="utf-8"))["mean"]
         cells = []
         for metric, width in (("dsc", 10), ("volume_dice", 12)):
             mean, low, high = (100 * (scores[metric][key] or 0.0) for key in ("mean", "low", "high"))

@@ -214,7 +214,7 @@ def _planned_slicing_axis(dataset_name: str) -> int | None:
     if not file.exists():
         return None
     try:
-        return axis_from_name(json.loads(file.read_text())["spd"]["slicing_axis"])
+        return axis_from_name(json.loads(file.read_text(encoding="utf-8"))["spd"]["slicing_axis"])
     except (ValueError, KeyError, TypeError) as error:
         raise PlansError(
             f"{file} does not say a slicing axis S, P or L under spd, slicing_axis. Run spd_plan_experiment again"

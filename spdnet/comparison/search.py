@@ -97,7 +97,7 @@ def _nnunet_function() -> Callable[..., dict[str, Any]]:
 
 def _rewrite(file: Path, spd_models: set[str]) -> None:
     """Correct the instructions file; it is replaced as a whole."""
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     corrected = spd_instructions(text, spd_models)
     if corrected != text:
         write_text(file, corrected)

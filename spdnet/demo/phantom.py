@@ -177,7 +177,7 @@ def write_tube_phantom(
         for number in range(1, n_train + n_test + 1):
             subset = "Tr" if number <= n_train else "Ts"
             _write_case(partial, subset, f"tube_{number:03d}", make_case(seed, number, settings))
-        (partial / "dataset.json").write_text(json.dumps(_dataset_json(n_train), indent=4))
+        (partial / "dataset.json").write_text(json.dumps(_dataset_json(n_train), indent=4), encoding="utf-8")
         partial.replace(folder)
     return folder
 

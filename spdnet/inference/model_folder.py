@@ -192,6 +192,6 @@ def _model_folders(dataset_folder: Path) -> list[Path]:
         parts = folder.name.split("__")
         plans = folder / "plans.json"
         is_2d = len(parts) == 3 and parts[2] == CONFIGURATION
-        if is_2d and plans.exists() and '"spd"' in plans.read_text(errors="replace"):
+        if is_2d and plans.exists() and '"spd"' in plans.read_text(errors="replace", encoding="utf-8"):
             models.append(folder)
     return models

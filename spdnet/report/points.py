@@ -65,7 +65,7 @@ def read_judged_points(file: Path, geometry: ImageGeometry, mapping: CaseMapping
     Raises:
         PromptFileError: it is not such a table, or names a class that the data set does not have.
     """
-    with file.open(newline="") as stream:
+    with file.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     try:
         world = np.array([[float(r[f"{axis}_lps_mm"]) for axis in "xyz"] for r in rows]).reshape(-1, 3)

@@ -96,10 +96,10 @@ def trained_workspace(planned_workspace: Workspace, tmp_path_factory: pytest.Tem
         workspace.activate(patch)
         simulate_prompts.main(["-d", "507", "-s", "Ts", "--seed", "1"])
         plans_file = workspace.preprocessed / "SPDPlans.json"
-        plans = json.loads(plans_file.read_text())
+        plans = json.loads(plans_file.read_text(encoding="utf-8"))
         plans["spd"]["stage1"]["learning_rate"] = 1e-2  # few epochs have to do
         plans["spd"]["stage2"]["learning_rate"] = 2e-3
-        plans_file.write_text(json.dumps(plans))
+        plans_file.write_text(json.dumps(plans), encoding="utf-8")
         for fold in ("0", "1"):
             train.main(["507", fold, "-epochs", "5", "8", "-device", "cpu"])
     return workspace

@@ -92,7 +92,7 @@ def write_report_data(
         if with_fates:
             write_fates(folders, case, reference)
     for name in ("preds", "other"):
-        (folders.predictions(name) / "dataset.json").write_text(json.dumps(DATASET_JSON))
+        (folders.predictions(name) / "dataset.json").write_text(json.dumps(DATASET_JSON), encoding="utf-8")
     return folders
 
 

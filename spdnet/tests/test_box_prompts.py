@@ -285,9 +285,9 @@ def box_settings(prompts: PromptSettings = BOXES_ALONE, boxes: str = "raw", **ch
 def give_boxes(case: StoredCase, boxes: SliceBoxes) -> StoredCase:
     """The stored case with boxes as if from its prompt file."""
     file = case.folder / f"{case.case}.json"
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     content["prompts"] = replace(SlicePrompts.empty(), boxes=boxes).to_dict()
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content), encoding="utf-8")
     return StoredCase(case.folder, case.case)
 
 

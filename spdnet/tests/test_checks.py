@@ -63,8 +63,8 @@ class Bench:
 
     def change_json(self, file: Path, **changes: Any) -> None:
         """Replace values of a JSON file; `...` removes one."""
-        content = {**json.loads(file.read_text()), **changes}
-        file.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
+        content = {**json.loads(file.read_text(encoding="utf-8")), **changes}
+        file.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}), encoding="utf-8")
 
     def change_dataset(self, **changes: Any) -> RawDataset:
         """The raw data set with another dataset.json."""
@@ -105,7 +105,7 @@ class Bench:
     def plans(self, **changes: Any) -> None:
         """Read plans with other settings; a dot in a name leads into a part, written as two underscores."""
         file = self.workspace("planned").preprocessed / "SPDPlans.json"
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         for name, value in changes.items():
             place = content["spd"]
             *parts, last = name.split("__")
@@ -113,7 +113,7 @@ class Bench:
                 place = place[part]
             place.pop(last, None)
             place.update({} if value is ... else {last: value})
-        file.write_text(json.dumps(content))
+        file.write_text(json.dumps(content), encoding="utf-8")
         SPDPlans.load(file)
 
 
@@ -157,13 +157,13 @@ def _(bench: Bench) -> object:
 
 @check("dataset.json is not JSON")
 def _(bench: Bench) -> object:
-    (bench.workspace().raw / "dataset.json").write_text('{"labels": ')
+    (bench.workspace().raw / "dataset.json").write_text('{"labels": ', encoding="utf-8")
     return bench.dataset.labels
 
 
 @check("a key, a label or a case twice in dataset.json")
 def _(bench: Bench) -> object:
-    (bench.workspace().raw / "dataset.json").write_text('{"dataset": {"case_1": 1, "case_1": 2}}')
+    (bench.workspace().raw / "dataset.json").write_text('{"dataset": {"case_1": 1, "case_1": 2}}', encoding="utf-8")
     return bench.dataset.labels
 
 
@@ -286,7 +286,7 @@ def _(bench: Bench) -> object:
     folder = bench.workspace().raw / "promptsTr"
     folder.mkdir()
     write_markups(folder / "blob_002.mrk.json", [])
-    (folder / "blob_002.fcsv").write_text("")
+    (folder / "blob_002.fcsv").write_text("", encoding="utf-8")
     return bench.dataset.training_cases()
 
 
@@ -486,7 +486,7 @@ def _(bench: Bench) -> object:
 
 @check("a prompt file that is damaged")
 def _(bench: Bench) -> object:
-    (bench.workspace("trained").raw / "promptsTs" / "blob_006.mrk.json").write_text("{")
+    (bench.workspace("trained").raw / "promptsTs" / "blob_006.mrk.json").write_text("{", encoding="utf-8")
     return bench.predict()
 
 
@@ -500,7 +500,7 @@ def _(bench: Bench) -> object:
 
 @check("plans of another program")
 def _(bench: Bench) -> object:
-    (bench.folder / "SPDPlans.json").write_text('{"dataset_name": "x", "plans_name": "nnUNetPlans"}')
+    (bench.folder / "SPDPlans.json").write_text('{"dataset_name": "x", "plans_name": "nnUNetPlans"}', encoding="utf-8")
     return SPDPlans.load(bench.folder / "SPDPlans.json")
 
 
@@ -601,9 +601,9 @@ def _(bench: Bench) -> object:
 @check("a checkpoint that was trained with other plans")
 def _(bench: Bench) -> object:
     file = bench.workspace("trained").model() / "plans.json"
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     content["spd"]["pixel_spacing_mm"] = 9.0
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content), encoding="utf-8")
     return bench.predictor()
 
 
@@ -695,14 +695,14 @@ def _(bench: Bench) -> object:
         pytest.skip("there is no /dev/full")
     from spdnet.files import storage_errors
 
-    with storage_errors(bench.folder / "a"), full.open("w") as stream:
+    with storage_errors(bench.folder / "a"), full.open("w", encoding="utf-8") as stream:
         stream.write("x")
     return None
 
 
 @check("an output folder that is a file")
 def _(bench: Bench) -> object:
-    (bench.folder / "out").write_text("")
+    (bench.folder / "out").write_text("", encoding="utf-8")
     return bench.predict(prompts=False)
 
 

@@ -178,9 +178,9 @@ def break_prompts(workspace: Workspace) -> None:
 
 def break_dataset_json(workspace: Workspace) -> None:
     file = workspace.raw / "dataset.json"
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     del content["labels"]
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content), encoding="utf-8")
 
 
 def break_images_folder(workspace: Workspace) -> None:
@@ -211,7 +211,7 @@ def test_faulty_training_data(
 def test_integrity_covers_counts_prompts_and_test_images(workspace: Workspace, refused: Refusal) -> None:
     check = [*PLAN[:4], "--verify_dataset_integrity"]
     extract = plan_and_preprocess.extract_fingerprint_main
-    (workspace.raw / "imagesTs" / "blob_005_0001.nii.gz").write_text("")
+    (workspace.raw / "imagesTs" / "blob_005_0001.nii.gz").write_text("", encoding="utf-8")
     (workspace.raw / "imagesTs" / "blob_005_0000.nii.gz").unlink()
     refused(extract, check, "case blob_005: blob_005_0000.nii.gz is missing in", "imagesTs")
     prompts = workspace.raw / "promptsTr"
@@ -235,16 +235,16 @@ def test_steps_in_the_wrong_order(workspace: Workspace, refused: Refusal) -> Non
 
 def change_plans(workspace: Workspace, **changes: Any) -> None:
     file = workspace.preprocessed / "SPDPlans.json"
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     content["spd"] |= changes
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content), encoding="utf-8")
 
 
 def test_damaged_plans(planned: Workspace, refused: Refusal) -> None:
     change_plans(planned, learning_rate=1)
     for command, arguments in ((train.main, ["507", "all"]), (plan_and_preprocess.preprocess_main, PLAN[:4])):
         refused(command, arguments, "SPDPlans.json: spd: unknown key learning_rate")
-    (planned.preprocessed / "SPDPlans.json").write_text("{")
+    (planned.preprocessed / "SPDPlans.json").write_text("{", encoding="utf-8")
     refused(train.main, ["507", "all"], "SPDPlans.json is not valid JSON")
     assert not planned.results.exists()
 
@@ -341,7 +341,7 @@ def test_missing_and_wrong_prompts(trained: Workspace, refused: Refusal) -> None
     far = Markup("", "points", np.array([[0.0, 900.0, 0.0]]), ("F-1",))
     write_markups(prompts / "blob_005.mrk.json", [far])
     refused(predict.main, arguments, others, "case blob_005: point 'F-1'", "outside the image")
-    (prompts / "blob_005.mrk.json").write_text("{}")
+    (prompts / "blob_005.mrk.json").write_text("{}", encoding="utf-8")
     refused(predict.main, arguments, others, "blob_005.mrk.json")
     assert (out / "blob_006.nii.gz").exists() and not (out / "blob_005.nii.gz").exists()
     shutil.rmtree(prompts)
@@ -359,9 +359,9 @@ def test_several_models_and_no_model(trained: Workspace, refused: Refusal) -> No
 
 def test_plans_and_checkpoint_that_do_not_belong_together(trained: Workspace, refused: Refusal) -> None:
     file = trained.model() / "plans.json"
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     content["spd"]["image_size"] = 112
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content), encoding="utf-8")
     refused(predict.main, predict_arguments(trained), "do not belong together", "image_size was 56")
     assert not (trained.root / "out").exists()
 

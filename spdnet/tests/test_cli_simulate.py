@@ -29,7 +29,9 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("imagesTs", "labelsTs"):
         (folder / name).mkdir(parents=True)
     content = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "ileum": 1, "colon": 2}}
-    (folder / "dataset.json").write_text(json.dumps({**content, "numTraining": 0, "file_ending": ".nii.gz"}))
+    (folder / "dataset.json").write_text(
+        json.dumps({**content, "numTraining": 0, "file_ending": ".nii.gz"}), encoding="utf-8"
+    )
     for number, case in enumerate(("TI_002", "TI_001")):
         write_case(folder, case, number)
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
@@ -59,7 +61,7 @@ def write_case(folder: Path, case: str, number: int) -> None:
 
 def written(folder: Path) -> dict[str, str]:
     """Content of the prompt files of a folder."""
-    return {f.name: f.read_text() for f in sorted(folder.glob("*.mrk.json"))}
+    return {f.name: f.read_text(encoding="utf-8") for f in sorted(folder.glob("*.mrk.json"))}
 
 
 def test_files_hold_one_list_per_class_on_the_target_and_around_it(
@@ -134,7 +136,7 @@ def test_existing_files_are_kept_unless_told(dataset: Path, capsys: pytest.Captu
 def test_files_of_another_kind_are_never_put_beside(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (dataset / "promptsTs").mkdir()
     own = dataset / "promptsTs" / "TI_002.csv"
-    own.write_text("l,p,s\n1,2,3\n")
+    own.write_text("l,p,s\n1,2,3\n", encoding="utf-8")
     for options in ([], ["--overwrite"]):
         with pytest.raises(SystemExit):
             main(["-d", "501", *options])
@@ -164,12 +166,12 @@ def test_the_plans_slicing_axis_is_used(
 ) -> None:
     plans = tmp_path / "preprocessed" / "Dataset501_Tiny" / "SPDPlans.json"
     plans.parent.mkdir(parents=True)
-    plans.write_text(json.dumps({"spd": {"slicing_axis": "L"}}))
+    plans.write_text(json.dumps({"spd": {"slicing_axis": "L"}}), encoding="utf-8")
     main(["-d", "501", "--true_points", "1"])
     assert "the data set's plans" in capsys.readouterr().out
     ileum, _ = read_markups(dataset / "promptsTs" / "TI_001.mrk.json")
     assert len(ileum.points_lps_mm) == 6  # columns 2 to 7 of the stored array run to the left
-    plans.write_text("{}")
+    plans.write_text("{}", encoding="utf-8")
     with pytest.raises(SystemExit):
         main(["-d", "501", "--overwrite"])
     assert "does not say a slicing axis" in capsys.readouterr().err
@@ -223,8 +225,8 @@ def test_2d_images_get_points_in_their_plane(tmp_path: Path, dataset: Path, caps
     folder = tmp_path / "raw" / "Dataset502_Flat"
     for name in ("imagesTs", "labelsTs"):
         (folder / name).mkdir(parents=True)
-    content = json.loads((dataset / "dataset.json").read_text())
-    (folder / "dataset.json").write_text(json.dumps({**content, "file_ending": ".png"}))
+    content = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
+    (folder / "dataset.json").write_text(json.dumps({**content, "file_ending": ".png"}), encoding="utf-8")
     labels = np.zeros((20, 30), dtype=np.uint8)
     labels[5:9, 11:14] = 1
     for name in ("imagesTs/flat_0000.png", "labelsTs/flat.png"):
@@ -236,7 +238,7 @@ def test_2d_images_get_points_in_their_plane(tmp_path: Path, dataset: Path, caps
     for planned in (False, True):  # an axis in the plans has no meaning here either
         if planned:
             plans.parent.mkdir(parents=True)
-            plans.write_text(json.dumps({"spd": {"slicing_axis": "P"}}))
+            plans.write_text(json.dumps({"spd": {"slicing_axis": "P"}}), encoding="utf-8")
         main(["-d", "502", "--true_points", "5", "--overwrite"])
         ileum, _ = read_markups(folder / "promptsTs" / "flat.mrk.json")
         voxels = nearest_index(geometry.world_to_voxel(ileum.points_lps_mm))
@@ -262,20 +264,20 @@ def test_every_mode_can_be_replayed_to_the_byte(options: list[str], dataset: Pat
     main(["-d", "501", "-o", str(first), "-seed", "7", *options])
     plans = tmp_path / "preprocessed" / "Dataset501_Tiny" / "SPDPlans.json"
     plans.parent.mkdir(parents=True)
-    plans.write_text(json.dumps({"spd": {"slicing_axis": "L"}}))  # that came later must not matter
+    plans.write_text(json.dumps({"spd": {"slicing_axis": "L"}}), encoding="utf-8")  # that came later must not matter
     main(["-d", "501", "-o", str(again), "-replay", str(first / RECORD_FILE)])
     files = {f.name: f.read_bytes() for f in first.iterdir()}
     assert sorted(files) == ["TI_001.mrk.json", "TI_002.mrk.json", RECORD_FILE]
     assert {f.name: f.read_bytes() for f in again.iterdir()} == files
     main(["-d", "501", "-o", str(other), "-seed", "7", *options])
-    record = json.loads((other / RECORD_FILE).read_text())
+    record = json.loads((other / RECORD_FILE).read_text(encoding="utf-8"))
     assert record["slicing_axis"] == "L" and json.loads(files[RECORD_FILE])["slicing_axis"] == "largest spacing"
     assert record["seed"] == 7 and record["spdnet_version"] == spdnet.__version__
 
 
 def test_the_record_holds_every_parameter_with_its_value(dataset: Path) -> None:
     main(["-d", "501", *MODE_OPTIONS[3]])
-    record = json.loads((dataset / "promptsTs" / RECORD_FILE).read_text())
+    record = json.loads((dataset / "promptsTs" / RECORD_FILE).read_text(encoding="utf-8"))
     assert record == {
         "spdnet_version": spdnet.__version__,
         "mode": "centreline",
@@ -347,7 +349,7 @@ def test_boxes_are_rois_around_the_target(per_slice: bool, dataset: Path, capsys
 def test_the_axes_of_an_roi_are_right_handed(axis: str, dataset: Path, tmp_path: Path) -> None:
     plans = tmp_path / "preprocessed" / "Dataset501_Tiny" / "SPDPlans.json"
     plans.parent.mkdir(parents=True)
-    plans.write_text(json.dumps({"spd": {"slicing_axis": axis}}))
+    plans.write_text(json.dumps({"spd": {"slicing_axis": axis}}), encoding="utf-8")
     main(["-d", "501", "-mode", "boxes"])
     for markup in read_markups(dataset / "promptsTs" / "TI_001.mrk.json"):
         assert np.linalg.det(markup.points_lps_mm[[4, 2, 1]] - markup.points_lps_mm[0]) > 0
@@ -422,12 +424,12 @@ def test_damaged_records_are_refused(
 ) -> None:
     main(["-d", "501", "-mode", "bad_points", "-o", str(tmp_path / "drawn")])
     file = tmp_path / "drawn" / RECORD_FILE
-    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **change}), encoding="utf-8")
     with pytest.raises(SystemExit):
         main(["-d", "501", "-replay", str(file)])
     error = capsys.readouterr().err
     assert message in error and str(file) in error and not (dataset / "promptsTs").exists()
-    file.write_text("[]")
+    file.write_text("[]", encoding="utf-8")
     with pytest.raises(SystemExit):
         main(["-d", "501", "-replay", str(file)])
     assert "not a record" in capsys.readouterr().err
@@ -438,7 +440,9 @@ def test_a_record_of_another_version_is_replayed_with_a_note(
 ) -> None:
     main(["-d", "501", "-o", str(tmp_path / "drawn")])
     file = tmp_path / "drawn" / RECORD_FILE
-    file.write_text(json.dumps({**json.loads(file.read_text()), "spdnet_version": "0.0.7"}))
+    file.write_text(
+        json.dumps({**json.loads(file.read_text(encoding="utf-8")), "spdnet_version": "0.0.7"}), encoding="utf-8"
+    )
     main(["-d", "501", "-replay", str(file)])
     assert "was drawn by spdnet 0.0.7" in capsys.readouterr().out
     assert written(dataset / "promptsTs") == written(tmp_path / "drawn")

@@ -48,13 +48,15 @@ def write_model(root: Path, name: str, plans: dict[str, Any], cases: tuple[str, 
         validation = folder / f"fold_{fold}" / "validation"
         validation.mkdir(parents=True)
         for file in ("summary.json", *(f"{c}{e}" for c in members for e in (".nii.gz", ".npz", ".pkl"))):
-            (validation / file).write_text("{}")
-    (folder / "plans.json").write_text(json.dumps(plans))
-    (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}))
+            (validation / file).write_text("{}", encoding="utf-8")
+    (folder / "plans.json").write_text(json.dumps(plans), encoding="utf-8")
+    (folder / "dataset.json").write_text(
+        json.dumps({"labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}), encoding="utf-8"
+    )
     _, plans_name, configuration = name.split("__")
     planned = root / "nnUNet_preprocessed" / DATASET / f"{plans_name}.json"
-    known = json.loads(planned.read_text())["configurations"] if planned.exists() else {}
-    planned.write_text(json.dumps({"configurations": {**known, configuration: {}}}))
+    known = json.loads(planned.read_text(encoding="utf-8"))["configurations"] if planned.exists() else {}
+    planned.write_text(json.dumps({"configurations": {**known, configuration: {}}}), encoding="utf-8")
     return folder
 
 
@@ -93,7 +95,9 @@ def test_incomplete_models_are_left_out_with_the_reason(root: Path) -> None:
 
 
 def test_configuration_must_be_in_the_plans(root: Path) -> None:
-    (root / "nnUNet_preprocessed" / DATASET / "nnUNetPlans.json").write_text('{"configurations": {"2d": {}}}')
+    (root / "nnUNet_preprocessed" / DATASET / "nnUNetPlans.json").write_text(
+        '{"configurations": {"2d": {}}}', encoding="utf-8"
+    )
     assert "no configuration 3d_fullres" in choose_models(DATASET, None, FOLDS)[1][NNUNET]
 
 
@@ -145,7 +149,7 @@ def test_case_in_two_folds_is_refused(root: Path) -> None:
 
 def test_different_labels_cannot_be_compared(root: Path) -> None:
     content = {"labels": {"background": 0, "b": 1}, "file_ending": ".nii.gz"}
-    (model(root, SPD) / "dataset.json").write_text(json.dumps(content))
+    (model(root, SPD) / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ConfigurationError, match="different labels"):
         checked()
 
@@ -214,7 +218,7 @@ class FakeFunction:
     def __call__(self, dataset: str, models: list[dict[str, str]], **options: Any) -> dict[str, Any]:
         self.models, self.options = models, options
         print(SPD_COMMAND)
-        self.instructions.write_text(f"{SPD_COMMAND}\n{NNUNET_COMMAND}\n")
+        self.instructions.write_text(f"{SPD_COMMAND}\n{NNUNET_COMMAND}\n", encoding="utf-8")
         return {
             "all_results": {NNUNET: 0.5, SPD: 0.25, "ensemble___both": 0.75},
             "best_model_or_ensemble": {"result_on_crossval_pre_pp": 0.75, "result_on_crossval_post_pp": 0.8},
@@ -238,7 +242,7 @@ def test_command_compares_and_corrects_what_is_printed_and_written(
         {"trainer": "nnUNetTrainer", "plans": "nnUNetPlans", "configuration": "3d_fullres"},
     ]
     assert fake.options == {"allow_ensembling": True, "num_processes": 1, "overwrite": False, "folds": [0, 1]}
-    assert fake.instructions.read_text() == f"{RIGHT_COMMAND}\n{PROMPTS_NOTE}\n{NNUNET_COMMAND}\n"
+    assert fake.instructions.read_text(encoding="utf-8") == f"{RIGHT_COMMAND}\n{PROMPTS_NOTE}\n{NNUNET_COMMAND}\n"
     lines = capsys.readouterr().out.splitlines()
     assert RIGHT_COMMAND in lines and SPD_COMMAND not in lines
     assert "left out: SPDTrainerX__SPDPlans__2d: no validation/summary.json in fold 1" in lines

@@ -236,7 +236,7 @@ def test_nan_in_a_nifti_file_is_read_as_0(tmp_path: Path) -> None:
 
 
 def test_unreadable_and_colour_images_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.nii.gz").write_text("no image")
+    (tmp_path / "text.nii.gz").write_text("no image", encoding="utf-8")
     with pytest.raises(DatasetError, match="case a: cannot read .*text.nii.gz"):
         SimpleITKIO().read_image([tmp_path / "text.nii.gz"], "a")
     with pytest.raises(DatasetError, match="cannot read the header"):
@@ -311,7 +311,7 @@ def raw_folder(tmp_path: Path) -> Path:
         "numTraining": 2,
         "file_ending": ".nii.gz",
     }
-    (folder / "dataset.json").write_text(json.dumps(content))
+    (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 
@@ -368,8 +368,10 @@ def test_file_endings_in_upper_case_are_matched_as_they_are(raw_folder: Path) ->
 
 def change_dataset_json(folder: Path, **changes: Any) -> None:
     """Change or, with None, remove keys of dataset.json."""
-    content = json.loads((folder / "dataset.json").read_text()) | changes
-    (folder / "dataset.json").write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    content = json.loads((folder / "dataset.json").read_text(encoding="utf-8")) | changes
+    (folder / "dataset.json").write_text(
+        json.dumps({k: v for k, v in content.items() if v is not None}), encoding="utf-8"
+    )
 
 
 @pytest.fixture
@@ -387,7 +389,9 @@ def explicit_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "x": {"images": ["${OTHER_DATA}/x_t1.nii.gz", "$OTHER_DATA/x_t2.nii.gz"], "label": "$OTHER_DATA/x_seg.nii.gz"},
     }
     content = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "a": 1}, "numTraining": 2}
-    (folder / "dataset.json").write_text(json.dumps({**content, "file_ending": ".nii.gz", "dataset": cases}))
+    (folder / "dataset.json").write_text(
+        json.dumps({**content, "file_ending": ".nii.gz", "dataset": cases}), encoding="utf-8"
+    )
     return folder
 
 
@@ -487,13 +491,13 @@ def test_dataset_json_faults_are_named(tmp_path: Path) -> None:
     file = tmp_path / "dataset.json"
     with pytest.raises(DatasetError, match="dataset.json is missing"):
         read_dataset_json(file)
-    file.write_text("{")
+    file.write_text("{", encoding="utf-8")
     with pytest.raises(DatasetError, match="not valid JSON"):
         read_dataset_json(file)
-    file.write_text("[]")
+    file.write_text("[]", encoding="utf-8")
     with pytest.raises(DatasetError, match="JSON object, not a list"):
         read_dataset_json(file)
-    file.write_text('{"labels": {}}')
+    file.write_text('{"labels": {}}', encoding="utf-8")
     with pytest.raises(DatasetError, match="lacks channel_names, file_ending"):
         read_dataset_json(file)
 
@@ -521,8 +525,8 @@ def test_splits_are_made_once_and_then_read(tmp_path: Path) -> None:
     cases = [f"case_{i}" for i in range(10)]
     split = load_or_create_splits(file, cases, 1)
     assert split.val == ("case_3", "case_9")
-    assert len(json.loads(file.read_text())) == 5
-    file.write_text(json.dumps([{"train": cases[:3], "val": cases[3:]}]))
+    assert len(json.loads(file.read_text(encoding="utf-8"))) == 5
+    file.write_text(json.dumps([{"train": cases[:3], "val": cases[3:]}]), encoding="utf-8")
     assert load_or_create_splits(file, cases, 0).train == tuple(cases[:3])
     assert [f.name for f in tmp_path.iterdir()] == ["splits_final.json"]
 
@@ -549,7 +553,7 @@ def test_faulty_splits_are_named(tmp_path: Path) -> None:
     for fold in (-1, "0", "some"):
         with pytest.raises(ConfigurationError, match="neither a number"):
             load_or_create_splits(file, list("abcde"), fold)
-    file.write_text(json.dumps([{"train": ["a", "x"], "val": ["b"]}]))
+    file.write_text(json.dumps([{"train": ["a", "x"], "val": ["b"]}]), encoding="utf-8")
     with pytest.raises(DatasetError, match="not preprocessed: x"):
         load_or_create_splits(file, list("abcde"), 0)
 
@@ -568,7 +572,7 @@ def test_faulty_splits_are_named(tmp_path: Path) -> None:
 )
 def test_damaged_splits_files_are_named(content: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "splits_final.json"
-    file.write_text(content)
+    file.write_text(content, encoding="utf-8")
     with pytest.raises(DatasetError, match=rf"splits_final\.json.*{message}"):
         load_or_create_splits(file, list("ab"), 0)
-    assert file.read_text() == content
+    assert file.read_text(encoding="utf-8") == content

@@ -23,16 +23,16 @@ def test_the_demo_runs_every_command_and_draws_its_picture(
         assert f"$ {command}" in printed
     assert "saliency alone" in printed
     assert (folder / "demo.png").stat().st_size > 10_000
-    scores = json.loads((folder / "predictions_SPDTrainer" / "spd_evaluation.json").read_text())
+    scores = json.loads((folder / "predictions_SPDTrainer" / "spd_evaluation.json").read_text(encoding="utf-8"))
     assert scores["n_cases"] == 2
 
 
 def test_the_demo_refuses_a_folder_that_exists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "precious").write_text("data")
+    (tmp_path / "precious").write_text("data", encoding="utf-8")
     with pytest.raises(SystemExit, match="1"):
         demo.main(["-o", str(tmp_path)])
     assert "exists already" in capsys.readouterr().err
-    assert (tmp_path / "precious").read_text() == "data"
+    assert (tmp_path / "precious").read_text(encoding="utf-8") == "data"
 
 
 def test_the_default_folder_is_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,9 +268,9 @@ def command(
     """Start a training of two processes by a command."""
     trainers = folder / "trainers"
     trainers.mkdir(exist_ok=True)
-    (trainers / "tiny_trainer.py").write_text(TRAINER_FILE)
+    (trainers / "tiny_trainer.py").write_text(TRAINER_FILE, encoding="utf-8")
     script = folder / "spd_train.py"  # what the installed command is
-    script.write_text("from spdnet.cli.train import main\n\nif __name__ == '__main__':\n    main()\n")
+    script.write_text("from spdnet.cli.train import main\n\nif __name__ == '__main__':\n    main()\n", encoding="utf-8")
     environment = {**os.environ, "SPD_extTrainer": str(trainers), "OMP_NUM_THREADS": "1", "TEST_FAILS": fails}
     arguments = ["507", "0", "-tr", "TinyTrainer", "-epochs", str(epochs), "2", "-device", device]
     own = [] if "torch.distributed.run" in start else ["-num_gpus", "2"]

@@ -159,7 +159,7 @@ def listed(page: str, text: str) -> tuple[str, str, str] | None:
 
 def entry_points() -> dict[str, Callable[[list[str]], None]]:
     """Every command of setup.py."""
-    tree = ast.parse((ROOT / "setup.py").read_text())
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
     assignment = next(n for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "COMMANDS")
     targets = {name: target.split(":") for name, target in ast.literal_eval(assignment.value).items()}
     return {name: getattr(importlib.import_module(f"spdnet.cli.{m}"), f) for name, (m, f) in targets.items()}
@@ -200,7 +200,7 @@ class Session:
         if block.file:
             file = Path(block.file)
             file.parent.mkdir(exist_ok=True)
-            file.write_text(code)
+            file.write_text(code, encoding="utf-8")
             return
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
@@ -318,7 +318,7 @@ def write_decathlon(folder: Path, n_cases: int) -> None:
         "training": [{"image": f"./imagesTr/{n}", "label": f"./labelsTr/{n}"} for n in names],
         "test": [],
     }
-    (folder / "dataset.json").write_text(json.dumps(content))
+    (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 # ---- the list of what is not run --------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def test_what_is_listed_as_not_run_is_still_there(entry: tuple[str, str, str]) -
     page, start, reason = entry
     assert any(part.startswith(start) for block in blocks(page) for part in parts_of(block))
     for file, name in re.findall(r"((?:nnunet/)?test_\w+\.py)(?:::(\w+))?", reason):
-        assert f"def {name or 'test_'}" in (ROOT / "spdnet" / "tests" / file).read_text()
+        assert f"def {name or 'test_'}" in (ROOT / "spdnet" / "tests" / file).read_text(encoding="utf-8")
 
 
 # ---- links, options, tests that are named -----------------------------------------------------------------------
@@ -355,7 +355,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 def test_every_page_is_in_the_index() -> None:
-    index = (ROOT / "docs" / "README.md").read_text()
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     assert {p for p in PAGES if p.startswith("docs/") and f"]({Path(p).name})" not in index} == {"docs/README.md"}
 
 
@@ -404,7 +404,7 @@ def test_the_promises_name_tests_that_exist() -> None:
         named = re.findall(r"`(test_\w+\.py)::(\w+)`", row)
         assert named, row
         for file, name in named:
-            source = (ROOT / "spdnet" / "tests" / file).read_text()
+            source = (ROOT / "spdnet" / "tests" / file).read_text(encoding="utf-8")
             assert f"def {name}(" in source, (file, name)
             if "ᴳ" in row:
                 assert re.search(rf"mark\.gpu\n(?:.*\n){{0,4}}def {name}\(", source), (file, name)
@@ -426,7 +426,7 @@ def _table(header: str, points: np.ndarray, *cells: str) -> str:
 
 def _write(name: str, text: Callable[[np.ndarray], str]) -> Callable[[Path, np.ndarray], None]:
     def write(folder: Path, points: np.ndarray) -> None:
-        (folder / f"TI_101{name}").write_text(text(points))
+        (folder / f"TI_101{name}").write_text(text(points), encoding="utf-8")
 
     return write
 
@@ -439,7 +439,7 @@ def _write_drawing(folder: Path, points: np.ndarray) -> None:
 
 def _write_two(folder: Path, points: np.ndarray) -> None:
     for ending, text in ((".mrk.json", _markups(points)), (".csv", _table("l,p,s", points))):
-        (folder / f"TI_101{ending}").write_text(text)
+        (folder / f"TI_101{ending}").write_text(text, encoding="utf-8")
 
 
 FAR = np.array([1.0, 1.0, 400.0])
@@ -492,7 +492,7 @@ def test_faulty_prompt_files_give_the_message_of_the_page(
 def test_the_table_of_the_documentation_is_read(blobs: tuple[Any, Labels, np.ndarray], tmp_path: Path) -> None:
     geometry, labels, _ = blobs
     (block,) = (b for b in blocks("docs/prompts_and_slicer.md") if b.language == "csv")
-    (tmp_path / "TI_101.csv").write_text(block.text)
+    (tmp_path / "TI_101.csv").write_text(block.text, encoding="utf-8")
     (markup,) = read_checked_markups(tmp_path / "TI_101.csv", "TI_101", geometry, labels)
     assert (markup.kind, markup.name, len(markup.points_lps_mm)) == ("curve", "bright", 4)
 

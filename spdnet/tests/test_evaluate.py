@@ -165,7 +165,7 @@ def test_folder_means_are_over_all_slices_and_json_is_strict(tmp_path: Path) -> 
     assert result.estimate("dsc").mean == pytest.approx((estimate.mean + result.estimate("dsc", 1).mean) / 2)
 
     result.to_json(tmp_path / "out.json")
-    content = json.loads((tmp_path / "out.json").read_text(), parse_constant=pytest.fail)
+    content = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert content["classes"]["head"]["dsc"]["mean"] == pytest.approx(estimate.mean)
     assert content["cases"][2]["classes"]["tail"]["volume_dice"] is None
     assert not list(tmp_path.glob(".partial*"))
@@ -262,7 +262,7 @@ def test_summary_skips_absent_classes_and_ignored_voxels(tmp_path: Path) -> None
 
 def test_summary_file_is_sorted_with_bare_nan(tmp_path: Path) -> None:
     write_summary_json(tmp_path / "summary.json", {"mean": {}, "foreground_mean": {"IoU": 1.0, "Dice": math.nan}})
-    text = (tmp_path / "summary.json").read_text()
+    text = (tmp_path / "summary.json").read_text(encoding="utf-8")
     assert text.split() == [
         "{",
         '"foreground_mean":',
@@ -284,12 +284,12 @@ def test_summary_file_is_sorted_with_bare_nan(tmp_path: Path) -> None:
 
 def _run(root: Path, *options: str) -> dict[str, Any]:
     main(["-ref", str(root / "labelsTs"), "-pred", str(root / "preds"), "-np", "1", *options])
-    return dict(json.loads((root / "preds" / "spd_evaluation.json").read_text()))
+    return dict(json.loads((root / "preds" / "spd_evaluation.json").read_text(encoding="utf-8")))
 
 
 def test_entry_point_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _write_folders(tmp_path)
-    (tmp_path / "dataset.json").write_text(json.dumps(DATASET_JSON))
+    (tmp_path / "dataset.json").write_text(json.dumps(DATASET_JSON), encoding="utf-8")
     content = _run(tmp_path)
     printed = capsys.readouterr().out
     dsc = content["classes"]["head"]["dsc"]
@@ -305,11 +305,11 @@ def test_entry_point_prints_a_table_and_writes_json(tmp_path: Path, capsys: pyte
 
 def test_entry_point_takes_the_axis_of_the_plans(tmp_path: Path) -> None:
     _write_folders(tmp_path)
-    (tmp_path / "preds" / "dataset.json").write_text(json.dumps(DATASET_JSON))
+    (tmp_path / "preds" / "dataset.json").write_text(json.dumps(DATASET_JSON), encoding="utf-8")
     assert _run(tmp_path)["cases"][0]["slicing_axis"] == "S"
-    (tmp_path / "preds" / "plans.json").write_text(json.dumps({"plans_name": "nnUNetPlans"}))
+    (tmp_path / "preds" / "plans.json").write_text(json.dumps({"plans_name": "nnUNetPlans"}), encoding="utf-8")
     assert _run(tmp_path)["cases"][0]["slicing_axis"] == "S"
-    (tmp_path / "preds" / "plans.json").write_text(json.dumps({"spd": {"slicing_axis": "L"}}))
+    (tmp_path / "preds" / "plans.json").write_text(json.dumps({"spd": {"slicing_axis": "L"}}), encoding="utf-8")
     assert _run(tmp_path)["cases"][0]["slicing_axis"] == "L"
 
 
@@ -325,12 +325,12 @@ def test_entry_point_explains_what_is_missing(tmp_path: Path, capsys: pytest.Cap
     folders = ["-ref", str(tmp_path / "labelsTs"), "-pred", str(tmp_path / "preds"), "-np", "1"]
     error = _error_of(capsys, folders)
     assert error.startswith("error: found neither") and "-djfile" in error
-    (tmp_path / "dataset.json").write_text(json.dumps(DATASET_JSON))
+    (tmp_path / "dataset.json").write_text(json.dumps(DATASET_JSON), encoding="utf-8")
     assert "does not exist; mend -o" in _error_of(capsys, [*folders, "-o", str(tmp_path / "no" / "out.json")])
     assert "none.json is missing. Mend -pfile" in _error_of(capsys, [*folders, "-pfile", str(tmp_path / "none.json")])
     plans = tmp_path / "preds" / "plans.json"
-    plans.write_text(json.dumps({"spd": {"slicing_axis": "X"}}))
+    plans.write_text(json.dumps({"spd": {"slicing_axis": "X"}}), encoding="utf-8")
     assert 'it must be "S", "P" or "L"' in _error_of(capsys, folders)
     for damaged, message in (("{", "is not valid JSON"), ("[]", "is not a plans file")):
-        plans.write_text(damaged)
+        plans.write_text(damaged, encoding="utf-8")
         assert message in _error_of(capsys, folders)

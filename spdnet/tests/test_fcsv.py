@@ -70,8 +70,10 @@ def test_a_user_who_contradicts_the_file_is_told() -> None:
 
 
 def test_rows_of_slicer_4_without_any_header_are_ambiguous(tmp_path: Path) -> None:
-    rows = [line for line in (GOLDEN / "system_0.fcsv").read_text().splitlines() if not line.startswith("#")]
-    (tmp_path / "c.fcsv").write_text("\n".join(rows))
+    rows = [
+        line for line in (GOLDEN / "system_0.fcsv").read_text(encoding="utf-8").splitlines() if not line.startswith("#")
+    ]
+    (tmp_path / "c.fcsv").write_text("\n".join(rows), encoding="utf-8")
     with pytest.raises(PromptFileError, match="-frame"):
         read_fcsv(tmp_path / "c.fcsv")
     assert read_fcsv(tmp_path / "c.fcsv", "ras")[0].points_lps_mm.tolist() == POINTS
@@ -93,7 +95,7 @@ def test_rows_of_slicer_4_without_any_header_are_ambiguous(tmp_path: Path) -> No
     ],
 )
 def test_what_cannot_be_read_is_named(content: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "c.fcsv").write_text(content)
+    (tmp_path / "c.fcsv").write_text(content, encoding="utf-8")
     with pytest.raises(PromptFileError, match=message) as caught:
         read_fcsv(tmp_path / "c.fcsv")
     assert str(tmp_path / "c.fcsv") in str(caught.value)

@@ -68,24 +68,24 @@ def test_a_file_gets_its_name_when_it_is_complete(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     write_json(file, {"b": 1, "a": 2})
     with whole_file(file) as partial:
-        partial.write_text("[1")
-        assert json.loads(file.read_text()) == {"b": 1, "a": 2}
+        partial.write_text("[1", encoding="utf-8")
+        assert json.loads(file.read_text(encoding="utf-8")) == {"b": 1, "a": 2}
         assert partial.parent == tmp_path and partial.name.startswith(".") and partial.name.endswith("a.json")
-        partial.write_text("[1]")
-    assert file.read_text() == "[1]" and names(tmp_path) == ["a.json"]
+        partial.write_text("[1]", encoding="utf-8")
+    assert file.read_text(encoding="utf-8") == "[1]" and names(tmp_path) == ["a.json"]
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     write_json(file, {"b": 1, "a": 2})
-    before = file.read_text()
+    before = file.read_text(encoding="utf-8")
     assert before.index("b") < before.index("a"), "the order of keys matters for regions"
     with pytest.raises(TypeError):
         write_json(file, {"b": object()})
     with suppress(KeyboardInterrupt), whole_file(file) as partial:
-        partial.write_text("half")
+        partial.write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
-    assert file.read_text() == before and names(tmp_path) == ["a.json"]
+    assert file.read_text(encoding="utf-8") == before and names(tmp_path) == ["a.json"]
 
 
 def test_several_processes_may_write_one_file(tmp_path: Path) -> None:
@@ -94,12 +94,12 @@ def test_several_processes_may_write_one_file(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    content = json.loads((tmp_path / "a.json").read_text())
+    content = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert len(content) == 1000 and len(set(content)) == 1 and names(tmp_path) == ["a.json"]
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
-    (tmp_path / "plain").write_text("")
+    (tmp_path / "plain").write_text("", encoding="utf-8")
     write_json(tmp_path / "a.json", [])
     assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
@@ -129,7 +129,7 @@ def test_killed_at_any_moment_the_file_is_an_old_or_a_new_one(tmp_path: Path) ->
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         writer.stdout.close()
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         assert len(text) == 200_000 and len(set(text)) == 1
         left_over += remove_leftovers(tmp_path)
         assert names(tmp_path) == ["a"]
@@ -164,9 +164,9 @@ def test_what_a_living_process_writes_is_no_leftover(tmp_path: Path) -> None:
 
 
 def test_other_hidden_files_and_links_are_not_touched(tmp_path: Path) -> None:
-    (tmp_path / "precious").write_text("x")
+    (tmp_path / "precious").write_text("x", encoding="utf-8")
     for name in (".partial_notes", ".partial_0123456_a", "partial_01234567_a", ".gitignore"):
-        (tmp_path / name).write_text("x")
+        (tmp_path / name).write_text("x", encoding="utf-8")
     (tmp_path / ".partial_01234567_folder").mkdir()
     (tmp_path / ".partial_01234567_link").symlink_to(tmp_path / "precious")
     before = names(tmp_path)
@@ -176,7 +176,7 @@ def test_other_hidden_files_and_links_are_not_touched(tmp_path: Path) -> None:
 
 def test_leftovers_are_no_data(tmp_path: Path) -> None:
     for name in ("case_000_0000.nii.gz", "case_000.nii.gz"):
-        (tmp_path / name).write_text("x")
+        (tmp_path / name).write_text("x", encoding="utf-8")
         half_written(tmp_path / name.replace("000", "001", 1))
     assert [c.case for c in find_cases(tmp_path, ".nii.gz", 1)] == ["case_000"]
     assert {p.case for p in find_pairs(tmp_path, tmp_path, ".nii.gz")} == {"case_000", "case_000_0000"}
@@ -191,7 +191,7 @@ def test_a_full_disk_is_said_and_earlier_files_stay(tmp_path: Path) -> None:
         write_json(folder / "a.json", "old")
         with pytest.raises(StorageError, match=r"cannot write .*a\.json: No space left on device\. Free some space"):
             write_json(folder / "a.json", "x" * 100_000)
-        assert json.loads((folder / "a.json").read_text()) == "old" and names(folder) == ["a.json"]
+        assert json.loads((folder / "a.json").read_text(encoding="utf-8")) == "old" and names(folder) == ["a.json"]
 
 
 @needs_root
@@ -224,7 +224,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_in_place_of_a_folder_and_a_folder_that_is_gone(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     for folder in (tmp_path / "file", tmp_path / "file" / "b"):
         with pytest.raises(
             StorageError, match=r"cannot make the folder .*A folder on the way to it is missing.*a file"
@@ -237,7 +237,7 @@ def test_a_file_in_place_of_a_folder_and_a_folder_that_is_gone(tmp_path: Path) -
 def test_copies_name_the_file_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"cannot write .*/b: No such file or directory \(.*/gone\)"):
         copy_file(tmp_path / "gone", tmp_path / "b")
-    (tmp_path / "a").write_text("x")
+    (tmp_path / "a").write_text("x", encoding="utf-8")
     os.utime(tmp_path / "a", ns=(10**18, 10**18))
     copy_file(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").stat().st_mtime_ns == 10**18 and names(tmp_path) == ["a", "b"]
@@ -258,7 +258,7 @@ def test_disk_errors_that_nobody_expected_end_a_command_without_traceback(capsys
 
 def test_a_key_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "plans.json"
-    file.write_text('{"a": {"tau": 0.5, "b": 1, "tau": 0.9}}')
+    file.write_text('{"a": {"tau": 0.5, "b": 1, "tau": 0.9}}', encoding="utf-8")
     with pytest.raises(
         PlansError, match=r'plans .*plans\.json is not valid JSON: the key "tau" is there twice\. Mend it'
     ):

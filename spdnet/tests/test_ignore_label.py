@@ -33,9 +33,9 @@ PLAN = ["-d", "507", "-np", "1", "-sam", "tiny", "-image_size", "56", "-device",
 def ignoring(workspace: Workspace) -> Workspace:
     """The left third of every training label is the ignore label."""
     file = workspace.raw / "dataset.json"
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     content["labels"]["ignore"] = IGNORE
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content), encoding="utf-8")
     for label in (workspace.raw / "labelsTr").iterdir():
         image = sitk.ReadImage(str(label))
         array = sitk.GetArrayFromImage(image)
@@ -114,7 +114,7 @@ def test_the_commands_run_and_never_predict_it(ignoring: Workspace) -> None:
     simulate_prompts.main(["-d", "507", "-s", "Ts"])
     predict.main(["-i", str(ignoring.raw / "imagesTs"), "-o", str(ignoring.root / "preds"), "-device", "cpu"])
     validation = ignoring.model() / "fold_0" / "validation"
-    summary = json.loads((validation / "summary.json").read_text())
+    summary = json.loads((validation / "summary.json").read_text(encoding="utf-8"))
     assert summary["mean"].keys() == {"1", "2"}
     entry = summary["metric_per_case"][0]["metrics"]["1"]
     shape = sitk.GetArrayFromImage(sitk.ReadImage(summary["metric_per_case"][0]["prediction_file"])).shape

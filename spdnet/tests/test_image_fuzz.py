@@ -399,7 +399,10 @@ def json_kinds(planned_folder: Path) -> dict[str, tuple[Any, Callable[[Path], An
     return {
         "dataset": (DATASET_JSON, use_dataset_json),
         "plans": (some_plans().to_dict(), use_plans),
-        "fingerprint": (json.loads((planned_folder / "spd_fingerprint.json").read_text()), Fingerprint.load),
+        "fingerprint": (
+            json.loads((planned_folder / "spd_fingerprint.json").read_text(encoding="utf-8")),
+            Fingerprint.load,
+        ),
         "splits": (SPLITS, lambda file: load_or_create_splits(file, ["a", "b", "c"], 0)),
     }
 

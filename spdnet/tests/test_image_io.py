@@ -77,7 +77,7 @@ def write_tiff3(folder: Path, name: str, array: np.ndarray, spacing: list[float]
     tifffile.imwrite(folder / name, array, photometric="minisblack")
     if spacing is not None:
         case = name.removesuffix(".tif").removesuffix("_0000")
-        (folder / f"{case}.json").write_text(json.dumps({"spacing": spacing}))
+        (folder / f"{case}.json").write_text(json.dumps({"spacing": spacing}), encoding="utf-8")
     return folder / name
 
 
@@ -207,7 +207,7 @@ def test_sheared_affines_survive_nibabel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda f: f.write_text("no image"), "cannot read"),
+        (lambda f: f.write_text("no image", encoding="utf-8"), "cannot read"),
         (lambda f: nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2), np.uint8), np.eye(4)), f), "2 dimensions"),
         (lambda f: nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2, 2), np.uint8), np.eye(4)), f), "4 dimensions"),
         (
@@ -289,8 +289,8 @@ def test_gray_with_alpha_animations_and_volumes_are_refused(tmp_path: Path) -> N
     Image.merge("LA", (gray, gray)).save(tmp_path / "alpha.png")
     gray.save(tmp_path / "moving.png", save_all=True, append_images=[Image.fromarray(random_array((6, 7)) // 2)])
     write_tiff3(tmp_path, "volume.tif", random_array((5, 6, 7)))
-    (tmp_path / "text.png").write_text("no image")
-    (tmp_path / "text.tif").write_text("no image")
+    (tmp_path / "text.png").write_text("no image", encoding="utf-8")
+    (tmp_path / "text.tif").write_text("no image", encoding="utf-8")
     (tmp_path / "half.png").write_bytes((tmp_path / "alpha.png").read_bytes()[:60])
     messages = {
         "alpha.png": "alpha channel",
@@ -373,7 +373,7 @@ def test_tiff_segmentation_gets_a_side_file(tmp_path: Path) -> None:
 )
 def test_faulty_spacing_files_are_named(content: str, tmp_path: Path) -> None:
     file = write_tiff3(tmp_path, "a_0000.tif", random_array((5, 6, 7)))
-    (tmp_path / "a.json").write_text(content)
+    (tmp_path / "a.json").write_text(content, encoding="utf-8")
     with pytest.raises(DatasetError, match=r"case a: spacing file .*a\.json"):
         Tiff3DIO().read_geometry(file, "a")
 
@@ -424,16 +424,16 @@ def test_endings_in_upper_case_are_written_and_read(reader: type[ReaderWriter], 
 
 def test_interrupted_writing_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "a.nii.gz"
-    file.write_text("old")
+    file.write_text("old", encoding="utf-8")
 
     def write_half() -> None:
         with whole_file(file) as partial:
-            partial.write_text("ha")
+            partial.write_text("ha", encoding="utf-8")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         write_half()
-    assert [f.name for f in tmp_path.iterdir()] == ["a.nii.gz"] and file.read_text() == "old"
+    assert [f.name for f in tmp_path.iterdir()] == ["a.nii.gz"] and file.read_text(encoding="utf-8") == "old"
 
 
 # choice

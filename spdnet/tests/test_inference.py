@@ -166,8 +166,8 @@ def fake_model(
     folder = root / dataset / name
     for fold in folds:
         (folder / f"fold_{fold}").mkdir(parents=True)
-        (folder / f"fold_{fold}" / "checkpoint_final.pth").write_text("")
-    (folder / "plans.json").write_text(plans)
+        (folder / f"fold_{fold}" / "checkpoint_final.pth").write_text("", encoding="utf-8")
+    (folder / "plans.json").write_text(plans, encoding="utf-8")
     return folder
 
 
@@ -203,8 +203,8 @@ def test_elsewhere_the_only_trained_model_is_used(results: Path, tmp_path: Path)
     only = fake_model(results, "Dataset501_A", SPD)
     fake_model(results, "Dataset501_A", "nnUNetTrainer__nnUNetPlans__2d", plans='{"dataset_name": "x"}')
     fake_model(results, "Dataset501_A", "SPDTrainer__SPDPlans__3d_fullres")
-    (results / "notes.txt").write_text("")
-    (results / "Dataset501_A" / "notes.txt").write_text("")
+    (results / "notes.txt").write_text("", encoding="utf-8")
+    (results / "Dataset501_A" / "notes.txt").write_text("", encoding="utf-8")
     assert find_model(tmp_path, None, None, None).path == only
     assert dataset_of_folder(tmp_path) is None
 
@@ -238,7 +238,7 @@ def test_no_fitting_model_lists_those_there_are(results: Path, tmp_path: Path) -
 def test_folds_are_all_numbered_ones_else_all(tmp_path: Path) -> None:
     model = ModelFolder(fake_model(tmp_path, "Dataset501_A", SPD, ("1", "0", "all")))
     (model.path / "fold_2").mkdir()
-    (model.path / "fold_1" / "checkpoint_best.pth").write_text("")
+    (model.path / "fold_1" / "checkpoint_best.pth").write_text("", encoding="utf-8")
     assert model.folds() == ["0", "1", "2", "all"]
     with pytest.raises(ModelError, match="folds 0, 1, all are trained; choose with -f"):
         model.choose_folds(None, "checkpoint_final.pth")
@@ -305,7 +305,7 @@ def test_the_whole_way_by_the_commands(
     evaluate.main(["-ref", "labelsTs", "-pred", "preds", "-np", "1"])
     out = capsys.readouterr().out
     assert "along S" in out
-    assert json.loads(Path("preds/spd_evaluation.json").read_text())
+    assert json.loads(Path("preds/spd_evaluation.json").read_text(encoding="utf-8"))
     dice = dice_by_case_and_class(Path("preds"), Path("labelsTs"))
     assert min(dice) > 0.3
 
@@ -413,7 +413,7 @@ def test_boxes_of_an_array_give_what_those_of_a_file_give(trained: Workspace, tm
     values = [*np.minimum(low, high), *np.maximum(low, high)]
     file = tmp_path / f"{case.case}.csv"
     rows = [",".join([*columns, "label"]), ",".join([*map(str, values), "bright"])]
-    file.write_text("\n".join(rows))
+    file.write_text("\n".join(rows), encoding="utf-8")
     output = tmp_path / "out" / case.case
     predictor.predict_from_files([[str(f) for f in case.images]], [str(output)], True, prompts=[str(file)])
     stored = np.load(tmp_path / "out" / f"{case.case}.npz")["probabilities"]
@@ -495,9 +495,9 @@ def test_only_the_copies_beside_the_weights_are_read(trained: Workspace, tmp_pat
 
 def change_plans(trained: Workspace, **changes: Any) -> None:
     file = trained.model() / "plans.json"
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     content["spd"] |= changes
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -519,9 +519,9 @@ def test_plans_and_checkpoints_that_do_not_belong_together(
 
 def test_a_model_of_other_classes_is_refused(trained: Workspace) -> None:
     file = trained.model() / "dataset.json"
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     content["labels"]["third"] = 3
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ModelError, match=r"do not belong together: .*shape"):
         predictor_of(trained)
 

@@ -81,7 +81,7 @@ def test_nnunets_evaluation_of_our_predictions_is_ours(
         trained.raw / "labelsTs", folder, "-djfile", folder / "dataset.json", "-pfile", folder / "plans.json",
         "-np", 1,
     )  # fmt: skip
-    theirs = json.loads((folder / "summary.json").read_text())
+    theirs = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     cases = ("blob_005", "blob_006")
     pairs = [(trained.raw / "labelsTs" / f"{c}.nii.gz", folder / f"{c}.nii.gz") for c in cases]
     ours = nnunet_summary(pairs, SimpleITKIO(), Labels.from_dataset_json(predictor.dataset_json))

@@ -30,14 +30,16 @@ def folder(tmp_path: Path) -> Path:
     for name in (*names, "labelsTr/a", "labelsTr/b", "imagesTs/t_0000", "imagesTs/t_0001"):
         sitk.WriteImage(image, str(folder / f"{name}.nii.gz"))
     content = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": 2}
-    (folder / "dataset.json").write_text(json.dumps({**content, "file_ending": ".nii.gz"}))
+    (folder / "dataset.json").write_text(json.dumps({**content, "file_ending": ".nii.gz"}), encoding="utf-8")
     return folder
 
 
 def change(folder: Path, **changes: Any) -> None:
     """Change or, with None, remove keys of dataset.json."""
-    content = json.loads((folder / "dataset.json").read_text()) | changes
-    (folder / "dataset.json").write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    content = json.loads((folder / "dataset.json").read_text(encoding="utf-8")) | changes
+    (folder / "dataset.json").write_text(
+        json.dumps({k: v for k, v in content.items() if v is not None}), encoding="utf-8"
+    )
 
 
 def add_prompts(folder: Path, *names: str) -> None:

@@ -134,12 +134,12 @@ def test_cases_of_an_unfinished_run_are_kept_only_if_nothing_has_changed(
     (planned.preprocessed / "SPDPlans_2d" / "blob_000.json").unlink()
     assert run() == ["blob_000", "interrupted"], "its file is gone"
     plans = planned.preprocessed / "SPDPlans.json"
-    before = plans.read_text()
+    before = plans.read_text(encoding="utf-8")
     changed = json.loads(before)
     changed["spd"]["pixel_spacing_mm"] *= 1.5
-    plans.write_text(json.dumps(changed))
+    plans.write_text(json.dumps(changed), encoding="utf-8")
     assert run() == [*first, "interrupted"], "other plans"
-    plans.write_text(before)
+    plans.write_text(before, encoding="utf-8")
     assert run() == [*first, "interrupted"], "other plans again"
     fails_at = ""
     assert run() == ["blob_003", "blob_004"]
@@ -151,10 +151,10 @@ def test_a_record_that_cannot_be_read_begins_anew(tmp_path: Path) -> None:
     record = RunRecord(tmp_path)
     record.begin({"a": 1})
     record.note_written("c", [1])
-    (tmp_path / "c.json").write_text("{}")
+    (tmp_path / "c.json").write_text("{}", encoding="utf-8")
     record.begin({"a": 1})
     assert record.is_written("c", [1]) and not record.is_written("c", [2]) and not record.is_written("d", [1])
-    (tmp_path / ".unfinished" / ".begun.json").write_text('{"a"')
+    (tmp_path / ".unfinished" / ".begun.json").write_text('{"a"', encoding="utf-8")
     record.begin({"a": 1})
     assert not record.is_written("c", [1])
     record.end()
@@ -250,12 +250,12 @@ def test_prediction_on_a_full_or_read_only_disk(
 
 
 def test_an_output_folder_that_is_a_file(trained: Workspace, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("mine")
+    (tmp_path / "out").write_text("mine", encoding="utf-8")
     predictor = SPDPredictor(device="cpu", allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trained.model(), 0)
     with pytest.raises(StorageError, match="cannot make the folder .*/out: File exists"):
         predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "out")
-    assert (tmp_path / "out").read_text() == "mine"
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"
 
 
 def test_an_image_removed_meanwhile_costs_its_own_case_only(

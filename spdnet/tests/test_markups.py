@@ -76,7 +76,7 @@ SLICER_STRUCTURE: dict[str, Any] = {
 def write_file(folder: Path, markups: Any, schema: Any = SCHEMA_URL) -> Path:
     """A markups file with the given `markups` list."""
     file = folder / "case.mrk.json"
-    file.write_text(json.dumps({"@schema": schema, "markups": markups}))
+    file.write_text(json.dumps({"@schema": schema, "markups": markups}), encoding="utf-8")
     return file
 
 
@@ -225,7 +225,7 @@ def test_positions_that_are_not_three_numbers_are_refused(position: Any, tmp_pat
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_positions_that_are_not_finite_are_refused(value: str, tmp_path: Path) -> None:
     file = write_file(tmp_path, [fiducial([1, 2, 12345])])
-    file.write_text(file.read_text().replace("12345", value))
+    file.write_text(file.read_text(encoding="utf-8").replace("12345", value), encoding="utf-8")
     with pytest.raises(PromptFileError, match="point 1.*three finite numbers"):
         read_markups(file)
 
@@ -292,7 +292,7 @@ def test_huge_files_are_refused_unread(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("digits", [500, 20_000])
 def test_numbers_of_many_digits_cost_no_time(digits: int, tmp_path: Path) -> None:
     file = write_file(tmp_path, [fiducial([1, 2, 12345])])
-    file.write_text(file.read_text().replace("12345", "9" * digits))
+    file.write_text(file.read_text(encoding="utf-8").replace("12345", "9" * digits), encoding="utf-8")
     with pytest.raises(PromptFileError, match="point 1.*three finite numbers"):
         read_markups(file)
 
@@ -429,7 +429,7 @@ def test_boxes_are_written_and_read_again(size: list[float], tmp_path: Path) -> 
     again, nothing = read_markups(tmp_path / "again.mrk.json")
     np.testing.assert_allclose(again.points_lps_mm, box.points_lps_mm, atol=1e-9)
     assert (again.name, again.kind) == (box.name, "box") and len(nothing.points_lps_mm) == 0
-    content = json.loads((tmp_path / "again.mrk.json").read_text())["markups"][0]
+    content = json.loads((tmp_path / "again.mrk.json").read_text(encoding="utf-8"))["markups"][0]
     assert content["type"] == "ROI" and content["roiType"] == "Box"
     np.testing.assert_allclose(content["size"], size)
     np.testing.assert_allclose(content["controlPoints"][0]["position"], [1, 2, 3])
@@ -458,7 +458,7 @@ def some_markups() -> list[Markup]:
 def test_what_is_written_has_the_published_structure(tmp_path: Path) -> None:
     file = tmp_path / "case.mrk.json"
     write_markups(file, some_markups())
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     jsonschema.validate(content, SLICER_STRUCTURE)
     assert content["@schema"] == SCHEMA_URL
     assert [m["type"] for m in content["markups"]] == ["Fiducial", "Curve", "ClosedCurve", "Fiducial"]

@@ -375,7 +375,7 @@ def test_a_damaged_checkpoint_is_never_loaded(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_checkpoint_folder_can_be_unwritable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("SPD_checkpoints", str(tmp_path / "file" / "below"))
     monkeypatch.setattr(urllib.request, "urlopen", no_connection)
     with pytest.raises(ModelError, match=r"sam_vit_b_01ec64\.pth is not in"):

@@ -72,7 +72,7 @@ def test_nnunet_makes_the_same_fingerprint(
     plan_and_preprocess.extract_fingerprint_main(["-d", "507", "-np", "1"])
     ours = nnunet_fingerprint(Fingerprint.load(workspace.preprocessed / "spd_fingerprint.json"))
     DatasetFingerprintExtractor(507, 1).run(overwrite_existing=True)
-    theirs = json.loads((workspace.preprocessed / "dataset_fingerprint.json").read_text())
+    theirs = json.loads((workspace.preprocessed / "dataset_fingerprint.json").read_text(encoding="utf-8"))
     assert ours.keys() == theirs.keys()
     np.testing.assert_allclose(ours["spacings"], theirs["spacings"], rtol=1e-5)
     assert np.array_equal(ours["shapes_after_crop"], theirs["shapes_after_crop"])
@@ -96,7 +96,7 @@ def test_nnunet_s_preprocessing_and_network_give_our_saliency(
     train.main(["507", "all", "-epochs", "4", "0", "-device", "cpu"])
     plans = PlansManager(str(workspace.model() / "plans.json"))
     configuration = plans.get_configuration("2d")
-    dataset_json = json.loads((workspace.model() / "dataset.json").read_text())
+    dataset_json = json.loads((workspace.model() / "dataset.json").read_text(encoding="utf-8"))
     image_file = workspace.raw / "imagesTs" / "blob_006_0000.nii.gz"
     preprocessor = configuration.preprocessor_class(verbose=False)
     data, _, properties = preprocessor.run_case([str(image_file)], None, plans, configuration, dataset_json)
@@ -169,7 +169,7 @@ def test_both_programs_end_with_the_same_shared_files(workspace: Workspace, nnun
         extract_fingerprints([507], num_processes=1, clean=True)
         plan_experiments([507])
         preprocess_dataset(507, "nnUNetPlans", ["2d"], [1])
-        content = json.loads((workspace.preprocessed / "nnUNetPlans.json").read_text())
+        content = json.loads((workspace.preprocessed / "nnUNetPlans.json").read_text(encoding="utf-8"))
         trainer = nnUNetTrainer({**content, "continue_training": False}, "2d", 1, dataset_json(), torch.device("cpu"))
         splits.append(trainer.do_split())
 
@@ -177,7 +177,7 @@ def test_both_programs_end_with_the_same_shared_files(workspace: Workspace, nnun
         plan_and_preprocess.main([*PLAN, "--clean"])
 
     def dataset_json() -> dict[str, Any]:
-        return json.loads((workspace.preprocessed / "dataset.json").read_text())
+        return json.loads((workspace.preprocessed / "dataset.json").read_text(encoding="utf-8"))
 
     splits: list[Any] = []
     order = (nnunet, spd) if first == "nnunet" else (spd, nnunet)
@@ -189,7 +189,7 @@ def test_both_programs_end_with_the_same_shared_files(workspace: Workspace, nnun
     order[1]()
     assert {name: (workspace.preprocessed / name).read_bytes() for name in names} == made
     assert not before or {f.name: f.read_bytes() for f in theirs.iterdir()} == before
-    stored = json.loads((workspace.preprocessed / "splits_final.json").read_text())
+    stored = json.loads((workspace.preprocessed / "splits_final.json").read_text(encoding="utf-8"))
     assert [list(map(str, part)) for part in splits[0]] == [stored[1]["train"], stored[1]["val"]]
     shutil.rmtree(workspace.results, ignore_errors=True)
 

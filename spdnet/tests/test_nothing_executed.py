@@ -93,7 +93,7 @@ def call_faults(node: ast.Call) -> list[str]:
 
 @pytest.mark.parametrize("file", SOURCES, ids=[str(f.relative_to(PACKAGE)) for f in SOURCES])
 def test_the_source_holds_nothing_that_executes_data(file: Path) -> None:
-    assert faults(file.read_text(), str(file.relative_to(PACKAGE))) == []
+    assert faults(file.read_text(encoding="utf-8"), str(file.relative_to(PACKAGE))) == []
 
 
 @pytest.mark.parametrize(

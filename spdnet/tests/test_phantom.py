@@ -72,7 +72,7 @@ def test_written_points_are_the_case_s_points_in_world_coordinates(folder: Path,
 def test_an_existing_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     existing = tmp_path / "Dataset501_TubePhantom"
     existing.mkdir()
-    (existing / "mine.txt").write_text("keep")
+    (existing / "mine.txt").write_text("keep", encoding="utf-8")
     with pytest.raises(DatasetError, match="exists already"):
         write_tube_phantom(tmp_path, 1, 1, seed=0)
     assert [p.name for p in tmp_path.rglob("*")] == [existing.name, "mine.txt"]

@@ -76,7 +76,7 @@ def test_a_fingerprint_survives_its_file_and_is_readable(raw_workspace: Workspac
     file = tmp_path / "spd_fingerprint.json"
     fingerprint.save(file)
     assert Fingerprint.load(file) == fingerprint
-    summary = json.loads(file.read_text())["summary"]
+    summary = json.loads(file.read_text(encoding="utf-8"))["summary"]
     assert summary["n_cases"] == 5
     assert summary["n_slices"] == sum(len(blob_case(i)[1]) for i in range(5))
     voxels = sum(blob_case(i)[1].size for i in range(5))
@@ -145,7 +145,7 @@ def test_a_foreign_fingerprint_is_named(tmp_path: Path) -> None:
     with pytest.raises(PlansError, match="Run spd_extract_fingerprint first"):
         Fingerprint.load(file)
     for content in ({"spacings": []}, []):
-        file.write_text(json.dumps(content))
+        file.write_text(json.dumps(content), encoding="utf-8")
         with pytest.raises(PlansError, match="not a fingerprint of this version"):
             Fingerprint.load(file)
 

@@ -120,11 +120,11 @@ def test_files_that_are_no_plans_are_named(tmp_path: Path) -> None:
     file = tmp_path / "SPDPlans.json"
     with pytest.raises(PlansError, match=r"SPDPlans\.json is missing. Run spd_plan_and_preprocess first"):
         SPDPlans.load(file)
-    file.write_text("{'a'")
+    file.write_text("{'a'", encoding="utf-8")
     with pytest.raises(PlansError, match=r"SPDPlans\.json is not valid JSON"):
         SPDPlans.load(file)
     for content in ([], 5, {"dataset_name": "x", "plans_name": "nnUNetPlans"}):
-        file.write_text(json.dumps(content))
+        file.write_text(json.dumps(content), encoding="utf-8")
         with pytest.raises(PlansError, match=r"SPDPlans\.json: key .* is missing; is this a plans file of spdnet"):
             SPDPlans.load(file)
 

@@ -130,9 +130,9 @@ def test_what_lies_beside_the_predictions(trained: Workspace, images: Path, prom
     predictor_of(trained, (0, 1)).predict_from_files(images, tmp_path / "out", prompts=prompts)
     assert names(tmp_path / "out") == {"blob_005.nii.gz", "blob_006.nii.gz", *EXTRAS}
     assert (tmp_path / "out" / "dataset.json").read_bytes() == (trained.model() / "dataset.json").read_bytes()
-    written = json.loads((tmp_path / "out" / "plans.json").read_text())
-    assert written == json.loads((trained.model() / "plans.json").read_text())
-    arguments = json.loads((tmp_path / "out" / "predict_from_raw_data_args.json").read_text())
+    written = json.loads((tmp_path / "out" / "plans.json").read_text(encoding="utf-8"))
+    assert written == json.loads((trained.model() / "plans.json").read_text(encoding="utf-8"))
+    arguments = json.loads((tmp_path / "out" / "predict_from_raw_data_args.json").read_text(encoding="utf-8"))
     nnunets = (
         "list_of_lists_or_source_folder output_folder_or_list_of_truncated_output_files save_probabilities overwrite "
         "num_processes_preprocessing num_processes_segmentation_export folder_with_segs_from_prev_stage num_parts "

@@ -205,7 +205,7 @@ def test_a_case_without_its_last_file_is_not_there(tmp_path: Path) -> None:
         write_case(tmp_path, slices, masks, name)
     assert StoredCase.list(tmp_path) == ["a", "b", "c"]
     (tmp_path / "b.json").unlink()
-    (tmp_path / ".partial_d.json").write_text("")
+    (tmp_path / ".partial_d.json").write_text("", encoding="utf-8")
     assert StoredCase.list(tmp_path) == ["a", "c"]
     with pytest.raises(ValueError, match="could not convert"):
         write_case(tmp_path, np.array([["x"]]), masks, "c")  # cut off while being replaced

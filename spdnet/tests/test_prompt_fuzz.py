@@ -316,6 +316,6 @@ def test_tables_written_with_all_digits_are_read_to_the_last_bit(
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "c.csv"
     text = "\n".join(["x_lps_mm;y_lps_mm;z_lps_mm", *(";".join(map(repr, p)) for p in points)])
-    file.write_text(text.replace(".", ",") if comma else text)
+    file.write_text(text.replace(".", ",") if comma else text, encoding="utf-8")
     (markup,) = read_prompt_file(file)
     np.testing.assert_array_equal(markup.points_lps_mm, np.array(points))

@@ -57,24 +57,26 @@ def written_json(image: sitk.Image, points: np.ndarray, folder: Path) -> Path:
 
 def written_fcsv(image: sitk.Image, points: np.ndarray, folder: Path) -> Path:
     rows = [f"{n},{-x!r},{-y!r},{z!r}" for n, (x, y, z) in enumerate(points.tolist())]
-    (folder / "c.fcsv").write_text("\n".join(["# CoordinateSystem = 0", *rows]))
+    (folder / "c.fcsv").write_text("\n".join(["# CoordinateSystem = 0", *rows]), encoding="utf-8")
     return folder / "c.fcsv"
 
 
 def written_slicer_table(image: sitk.Image, points: np.ndarray, folder: Path) -> Path:
-    (folder / "c.csv").write_text("\n".join(["l,p,s", *(f"{x!r},{y!r},{z!r}" for x, y, z in points.tolist())]))
+    (folder / "c.csv").write_text(
+        "\n".join(["l,p,s", *(f"{x!r},{y!r},{z!r}" for x, y, z in points.tolist())]), encoding="utf-8"
+    )
     return folder / "c.csv"
 
 
 def written_ras_table(image: sitk.Image, points: np.ndarray, folder: Path) -> Path:
     rows = [f"{-x!r}\t{-y!r}\t{z!r}" for x, y, z in points.tolist()]
-    (folder / "c.tsv").write_text("\n".join(["x_ras_mm\ty_ras_mm\tz_ras_mm", *rows]))
+    (folder / "c.tsv").write_text("\n".join(["x_ras_mm\ty_ras_mm\tz_ras_mm", *rows]), encoding="utf-8")
     return folder / "c.tsv"
 
 
 def written_voxels(image: sitk.Image, points: np.ndarray, folder: Path) -> Path:
     voxels = [image.TransformPhysicalPointToContinuousIndex(p) for p in points.tolist()]
-    (folder / "c.csv").write_text("\n".join(["i,j,k", *(f"{i!r},{j!r},{k!r}" for i, j, k in voxels)]))
+    (folder / "c.csv").write_text("\n".join(["i,j,k", *(f"{i!r},{j!r},{k!r}" for i, j, k in voxels)]), encoding="utf-8")
     return folder / "c.csv"
 
 
@@ -123,7 +125,7 @@ def written_roi(image: sitk.Image, low: np.ndarray, high: np.ndarray, folder: Pa
 
 def written_voxel_box(image: sitk.Image, low: np.ndarray, high: np.ndarray, folder: Path) -> Path:
     row = ",".join(map(repr, [*low.tolist(), *high.tolist()]))
-    (folder / "c.csv").write_text(f"class,i0,j0,k0,i1,j1,k1\ncolon,{row}")
+    (folder / "c.csv").write_text(f"class,i0,j0,k0,i1,j1,k1\ncolon,{row}", encoding="utf-8")
     return folder / "c.csv"
 
 
@@ -158,7 +160,9 @@ def test_a_box_along_the_world_is_covered_by_its_slices(direction: str, spacing:
     centre = np.array(image.TransformContinuousIndexToPhysicalPoint([5.0, 3.5, 2.5]))
     low, high = centre - (2.0, 1.5, 1.2), centre + np.array((1.0, 1.5, 2.0))
     row = ",".join(map(repr, [*low.tolist(), *high.tolist()]))
-    (tmp_path / "c.csv").write_text(f"x0_lps_mm,y0_lps_mm,z0_lps_mm,x1_lps_mm,y1_lps_mm,z1_lps_mm\n{row}")
+    (tmp_path / "c.csv").write_text(
+        f"x0_lps_mm,y0_lps_mm,z0_lps_mm,x1_lps_mm,y1_lps_mm,z1_lps_mm\n{row}", encoding="utf-8"
+    )
     geometry = ImageGeometry.from_sitk(image)
     voxels = np.array(list(itertools.product(*(range(n) for n in geometry.shape_zyx))))
     world = np.array([image.TransformIndexToPhysicalPoint(v) for v in voxels[:, ::-1].tolist()])
@@ -229,7 +233,7 @@ def test_a_box_is_cut_to_the_image(geometry: ImageGeometry, mapping: CaseMapping
 
 def write_csv(folder: Path, *lines: str) -> Path:
     """A table of these lines."""
-    (folder / "TI_012.csv").write_text("\n".join(lines))
+    (folder / "TI_012.csv").write_text("\n".join(lines), encoding="utf-8")
     return folder / "TI_012.csv"
 
 
@@ -437,7 +441,7 @@ def test_every_ending_is_found_and_read(ending: str, tmp_path: Path) -> None:
 
 def test_several_files_of_a_case_are_an_error_that_names_them(tmp_path: Path) -> None:
     for name in ("TI_012.mrk.json", "TI_012.csv", "TI_01.csv"):
-        (tmp_path / name).write_text("")
+        (tmp_path / name).write_text("", encoding="utf-8")
     with pytest.raises(PromptFileError, match="case TI_012.*2 prompt files of it, TI_012.mrk.json, TI_012.csv"):
         find_prompt_file(tmp_path, "TI_012")
     assert find_prompt_file(tmp_path, "TI_01") == tmp_path / "TI_01.csv"

@@ -38,7 +38,7 @@ def test_every_point_is_told_in_a_markup_and_in_the_table(trained: Workspace) ->
     predictor = SPDPredictor(device="cpu", use_mirroring=False)
     predictor.initialize_from_trained_model_folder(trained.model(), (0,))
     for number, case in enumerate(RawDataset(trained.raw).cases("Ts")):
-        with (folder / "prompts" / f"{case.case}.csv").open() as stream:
+        with (folder / "prompts" / f"{case.case}.csv").open(encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
         case = type(case)(case.case, case.images, case.label, trained.raw / "promptsTs" / f"{case.case}.mrk.json")
         prediction, geometry = predictor.predict_case(case)
@@ -80,7 +80,7 @@ def test_it_is_only_written_when_asked_and_can_be(trained: Workspace, capsys: py
 
 
 def test_validation_tells_precision_and_recall_before_and_after(trained: Workspace) -> None:
-    content = json.loads((trained.model() / "fold_0" / "validation" / "prompts.json").read_text())
+    content = json.loads((trained.model() / "fold_0" / "validation" / "prompts.json").read_text(encoding="utf-8"))
     raw, distilled = (content["all_cases"][kind] for kind in ("raw", "distilled"))
     assert raw["points"] == sum(c["raw"]["points"] for c in content["cases"])
     assert raw["recall"] == 1.0, "one simulated point is inside in each target slice"

@@ -36,7 +36,7 @@ SAME_POINTS = [
 
 def write_table(folder: Path, *lines: str) -> Path:
     """A table of these lines."""
-    (folder / "TI_012.csv").write_text("\n".join(lines))
+    (folder / "TI_012.csv").write_text("\n".join(lines), encoding="utf-8")
     return folder / "TI_012.csv"
 
 

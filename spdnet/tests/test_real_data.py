@@ -36,8 +36,8 @@ def hippocampus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (target / f"{kind}{subset}").mkdir(parents=True)
             for file in sorted((source / f"{kind}{subset}").iterdir())[:n]:
                 shutil.copyfile(file, target / f"{kind}{subset}" / file.name)
-    description = json.loads((source / "dataset.json").read_text())
-    (target / "dataset.json").write_text(json.dumps({**description, "numTraining": 6}))
+    description = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
+    (target / "dataset.json").write_text(json.dumps({**description, "numTraining": 6}), encoding="utf-8")
     return target
 
 
@@ -51,7 +51,7 @@ def test_the_three_commands_on_real_mri(hippocampus: Path, monkeypatch: pytest.M
     monkeypatch.chdir(hippocampus)
     predict.main(["-i", "imagesTs", "-o", str(tmp_path / "preds"), "-device", "cpu"])
     evaluate.main(["-ref", "labelsTs", "-pred", str(tmp_path / "preds")])
-    scores = json.loads((tmp_path / "preds" / "spd_evaluation.json").read_text())
+    scores = json.loads((tmp_path / "preds" / "spd_evaluation.json").read_text(encoding="utf-8"))
     assert scores["mean"]["volume_dice"]["mean"] > 0.2  # far above chance after seconds of training
     for reference in (hippocampus / "labelsTs").iterdir():
         image = sitk.ReadImage(str(hippocampus / "imagesTs" / reference.name.replace(".nii.gz", "_0000.nii.gz")))

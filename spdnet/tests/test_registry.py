@@ -37,10 +37,10 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_a_user_s_trainer_is_found_and_nothing_else_is_run(folders: list[Path]) -> None:
     marker = folders[0] / "was_run"
-    (folders[0] / "other.py").write_text(f"open({str(marker)!r}, 'w')\nclass Other: pass\n")
-    (folders[0] / "broken.py").write_text("def (:")
-    (folders[1] / "deeper" / "mine.py").write_text(OWN)
-    (folders[1] / "deeper" / "helper_of_mine.py").write_text("TAU = 0.25\n")
+    (folders[0] / "other.py").write_text(f"open({str(marker)!r}, 'w')\nclass Other: pass\n", encoding="utf-8")
+    (folders[0] / "broken.py").write_text("def (:", encoding="utf-8")
+    (folders[1] / "deeper" / "mine.py").write_text(OWN, encoding="utf-8")
+    (folders[1] / "deeper" / "helper_of_mine.py").write_text("TAU = 0.25\n", encoding="utf-8")
     trainer = get_trainer("SPDTrainerMine")
     assert trainer.__name__ == "SPDTrainerMine"
     assert trainer.adapt_settings(tiny_settings()).distillation.tau == 0.25
@@ -52,10 +52,10 @@ def test_a_user_s_trainer_is_found_and_nothing_else_is_run(folders: list[Path]) 
 
 
 def test_what_goes_wrong_is_named(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    (folders[0] / "fails.py").write_text("class SPDTrainerFails: pass\nraise ValueError('no')\n")
+    (folders[0] / "fails.py").write_text("class SPDTrainerFails: pass\nraise ValueError('no')\n", encoding="utf-8")
     with pytest.raises(ConfigurationError, match=r"SPDTrainerFails: importing .*fails\.py failed: ValueError: no"):
         get_trainer("SPDTrainerFails")
-    (folders[1] / "again.py").write_text("class SPDTrainerFails: pass\n")
+    (folders[1] / "again.py").write_text("class SPDTrainerFails: pass\n", encoding="utf-8")
     with pytest.raises(ConfigurationError, match=r"defined in several files: .*fails\.py, .*again\.py"):
         get_trainer("SPDTrainerFails")
     monkeypatch.setenv("SPD_extTrainer", str(folders[0] / "nowhere"))

@@ -110,7 +110,7 @@ def test_folders_are_compared_under_their_names(folders: ReportFolders, tmp_path
 
 def test_without_reference_there_are_no_scores(folders: ReportFolders, tmp_path: Path) -> None:
     main(["-i", str(folders.images), "-p", str(folders.predictions()), "-o", str(tmp_path / "r.html")])
-    text = (tmp_path / "r.html").read_text()
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
     overview = embedded(text, "overview")
     assert overview["estimates"] == [None]
     assert embedded(text, "case-0")["reference"] is None
@@ -123,7 +123,7 @@ def test_prompt_files_give_points_and_boxes_where_no_fates_are_told(tmp_path: Pa
     prompts = folders.root / "promptsTs"
     prompts.mkdir()
     header = "x_lps_mm,y_lps_mm,z_lps_mm"
-    (prompts / "case_a.csv").write_text(f"{header}\n{','.join(map(str, place))}\n")
+    (prompts / "case_a.csv").write_text(f"{header}\n{','.join(map(str, place))}\n", encoding="utf-8")
     payload = embedded(run(folders, tmp_path / "r.html"), "case-0")
     source = prediction_source(folders.images, [folders.predictions()])
     mapping = read_case(source.cases[0], source).frame.mapping
@@ -139,7 +139,7 @@ def test_coarse_boxes_are_shown_as_given(tmp_path: Path) -> None:
     names = [f"{axis}{end}_lps_mm" for end in (0, 1) for axis in "xyz"]
     (folders.root / "promptsTs").mkdir()
     text = f"{','.join(names)}\n{','.join(map(str, corners))}\n"
-    (folders.root / "promptsTs" / "case_a.csv").write_text(text)
+    (folders.root / "promptsTs" / "case_a.csv").write_text(text, encoding="utf-8")
     payload = embedded(run(folders, tmp_path / "r.html"), "case-0")
     source = prediction_source(folders.images, [folders.predictions()])
     mapping = read_case(source.cases[0], source).frame.mapping
@@ -153,7 +153,9 @@ def test_nothing_from_files_can_become_markup(tmp_path: Path) -> None:
     folders = write_report_data(tmp_path / "data", cases=[HOSTILE], with_fates=False)
     label = f"{HOSTILE}</script>"
     labels = {"background": 0, label: 1, "right": 2}
-    (folders.predictions() / "dataset.json").write_text(json.dumps({**DATASET_JSON, "labels": labels}))
+    (folders.predictions() / "dataset.json").write_text(
+        json.dumps({**DATASET_JSON, "labels": labels}), encoding="utf-8"
+    )
     text = run(folders, tmp_path / "r.html", "-names", HOSTILE)
     assert text.count("<img") == 0
     assert embedded(text, "case-0")["case"] == HOSTILE
@@ -208,8 +210,8 @@ def test_flat_images_with_regions_and_an_ignore_label_are_shown(tmp_path: Path) 
     ):
         (tmp_path / folder).mkdir()
         Image.fromarray(picture.astype(np.uint8)).save(tmp_path / folder / name)
-    (tmp_path / "preds" / "dataset.json").write_text(json.dumps(dataset_json))
-    (tmp_path / "preds" / "plans.json").write_text('{"plans_name": "nnUNetPlans"}')
+    (tmp_path / "preds" / "dataset.json").write_text(json.dumps(dataset_json), encoding="utf-8")
+    (tmp_path / "preds" / "plans.json").write_text('{"plans_name": "nnUNetPlans"}', encoding="utf-8")
     text = run(ReportFolders(tmp_path), tmp_path / "r.html", "-channel", "1", "--figures")
     overview, case = embedded(text, "overview"), embedded(text, "case-0")
     assert overview["plans"] == []
@@ -225,15 +227,15 @@ def test_flat_images_with_regions_and_an_ignore_label_are_shown(tmp_path: Path) 
 
 def test_a_trained_fold_is_reported(trained: Workspace) -> None:
     main(["-d", "507", "-f", "0"])
-    text = (trained.model() / "fold_0" / "report.html").read_text()
+    text = (trained.model() / "fold_0" / "report.html").read_text(encoding="utf-8")
     overview = embedded(text, "overview")
     epochs = [(1, e) for e in range(5)] + [(2, e) for e in range(8)]
     assert [(r["stage"], r["epoch"]) for r in overview["curves"]] == epochs
     assert overview["training"]["trainer"] == "SPDTrainer" and overview["training"]["train_cases"] == 4
     validation = trained.model() / "fold_0" / "validation"
-    told = json.loads((validation / "prompts.json").read_text())["all_cases"]
+    told = json.loads((validation / "prompts.json").read_text(encoding="utf-8"))["all_cases"]
     assert overview["prompts"][0]["raw"]["points_inside"] == told["raw"]["points_inside"]
-    dice = json.loads((validation / "summary.json").read_text())["mean"]["1"]["Dice"]
+    dice = json.loads((validation / "summary.json").read_text(encoding="utf-8"))["mean"]["1"]["Dice"]
     assert overview["cases"][0]["predictions"][0]["classes"][0]["volume_dice"] == pytest.approx(dice)
     payload = embedded(text, "case-0")
     assert payload["predictions"][0]["points"] and payload["predictions"][0]["saliency"]
@@ -246,7 +248,7 @@ def test_other_predictions_of_the_validation_stand_beside(trained: Workspace) ->
     for file in (trained.model() / "fold_0" / "validation").glob("*.nii.gz"):
         (other / file.name).write_bytes(file.read_bytes())
     main(["-d", "507", "-f", "0", "-compare", str(other), "-names", "copy", "-o", str(trained.root / "r.html")])
-    overview = embedded((trained.root / "r.html").read_text(), "overview")
+    overview = embedded((trained.root / "r.html").read_text(encoding="utf-8"), "overview")
     assert overview["predictions"] == ["SPDTrainer__SPDPlans__2d", "copy"]
     first, second = (overview["cases"][0]["predictions"][i]["classes"] for i in (0, 1))
     assert first == second
@@ -265,7 +267,7 @@ def test_the_commands_of_the_documentation_run(trained: Workspace, monkeypatch: 
         pytest.skip("the documentation is not installed")
     shutil.copytree(trained.raw / "labelsTs", trained.raw / "nnunet_preds")
     monkeypatch.chdir(trained.raw)
-    commands = re.findall(r"^    (spd_\w+ .*)$", page.read_text(), re.MULTILINE)
+    commands = re.findall(r"^    (spd_\w+ .*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(commands) == 5
     for command in commands:
         for theirs, ours in (("501", "507"), ("TI_101=12", "blob_005=2"), ("TI_104=20", "blob_006=3")):
@@ -283,7 +285,7 @@ def test_many_cases_go_to_files_beside_the_page(folders: ReportFolders, tmp_path
     text = run(folders, tmp_path / "r.html", "--split")
     assert embedded(text, "overview")["case_files"] == ["r_files/case_0000.js", "r_files/case_0001.js"]
     assert 'id="case-0"' not in text
-    script = (tmp_path / "r_files" / "case_0001.js").read_text()
+    script = (tmp_path / "r_files" / "case_0001.js").read_text(encoding="utf-8")
     payload = json.loads(script.removeprefix("spdReceiveCase(1,").removesuffix(");\n"))
     assert payload["case"] == "case_b"
 
@@ -292,7 +294,9 @@ def test_a_report_is_replaced_and_leaves_no_old_files(folders: ReportFolders, tm
     run(folders, tmp_path / "r.html", "--split")
     run(folders, tmp_path / "r.html", "-cases", "case_b")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["data", "r.html"]
-    assert [c["case"] for c in embedded((tmp_path / "r.html").read_text(), "overview")["cases"]] == ["case_b"]
+    assert [c["case"] for c in embedded((tmp_path / "r.html").read_text(encoding="utf-8"), "overview")["cases"]] == [
+        "case_b"
+    ]
 
 
 def test_an_error_leaves_the_old_report_and_no_parts(
@@ -302,7 +306,7 @@ def test_an_error_leaves_the_old_report_and_no_parts(
     files = sorted(f.name for f in (tmp_path / "r_files").iterdir())
     (folders.predictions() / "case_b.nii.gz").write_bytes(b"damaged")
     assert "case_b" in failure([*folders.arguments(), "-o", str(tmp_path / "r.html")], capsys)
-    assert (tmp_path / "r.html").read_text() == before
+    assert (tmp_path / "r.html").read_text(encoding="utf-8") == before
     assert sorted(f.name for f in (tmp_path / "r_files").iterdir()) == files
     assert sorted(f.name for f in tmp_path.iterdir()) == ["data", "r.html", "r_files"]
 
@@ -311,9 +315,9 @@ def test_a_folder_with_other_files_is_not_replaced(
     folders: ReportFolders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "r_files").mkdir()
-    (tmp_path / "r_files" / "thesis.docx").write_text("precious")
+    (tmp_path / "r_files" / "thesis.docx").write_text("precious", encoding="utf-8")
     assert "thesis.docx" in failure([*folders.arguments(), "-o", str(tmp_path / "r.html")], capsys)
-    assert (tmp_path / "r_files" / "thesis.docx").read_text() == "precious"
+    assert (tmp_path / "r_files" / "thesis.docx").read_text(encoding="utf-8") == "precious"
     assert "must end in .html" in failure([*folders.arguments(), "-o", str(tmp_path / "r.pdf")], capsys)
     assert "does not exist" in failure([*folders.arguments(), "-o", str(tmp_path / "no" / "r.html")], capsys)
 

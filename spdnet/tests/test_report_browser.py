@@ -296,7 +296,7 @@ def test_saliency_lies_over_the_target_only(screens: Any, report: Path, data: Ca
 
 
 def fates_of(folders: ReportFolders, judged_for: int) -> list[dict[str, str]]:
-    with (folders.predictions() / "prompts" / "case_a.csv").open() as stream:
+    with (folders.predictions() / "prompts" / "case_a.csv").open(encoding="utf-8") as stream:
         return [row for row in csv.DictReader(stream) if int(row["judged_for_slice"]) == judged_for]
 
 
@@ -483,7 +483,9 @@ def test_the_theme_can_be_chosen(screens: Any, report: Path) -> None:
 def test_names_from_files_stay_text(screens: Any, tmp_path: Path) -> None:
     folders = write_report_data(tmp_path / "data", cases=[HOSTILE.replace("/", "")], with_fates=False)
     labels = {"background": 0, HOSTILE + "</script><script>document.title='broken'</script>": 1, "right": 2}
-    (folders.predictions() / "dataset.json").write_text(json.dumps({**DATASET_JSON, "labels": labels}))
+    (folders.predictions() / "dataset.json").write_text(
+        json.dumps({**DATASET_JSON, "labels": labels}), encoding="utf-8"
+    )
     page = tmp_path / "r.html"
     main(
         [
@@ -518,7 +520,7 @@ def test_a_case_of_a_hundred_large_slices_is_small_and_opens_soon(screens: Any, 
     write_volume(folders.images / "c_0000.nii.gz", image.astype(np.float32), np.eye(3), (2.0, 0.7, 0.7))
     for folder, shift in ((folders.references, 0), (folders.predictions(), 6)):
         write_volume(folder / "c.nii.gz", np.roll(ball, shift, 1), np.eye(3), (2.0, 0.7, 0.7))
-    (folders.predictions() / "dataset.json").write_text(json.dumps(DATASET_JSON))
+    (folders.predictions() / "dataset.json").write_text(json.dumps(DATASET_JSON), encoding="utf-8")
     page = tmp_path / "r.html"
     main([*folders.arguments(), "-o", str(page)])
     assert page.stat().st_size < 10e6

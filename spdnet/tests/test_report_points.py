@@ -75,9 +75,9 @@ def test_quality_is_counted_before_and_after(tmp_path: Path) -> None:
 def test_another_table_is_refused(tmp_path: Path, old: str, new: str) -> None:
     folders = write_report_data(tmp_path)
     file = folders.predictions() / "prompts" / "case_a.csv"
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     assert old in text
-    file.write_text(text.replace(old, new))
+    file.write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(PromptFileError, match=r"case_a\.csv is not a table.*--save_prompts"):
         read(folders)
 
@@ -85,6 +85,6 @@ def test_another_table_is_refused(tmp_path: Path, old: str, new: str) -> None:
 def test_a_table_without_rows_has_no_points(tmp_path: Path) -> None:
     folders = write_report_data(tmp_path)
     file = folders.predictions() / "prompts" / "case_a.csv"
-    file.write_text(file.read_text().splitlines()[0] + "\n")
+    file.write_text(file.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
     points, _ = read(folders)
     assert points == [] and points_as_given(points).shape == (0, 3)

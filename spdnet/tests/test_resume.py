@@ -31,13 +31,13 @@ ARGUMENTS = ["507", "0", "-epochs", "2", "2", "-device", "cpu", "-batch_size", "
 def quiet(planned: Workspace) -> None:
     """Short epochs with dropout, and a saliency that two epochs can reach."""
     file = planned.preprocessed / "SPDPlans.json"
-    plans = json.loads(file.read_text())
+    plans = json.loads(file.read_text(encoding="utf-8"))
     for stage in ("stage1", "stage2"):
         plans["spd"][stage]["iterations_per_epoch"] = 3
     plans["spd"]["stage1"]["learning_rate"] = 1e-2
     plans["spd"]["lora"]["dropout"] = 0.1
     plans["spd"]["distillation"]["tau"] = 0.3
-    file.write_text(json.dumps(plans))
+    file.write_text(json.dumps(plans), encoding="utf-8")
 
 
 class Attempt:
@@ -187,7 +187,7 @@ def test_sigterm_says_how_to_go_on_and_the_end_is_the_same(straight: tuple[Works
 
     assert Attempt(ARGUMENTS, slowly).end() == 143
     (log,) = folder.glob("training_log_*")
-    last = log.read_text().splitlines()[-1]
+    last = log.read_text(encoding="utf-8").splitlines()[-1]
     assert "stopped by SIGTERM in stage 2, epoch 0: checkpoint_latest.pth holds the state at the start" in last
     assert "--c" in last
     assert not (folder / LOCK_FILE).exists()
@@ -285,5 +285,5 @@ def test_the_seed_and_the_settings_of_a_continued_training_are_told(planned: Wor
     content = read_checkpoint(folder / "checkpoint_final.pth")
     assert content["spd"]["seed"] == 4
     assert len(content["spd"]["records"]) == 5
-    text = sorted(folder.glob("training_log_*"))[-1].read_text()
+    text = sorted(folder.glob("training_log_*"))[-1].read_text(encoding="utf-8")
     assert "continuing with another stage1: {'epochs': 2" in text

@@ -29,34 +29,34 @@ def test_they_are_copies_and_nnunet_s_splits(workspace: Workspace) -> None:
     assert [f.name for f in copies] == [f"blob_{i:03d}.nii.gz" for i in range(5)]
     assert all(f.read_bytes() == (workspace.raw / "labelsTr" / f.name).read_bytes() for f in copies)
     splits = create_splits([f"blob_{i:03d}" for i in range(5)])
-    assert (folder / "splits_final.json").read_text() == json.dumps(splits, indent=4)
+    assert (folder / "splits_final.json").read_text(encoding="utf-8") == json.dumps(splits, indent=4)
 
 
 def test_splits_that_are_there_stay_and_labels_that_changed_are_copied_again(workspace: Workspace) -> None:
     folder = share(workspace)
     own = [{"train": ["blob_000"], "val": ["blob_001"]}]
-    (folder / "splits_final.json").write_text(json.dumps(own))
+    (folder / "splits_final.json").write_text(json.dumps(own), encoding="utf-8")
     label, other = (workspace.raw / "labelsTr" / f"blob_00{i}.nii.gz" for i in (0, 1))
     label.write_bytes(other.read_bytes())
     kept = (folder / "gt_segmentations" / "blob_002.nii.gz").stat().st_ino
     later = label.stat().st_mtime + 5
     os.utime(label, (later, later))
     share(workspace)
-    assert json.loads((folder / "splits_final.json").read_text()) == own
+    assert json.loads((folder / "splits_final.json").read_text(encoding="utf-8")) == own
     assert (folder / "gt_segmentations" / "blob_000.nii.gz").read_bytes() == other.read_bytes()
     assert (folder / "gt_segmentations" / "blob_002.nii.gz").stat().st_ino == kept
 
 
 def test_splits_of_the_raw_folder_are_taken_over_and_must_agree(workspace: Workspace) -> None:
     own = [{"train": ["blob_000"], "val": ["blob_001"]}]
-    (workspace.raw / "splits_final.json").write_text(json.dumps(own))
+    (workspace.raw / "splits_final.json").write_text(json.dumps(own), encoding="utf-8")
     folder = share(workspace)
-    assert json.loads((folder / "splits_final.json").read_text()) == own
+    assert json.loads((folder / "splits_final.json").read_text(encoding="utf-8")) == own
     share(workspace)
-    (workspace.raw / "splits_final.json").write_text(json.dumps(own * 2))
+    (workspace.raw / "splits_final.json").write_text(json.dumps(own * 2), encoding="utf-8")
     with pytest.raises(DatasetError, match=r"splits_final\.json and .*splits_final\.json differ"):
         share(workspace)
-    assert json.loads((folder / "splits_final.json").read_text()) == own
+    assert json.loads((folder / "splits_final.json").read_text(encoding="utf-8")) == own
 
 
 def test_too_few_cases_have_no_splits(workspace: Workspace) -> None:

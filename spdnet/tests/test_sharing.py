@@ -87,8 +87,8 @@ def sam_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BaseWeights:
 
 def test_zip_holds_what_prediction_and_nnunet_need(trained: Workspace) -> None:
     for fold in ("fold_0", "fold_1"):
-        (trained.model() / fold / "debug.json").write_text("{}")
-        (trained.model() / fold / "unrelated.txt").write_text("not of the model")
+        (trained.model() / fold / "debug.json").write_text("{}", encoding="utf-8")
+        (trained.model() / fold / "unrelated.txt").write_text("not of the model", encoding="utf-8")
     with zipfile.ZipFile(pack(trained)) as packed:
         names = set(packed.namelist())
     expected = {"plans.json", "dataset.json", "spd_fingerprint.json", MANIFEST_FILE}
@@ -217,7 +217,7 @@ def test_zip_without_manifest_is_installed_and_comparisons_in_it_are_not(trained
 def test_existing_model_is_kept_unless_it_is_to_be_replaced(trained: Workspace) -> None:
     file = pack(trained)
     marker = trained.model() / "fold_0" / "mine.txt"
-    marker.write_text("mine")
+    marker.write_text("mine", encoding="utf-8")
     before = snapshot(trained.results)
     with pytest.raises(ConfigurationError, match="exists already; give --overwrite"):
         install_model(file)

@@ -37,7 +37,7 @@ def test_it_reports_every_route_with_its_spread(
     speed.main(
         [*arguments, "-training_batches", "1", "--no_official", "-o", str(file), "-profile", str(tmp_path / "profiles")]
     )
-    report = json.loads(file.read_text())
+    report = json.loads(file.read_text(encoding="utf-8"))
     routes = {speed.PUBLISHED_ENCODER, speed.ENCODER, speed.PLAIN, speed.SPD, speed.NETWORK, speed.FILES}
     assert set(report["routes"]) == routes
     for route in report["routes"].values():

@@ -474,7 +474,7 @@ def make_trainer(
     lenient = replace(s.distillation, tau=0.3)  # the saliency of two epochs is low
     dropout = replace(s.lora, dropout=0.1)  # so that what dropout draws matters too
     plans = replace(plans, settings=change(replace(s, **stages, distillation=lenient, lora=dropout)))
-    dataset_json = json.loads((planned.preprocessed / "dataset.json").read_text())
+    dataset_json = json.loads((planned.preprocessed / "dataset.json").read_text(encoding="utf-8"))
     return trainer_class(plans.to_dict(), "2d", fold, dataset_json, CPU, 3)
 
 
@@ -559,7 +559,7 @@ def test_a_training_leaves_what_nnunet_users_expect(planned: Workspace) -> None:
         "plans.json", "dataset.json", "spd_fingerprint.json", "dataset_fingerprint.json", "fold_0",
     }  # fmt: skip
     assert SPDPlans.load(trainer.model_folder / "plans.json") == trainer.plans
-    text = (trainer.output_folder / logs.pop()).read_text()
+    text = (trainer.output_folder / logs.pop()).read_text(encoding="utf-8")
     for part in ("stage 1", "stage 2", "train loss", "val Dice bright", "half", "lr", "best smoothed Dice"):
         assert part in text
     content = torch.load(trainer.output_folder / "checkpoint_final.pth", weights_only=True)
@@ -574,7 +574,7 @@ def test_a_training_leaves_what_nnunet_users_expect(planned: Workspace) -> None:
     assert content["current_epoch"] == 3
     assert {len(v) for v in content["logging"].values()} == {3}
     assert content["network_weights"].keys() == trainer.network.own_state().keys()
-    debug = json.loads((trainer.output_folder / "debug.json").read_text())
+    debug = json.loads((trainer.output_folder / "debug.json").read_text(encoding="utf-8"))
     assert debug["val_cases"] == [c.case for c in trainer.val_cases]
 
 
@@ -600,18 +600,18 @@ def test_splits_are_made_once_and_then_used(planned: Workspace) -> None:
     trainer = make_trainer(planned, 2)
     trainer.initialize()
     assert file.read_bytes() == by_preprocessing
-    made = json.loads(file.read_text())
+    made = json.loads(file.read_text(encoding="utf-8"))
     assert len(made) == 5
     assert [c.case for c in trainer.val_cases] == made[2]["val"]
     assert {c.case for c in trainer.train_cases} == set(made[2]["train"])
     other = [{"train": ["blob_000", "blob_001"], "val": ["blob_004"]}]
-    file.write_text(json.dumps(other))
+    file.write_text(json.dumps(other), encoding="utf-8")
     trainer = make_trainer(planned, 0)
     trainer.initialize()
     assert [c.case for c in trainer.train_cases] == ["blob_000", "blob_001"]
     assert [c.case for c in trainer.val_cases] == ["blob_004"]
-    assert json.loads(file.read_text()) == other
-    file.write_text(json.dumps([{"train": ["gone"], "val": []}]))
+    assert json.loads(file.read_text(encoding="utf-8")) == other
+    file.write_text(json.dumps([{"train": ["gone"], "val": []}]), encoding="utf-8")
     with pytest.raises(DatasetError, match="gone"):
         make_trainer(planned, 0).initialize()
 
@@ -624,7 +624,7 @@ def test_fold_all_holds_nothing_out_and_is_validated_on_its_training_cases(plann
     assert all(r.val_loss is None for r in trainer.log.records)
     summary = trainer.perform_actual_validation()
     assert len(summary["metric_per_case"]) == 5
-    assert "training cases" in trainer.log.file.read_text()
+    assert "training cases" in trainer.log.file.read_text(encoding="utf-8")
     assert load_or_create_splits(planned.preprocessed / "none.json", ["a", "b"], "all").val == ()
 
 
@@ -797,7 +797,7 @@ def test_validation_writes_predictions_and_an_nnunet_summary(planned: Workspace)
     trainer = run(make_trainer(planned, 0, (2, 2)))
     trainer.perform_actual_validation()
     folder = trainer.output_folder / "validation"
-    stored = json.loads((folder / "summary.json").read_text())
+    stored = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert stored.keys() == {"foreground_mean", "mean", "metric_per_case"}
     assert stored["mean"].keys() == {"1", "2"}
     cases = [c.case for c in trainer.val_cases]

@@ -99,7 +99,7 @@ def test_waiting_for_data_is_measured_and_logged(planned: Workspace) -> None:
     trainer = run(make_trainer(planned, 0, (1, 1)))
     for record in trainer.log.records:
         assert 0 < record.waited < record.seconds
-    assert trainer.log.file.read_text().count(" % waiting for data") == 2
+    assert trainer.log.file.read_text(encoding="utf-8").count(" % waiting for data") == 2
 
 
 # ---- losses that are no numbers ---------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_leaves_its_state(planne
     latest = read_checkpoint(trainer.output_folder / "checkpoint_latest.pth")
     assert latest["current_epoch"] == 1
     assert all(torch.isfinite(w).all() for w in latest["network_weights"].values())
-    assert "the loss is nan" in trainer.log.file.read_text()
+    assert "the loss is nan" in trainer.log.file.read_text(encoding="utf-8")
 
 
 def test_a_gradient_that_is_no_number_does_too(planned: Workspace) -> None:
@@ -318,7 +318,7 @@ def test_wandb_logs_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     identities = []
     for start in ("new", "resumed", "new"):
         subprocess.run([sys.executable, "-c", script, str(tmp_path), start], check=True, capture_output=True)
-        identities.append((tmp_path / "wandb_run_id.txt").read_text())
+        identities.append((tmp_path / "wandb_run_id.txt").read_text(encoding="utf-8"))
     assert identities[0] == identities[1] != identities[2]
     assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) >= 2
 

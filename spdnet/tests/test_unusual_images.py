@@ -80,7 +80,7 @@ def write_dataset(root: Path, unusual: Unusual) -> Path:
         "numTraining": CASES,
         "file_ending": ".nii.gz",
     }
-    (folder / "dataset.json").write_text(json.dumps(content))
+    (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 
@@ -95,10 +95,10 @@ def test_the_whole_way(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ["-d", "512", "-np", "1", "-sam", "tiny", "-image_size", "56", "-device", "cpu", "--verify_dataset_integrity"]
     )
     plans = tmp_path / "nnUNet_preprocessed" / raw.name / "SPDPlans.json"
-    content = json.loads(plans.read_text())
+    content = json.loads(plans.read_text(encoding="utf-8"))
     for stage in ("stage1", "stage2"):
         content["spd"][stage].update({"iterations_per_epoch": 2, "batch_size": 4})
-    plans.write_text(json.dumps(content))
+    plans.write_text(json.dumps(content), encoding="utf-8")
     train.main(["512", "all", "-epochs", "1", "1", "-device", "cpu"])
     predict.main(["-i", str(raw / "imagesTr"), "-o", str(tmp_path / "out"), "--no_prompts", "-device", "cpu"])
     for number in range(CASES):

@@ -138,5 +138,5 @@ def write_blob_dataset(raw_root: Path, n_train: int = 5, n_test: int = 2) -> Pat
         "numTraining": n_train,
         "file_ending": ".nii.gz",
     }
-    (folder / "dataset.json").write_text(json.dumps(content))
+    (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     return folder

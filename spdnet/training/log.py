@@ -78,7 +78,7 @@ class TrainingLog:
         if not self.is_main:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.file.open("a") as stream:
+        with self.file.open("a", encoding="utf-8") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}: {text}\n")
 
     def add(self, record: EpochRecord, class_names: tuple[str, ...]) -> None:

@@ -80,7 +80,7 @@ class WandbTracker:
         module = _optional("wandb", "wandb", "--wandb")
         folder.mkdir(parents=True, exist_ok=True)
         identity = folder / "wandb_run_id.txt"
-        known = identity.read_text().strip() if resumed and identity.exists() else None
+        known = identity.read_text(encoding="utf-8").strip() if resumed and identity.exists() else None
         self._run = module.init(
             project=os.environ.get("WANDB_PROJECT", project),
             name=name,
@@ -89,7 +89,7 @@ class WandbTracker:
             id=known,
             resume="allow" if known else None,
         )
-        identity.write_text(self._run.id)
+        identity.write_text(self._run.id, encoding="utf-8")
 
     def add(self, record: EpochRecord, step: int, class_names: tuple[str, ...]) -> None:
         """See `Tracker`."""

@@ -69,7 +69,9 @@ def write_raw_dataset(
         "name": title,
     }
     begun = target / "unfinished.json"
-    if (target / "dataset.json").exists() or (begun.exists() and json.loads(begun.read_text()) != content):
+    if (target / "dataset.json").exists() or (
+        begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != content
+    ):
         raise ConfigurationError(f"{target} holds another conversion, or a finished one; give another folder")
     for kind in ("images", "labels"):
         for part in ("Tr", "Ts"):

@@ -160,7 +160,7 @@ def pseudo_dices(folder: Path) -> np.ndarray:
     by_epoch: dict[int, float] = {}
     epoch = -1
     for log in sorted(folder.glob("training_log_*.txt"), key=lambda f: f.stat().st_mtime):
-        for line in log.read_text().splitlines():
+        for line in log.read_text(encoding="utf-8").splitlines():
             if begun := re.search(r": Epoch (\d+) *$", line):
                 epoch = int(begun[1])
             elif scores := re.search(r"Pseudo dice \[(.*)\]", line):

@@ -77,12 +77,14 @@ def available_memory() -> int | None:
     """Bytes that this process may still use, by Linux' accounts of the machine and of the job; None elsewhere."""
     left = []
     try:
-        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
         left.append(int(fields["MemAvailable"].split()[0]) * 1024)
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
         if limit != "max":
-            used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-            counts = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
+            used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8"))
+            counts = dict(
+                line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text(encoding="utf-8").splitlines()
+            )
             left.append(int(limit) - used + int(counts["file"]))  # "file": copies of files, which make room
     except (OSError, ValueError, KeyError):
         pass

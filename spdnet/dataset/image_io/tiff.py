@@ -94,7 +94,7 @@ class Tiff3DIO(ReaderWriter):
     def write_segmentation(self, file: Path, label_map: np.ndarray, geometry: ImageGeometry) -> None:
         """See the base class; writes the spacing file too."""
         with whole_file(file.with_suffix(".json")) as partial:
-            partial.write_text(json.dumps(self.properties(geometry)))
+            partial.write_text(json.dumps(self.properties(geometry)), encoding="utf-8")
             super().write_segmentation(file, label_map, geometry)
 
     def _read(self, file: Path, case: str) -> tuple[np.ndarray, ImageGeometry]:
@@ -129,7 +129,7 @@ def _spacing(side_file: Path | None, file: Path, case: str) -> tuple[float, floa
         logger.warning("case %s: no spacing file %s; the spacing of %s is taken as 1 mm", case, side_file, file)
         return 1.0, 1.0, 1.0
     try:
-        content = json.loads(side_file.read_text())
+        content = json.loads(side_file.read_text(encoding="utf-8"))
         return spacing_of_properties(content)
     except (json.JSONDecodeError, UnicodeDecodeError, DatasetError) as error:
         raise DatasetError(
