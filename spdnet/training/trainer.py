@@ -194,7 +194,10 @@ class SPDTrainer:
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolynomialLR | ReduceLROnPlateau]:
         """Optimiser and learning-rate schedule of the current stage, as the plans say."""
         s = self.stage.stage_settings
-        optimizer = torch.optim.Adam(self.stage.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
+        one_pass = self.device.type in ("cpu", "cuda")  # a quarter of the time of one parameter after the other
+        optimizer = torch.optim.Adam(
+            self.stage.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay, fused=one_pass
+        )
         if s.scheduler == "plateau":
             return optimizer, ReduceLROnPlateau(optimizer, factor=0.5, patience=4)
         return optimizer, PolynomialLR(optimizer, total_iters=s.epochs, power=0.9)
