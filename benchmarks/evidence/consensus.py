@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,14 +55,16 @@ class Distiller:
 
 
 def consensus_points(prompts: SlicePrompts, saliency: np.ndarray, settings: SPDSettings) -> SlicePrompts:
-    """The points that SPD would give its decoder, each with the class and the slice that it prompts.
+    """The points that SPD trusts, each with the class and the slice that it prompts.
+
+    Peaks of the saliency, with which SPD may ask its decoder where no point is trusted, are not among them.
 
     Args:
         prompts: points of a volume, network frame; boxes are ignored.
         saliency: float (S, k, M, M) in [0, 1].
         settings: of the plans; its `distillation` says how.
     """
-    distillation, size = settings.distillation, settings.image_size
+    distillation, size = replace(settings.distillation, empty_consensus="empty"), settings.image_size
     rows = decoder_rows(distill_volume(prompts, saliency, size, distillation), saliency, size, distillation)
     row, place_in_row = np.nonzero(rows.point_is_real)
     points = np.column_stack([rows.slice_index[row], rows.points_yx[row, place_in_row]])

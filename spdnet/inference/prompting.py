@@ -19,6 +19,8 @@ from spdnet.prompts.agreement import agreement
 from spdnet.prompts.box_distillation import BoxConsensus, distill_boxes, raw_boxes
 from spdnet.prompts.distillation import Consensus, distill_prompts, limit_points, raw_prompts
 
+MIN_PEAK_PRECISION = 0.5  # with "auto", the share of a class' peaks that have to lie on the target for peaks to be used
+
 
 @dataclass(frozen=True)
 class DecoderRows:
@@ -124,12 +126,13 @@ def decoder_rows(
     image_size: int,
     settings: DistillationSettings,
     boxes: list[BoxConsensus] | None = None,
+    peak_precision: np.ndarray | None = None,
 ) -> DecoderRows:
     """Which slices and classes are decoded, with which points and boxes.
 
     A slice with trusted points or a trusted box always is. One without is unless the plans say "empty", where any of
-    its pixels is salient; if they say "peak" and the salient pixels are one connected piece, it gets the most salient
-    one as its point. Raw prompts decode every slice.
+    its pixels is salient; where the class uses peaks and the salient pixels are one connected piece, it gets the most
+    salient one as its point. Raw prompts decode every slice.
 
     Args:
         consensus: points, one per class.
@@ -137,8 +140,10 @@ def decoder_rows(
         image_size: side of the network's slices.
         settings: of the plans.
         boxes: one per class, or None for no boxes.
+        peak_precision: `SPDNetwork.peak_precision`, by which "auto" decides about peaks; None: it uses them.
     """
     n_slices, n_classes, mask_size, _ = saliency.shape
+    uses_peaks = _classes_with_peaks(settings, n_classes, peak_precision)
     slices, classes, points, edges = [], [], [], [np.zeros((0, 4))]
     for k in range(n_classes):
         own_boxes = boxes[k].box_of_slices(n_slices) if boxes is not None else np.full((n_slices, 4), np.nan)
@@ -148,13 +153,12 @@ def decoder_rows(
             decoded = np.ones(n_slices, dtype=bool)
         elif settings.empty_consensus != "empty":
             decoded = prompted | (saliency[:, k].max(axis=(1, 2)) > settings.tau)
-        with_peak = settings.mode != "raw" and settings.empty_consensus == "peak"
         for s in np.flatnonzero(decoded).tolist():
             slices.append(s)
             classes.append(k)
             own = consensus[k].in_slice(s)
-            if with_peak and not prompted[s] and _is_one_piece(saliency[s, k] > settings.tau):
-                own = _peak(saliency[s, k])
+            if uses_peaks[k] and not prompted[s]:
+                own = saliency_peak(saliency[s, k], settings.tau)
             points.append(rescale_points(own, mask_size, image_size))
         edges.append(_rescale_boxes(own_boxes[decoded], mask_size, image_size))
     longest = max((len(p) for p in points), default=0)
@@ -170,13 +174,24 @@ def decoder_rows(
     return DecoderRows(*indices, padded, is_real, box_yxyx, has_box)
 
 
-def _is_one_piece(salient: np.ndarray) -> bool:
-    """Whether the True pixels of a map (M, M) hang together, over corners too."""
-    return bool(ndimage.label(salient, structure=np.ones((3, 3)))[1] == 1)
+def _classes_with_peaks(
+    settings: DistillationSettings, n_classes: int, peak_precision: np.ndarray | None
+) -> np.ndarray:
+    """Which classes get the peak where no point is trusted: bool (k,)."""
+    if settings.mode == "raw" or settings.empty_consensus in ("decode", "empty"):
+        return np.zeros(n_classes, dtype=bool)
+    if settings.empty_consensus == "peak" or peak_precision is None:
+        return np.ones(n_classes, dtype=bool)
+    return peak_precision >= MIN_PEAK_PRECISION
 
 
-def _peak(saliency: np.ndarray) -> np.ndarray:
-    """The most salient pixel of a map (M, M), the first if several tie: float64 (1, 2) y, x."""
+def saliency_peak(saliency: np.ndarray, tau: float) -> np.ndarray:
+    """The most salient pixel of a map (M, M), the first if several tie: float64 (1, 2) y, x.
+
+    None, (0, 2), unless the pixels above `tau` hang together (over corners too): else which piece is meant?
+    """
+    if ndimage.label(saliency > tau, structure=np.ones((3, 3)))[1] != 1:
+        return np.zeros((0, 2))
     return np.array([np.unravel_index(saliency.argmax(), saliency.shape)], dtype=np.float64)
 
 
@@ -188,7 +203,13 @@ def reach_of_context(settings: DistillationSettings) -> int:
 
 
 def rows_of_slices(
-    prompts: SlicePrompts, saliency: np.ndarray, first: int, stop: int, image_size: int, settings: DistillationSettings
+    prompts: SlicePrompts,
+    saliency: np.ndarray,
+    first: int,
+    stop: int,
+    image_size: int,
+    settings: DistillationSettings,
+    peak_precision: np.ndarray | None = None,
 ) -> DecoderRows:
     """The rows that `decoder_rows` makes of a whole volume for the slices from `first` to `stop` - 1.
 
@@ -198,6 +219,7 @@ def rows_of_slices(
         first, stop: which slices.
         image_size: side of the network's slices.
         settings: of the plans.
+        peak_precision: as in `decoder_rows`.
 
     Returns:
         `slice_index` counts from the volume's first slice.
@@ -207,7 +229,7 @@ def rows_of_slices(
     near, window = prompts.of_slices(low, high), saliency[low:high]
     consensus = distill_volume(near, window, image_size, settings)
     boxes = distill_volume_boxes(near, window, image_size, settings)
-    rows = decoder_rows(consensus, window, image_size, settings, boxes)
+    rows = decoder_rows(consensus, window, image_size, settings, boxes, peak_precision)
     rows = replace(rows, slice_index=rows.slice_index + low)
     return rows.select((rows.slice_index >= first) & (rows.slice_index < stop))
 

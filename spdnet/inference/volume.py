@@ -195,6 +195,7 @@ class _Stream:
         self.settings, self.device = settings, device
         self.saliency = self.probabilities = np.zeros(0, dtype=np.float32)  # made when their shape is known
         self._reach = reach_of_context(settings)
+        self._peak_precision = network.peak_precision.cpu().numpy()
         self._embeddings: list[torch.Tensor] = []  # of the slices from `_decoded` on
         self._encoded = self._decoded = 0
         self._salient: tuple[slice, _Download] | None = None
@@ -241,7 +242,8 @@ class _Stream:
         first, self._decoded = self._decoded, stop
         if self.prompts is None:
             return
-        rows = rows_of_slices(self.prompts, self.saliency, first, stop, self.network.image_size, self.settings)
+        size, precision = self.network.image_size, self._peak_precision
+        rows = rows_of_slices(self.prompts, self.saliency, first, stop, size, self.settings, precision)
         embeddings = torch.cat(self._embeddings)
         self._take_masks()
 

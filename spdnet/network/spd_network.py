@@ -20,6 +20,9 @@ from spdnet.network.saliency_head import SaliencyHead
 EMBEDDING_CHANNELS = 256
 
 
+_MEASURED = "peak_precision"  # not a weight, yet part of a trained model
+
+
 class SPDNetwork(nn.Module):
     """SAM with LoRA, a saliency head, and a batched mask decoder.
 
@@ -35,6 +38,8 @@ class SPDNetwork(nn.Module):
     Attributes:
         is_prediction_form: `optimize_for_prediction` has been here; the network cannot be trained or loaded any more.
         encoder_dtype: format of the encoder's frozen matrices; another one than float32 in that form only.
+        peak_precision: float32 (n_classes,), the share of training slices without trusted points whose most salient
+            pixel is on the target, as stage 2 measured it; 1 where there was none. Part of `own_state`.
     """
 
     def __init__(
@@ -57,6 +62,8 @@ class SPDNetwork(nn.Module):
         self.mask_size = 4 * backbone.grid(image_size)
         self.channel_projection = nn.Conv2d(n_channels, 3, kernel_size=1) if n_channels > 3 else None
         self.image_encoder: Any = parts.image_encoder
+        self.peak_precision: torch.Tensor
+        self.register_buffer("peak_precision", torch.ones(n_classes))
         self.pixel_mean: torch.Tensor
         self.pixel_std: torch.Tensor
         self.prompt_encoder: Any = parts.prompt_encoder
@@ -168,8 +175,9 @@ class SPDNetwork(nn.Module):
         return {n: p for n, p in self.named_parameters() if _part(n) == 2}
 
     def own_state(self) -> dict[str, torch.Tensor]:
-        """All weights that differ from the published SAM: what a checkpoint has to hold."""
-        return {n: p.detach().cpu().clone() for n, p in self.named_parameters() if _part(n) in (1, 2)}
+        """All that differs from the published SAM: what a checkpoint has to hold."""
+        own = {**self.stage1_parameters(), **self.stage2_parameters(), _MEASURED: self.peak_precision}
+        return {n: p.detach().cpu().clone() for n, p in own.items()}
 
     def load_own_state(self, state: dict[str, torch.Tensor]) -> None:
         """Inverse of `own_state`.
@@ -179,7 +187,8 @@ class SPDNetwork(nn.Module):
             RuntimeError: the network has the form for prediction.
         """
         self._refuse_prediction_form()
-        own = self.stage1_parameters() | self.stage2_parameters()
+        own = {**self.stage1_parameters(), **self.stage2_parameters(), _MEASURED: self.peak_precision}
+        state = {_MEASURED: torch.ones(self.n_classes), **state}  # older checkpoints have none
         if own.keys() != state.keys():
             raise KeyError(f"missing {sorted(own.keys() - state.keys())}, unknown {sorted(state.keys() - own.keys())}")
         for name, parameter in own.items():

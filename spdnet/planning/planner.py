@@ -18,6 +18,7 @@ from spdnet.planning.embedding_rule import choose_storage
 from spdnet.planning.fingerprint import CaseFingerprint, Fingerprint
 from spdnet.planning.nnunet_plans import nnunet_keys
 from spdnet.planning.plans import (
+    AgreementSettings,
     AugmentationSettings,
     ConsistencySettings,
     DistillationSettings,
@@ -229,15 +230,22 @@ class SPDPlanner:
         return augmentation
 
     def choose_distillation(self) -> DistillationSettings:
-        """The paper's tau and n; a 2D data set has no neighbours."""
-        flat = all(c.n_slices == 1 for c in self.fingerprint.cases)
+        """The paper's tau and n; scattered points must agree with their neighbours. A 2D data set has no neighbours."""
+        f = self.fingerprint
+        flat = all(c.n_slices == 1 for c in f.cases)
+        scattered = f.prompt_statistics is None or f.prompt_type == "points"  # without files: the recipe's
         settings = DistillationSettings()
         self.reasons["distillation"] = (
             "2D images have no neighbouring slices: local validation only"
             if flat
             else "tau 0.5 and n 2 as in the paper"
         )
-        return replace(settings, n_context=0) if flat else settings
+        if flat:
+            return replace(settings, n_context=0)
+        if scattered:
+            settings = replace(settings, agreement=AgreementSettings("neighbours"))
+            self.reasons["agreement"] = "scattered points: the target's come slice after slice, those of chance do not"
+        return settings
 
     def choose_prompts(self) -> PromptSettings:
         """Prompt files where every training case has one, and points that resemble theirs; else such points alone.
@@ -334,10 +342,11 @@ class SPDPlannerPaper(SPDPlanner):
         )
 
     def choose_distillation(self) -> DistillationSettings:
-        """A slice without trusted points gets none."""
+        """All salient points are trusted; a slice without any gets none."""
         settings = super().choose_distillation()
+        self.reasons.pop("agreement", None)
         self.reasons["distillation"] += "; slices without trusted points are decoded without any"
-        return replace(settings, empty_consensus="decode")
+        return replace(settings, empty_consensus="decode", agreement=AgreementSettings())
 
     def choose_prompts(self) -> PromptSettings:
         """Files as they are."""

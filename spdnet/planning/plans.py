@@ -130,7 +130,8 @@ class DistillationSettings:
         max_points: points per slice and class that reach the decoder.
         empty_consensus: what a slice without trusted points gets: "decode" (where any pixel is salient it is decoded
             from SAM's "not a point" token alone), "peak" (likewise, but from the most salient pixel if the salient
-            ones are one connected piece; our extension) or "empty" (an empty mask).
+            ones are one connected piece; our extension), "auto" (for each class "peak" or "decode", whichever stage 2
+            finds right for most such slices of the training cases) or "empty" (an empty mask).
         agreement: of the points of neighbouring slices.
         boxes: the same for coarse boxes, with this tau and n_context.
     """
@@ -139,7 +140,7 @@ class DistillationSettings:
     tau: float = 0.5
     n_context: int = 2
     max_points: int = 10
-    empty_consensus: Literal["peak", "decode", "empty"] = "peak"
+    empty_consensus: Literal["auto", "peak", "decode", "empty"] = "auto"
     agreement: AgreementSettings = AgreementSettings()
     boxes: BoxSettings = BoxSettings()
 

@@ -153,6 +153,9 @@ def test_a_foreign_fingerprint_is_named(tmp_path: Path) -> None:
 # ---- rules ------------------------------------------------------------------------------------------------
 
 
+POINTS = PromptStatistics(points=30, points_inside=12, slices=10, target_slices=10, target_slices_hit=6)
+
+
 def a_case(**changes: object) -> CaseFingerprint:
     """30 axial slices of 100 x 80 pixels of 1 mm, 5 mm apart; a target of 40 mm x 40 mm."""
     case = CaseFingerprint(
@@ -219,10 +222,15 @@ def test_the_paper_s_planner_changes_what_the_paper_says() -> None:
     assert {paper.stage1.scheduler, paper.stage2.scheduler} == {"plateau"}
     assert (paper.stage1.focal_alpha, paper.stage2.focal_alpha) == (0.5, 0.5)
     assert paper.lora.dropout == 0.1
-    assert (ours.distillation.empty_consensus, paper.distillation.empty_consensus) == ("peak", "decode")
+    prompted = a_fingerprint(*[a_case(prompt_statistics=POINTS)] * 2)
+    both = [planner(prompted, "cpu", 8.0).plan() for planner in (SPDPlanner, SPDPlannerPaper)]
+    assert [p.settings.distillation.empty_consensus for p in both] == ["auto", "decode"]
+    assert [p.settings.distillation.agreement.mode for p in both] == ["neighbours", "off"]
+    assert "agreement" in both[0].reasons and "agreement" not in both[1].reasons
     parts = ("loss", "stage1", "stage2", "lora", "distillation")
     assert replace(paper, **{part: getattr(ours, part) for part in parts}) == ours
-    assert replace(paper.distillation, empty_consensus="peak") == ours.distillation
+    rest = replace(paper.distillation, empty_consensus="auto", agreement=ours.distillation.agreement)
+    assert rest == ours.distillation
     assert PLANNERS["SPDPlannerPaper"] is SPDPlannerPaper
 
 
@@ -316,9 +324,16 @@ def test_two_dimensional_data_has_no_context() -> None:
     assert "2D" in plans.reasons["slicing_axis"]
 
 
+@pytest.mark.parametrize(("n_slices", "n_curves", "mode"), [(12, 0, "neighbours"), (12, 1, "off"), (1, 0, "off")])
+def test_scattered_points_must_agree_with_their_neighbours(n_slices: int, n_curves: int, mode: str) -> None:
+    case = a_case(prompt_statistics=POINTS, prompt_curves=n_curves, n_slices=n_slices)
+    plans = plan(a_fingerprint(case, case))
+    assert plans.settings.distillation.agreement.mode == mode
+    assert ("agreement" in plans.reasons) == (mode == "neighbours")
+
+
 def test_prompts_come_from_files_where_every_case_has_one() -> None:
-    points = PromptStatistics(points=30, points_inside=12, slices=10, target_slices=10, target_slices_hit=6)
-    filed = a_fingerprint(*[a_case(prompt_statistics=points)] * 2)
+    filed = a_fingerprint(*[a_case(prompt_statistics=POINTS)] * 2)
     recipe = RecipeSettings("bad_points", {"bad": 0.6, "points_per_slice": 3})
     own = plan(filed)
     assert own.settings.prompts == PromptSettings("files", recipe, imitated_share=0.5)
@@ -333,14 +348,13 @@ def test_prompts_come_from_files_where_every_case_has_one() -> None:
 
 
 def test_prompts_of_some_cases_are_imitated_for_all() -> None:
-    points = PromptStatistics(points=30, points_inside=12, slices=10, target_slices=10, target_slices_hit=6)
-    mixed = plan(a_fingerprint(a_case(prompt_statistics=points), a_case()))
+    mixed = plan(a_fingerprint(a_case(prompt_statistics=POINTS), a_case()))
     recipe = RecipeSettings("bad_points", {"bad": 0.6, "points_per_slice": 3})
     assert mixed.settings.prompts == PromptSettings("simulated", recipe)
     assert "files for 1 of 2 training cases" in mixed.reasons["prompts"]
     assert "bad_points, bad 0.6, points_per_slice 3" in mixed.reasons["prompts"]
     assert SPDPlans.from_dict(json.loads(json.dumps(mixed.to_dict()))) == mixed
-    curves = plan(a_fingerprint(a_case(prompt_statistics=points, prompt_curves=1), a_case()))
+    curves = plan(a_fingerprint(a_case(prompt_statistics=POINTS, prompt_curves=1), a_case()))
     assert curves.settings.prompts.recipe == RecipeSettings("centreline", {"uncovered": 0.4})
     boxes = PromptStatistics(slices=10, target_slices=10, boxes=10)
     boxed = plan(a_fingerprint(a_case(prompt_statistics=boxes), a_case()))

@@ -24,6 +24,7 @@ from spdnet.network import SPDNetwork, build_network
 from spdnet.network.checkpoint import read_checkpoint
 from spdnet.planning import SPDPlans, SPDSettings, StoredCase
 from spdnet.planning.plans import (
+    AgreementSettings,
     AugmentationSettings,
     ConsistencySettings,
     DistillationSettings,
@@ -742,7 +743,6 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
 RAW = {"distillation.mode": "raw", "distillation.boxes.mode": "raw", "consistency.weight": 0.0}
 
 
-AGREEMENT = {"distillation.agreement.mode": "neighbours", "distillation.empty_consensus": "decode"}
 BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
 
 
@@ -760,17 +760,15 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
         ("SPDTrainerSAMTuning", {**RAW, "lora.rank": 0, "stage1.epochs": 0}),
         ("SPDTrainerTruePoints", {**RAW, "prompts.recipe.mode": "true_points"}),
         ("SPDTrainerEmptyMask", {"distillation.empty_consensus": "empty"}),
-        (
-            "SPDTrainerAgreement",
-            {"distillation.agreement.mode": "neighbours", "distillation.empty_consensus": "decode"},
-        ),
+        ("SPDTrainerNoAgreement", {"distillation.agreement.mode": "off"}),
         ("SPDTrainerNoPeak", {"distillation.empty_consensus": "decode"}),
         ("SPDTrainerPlateau", {"stage1.scheduler": "plateau", "stage2.scheduler": "plateau"}),
     ],
 )
 def test_variants_change_what_they_say_and_nothing_else(name: str, changes: dict[str, Any]) -> None:
-    before = flat(dataclasses.asdict(tiny_settings()))
-    after = flat(dataclasses.asdict(get_trainer(name).adapt_settings(tiny_settings())))
+    settings = tiny_settings(distillation=DistillationSettings(agreement=AgreementSettings("neighbours")))
+    before = flat(dataclasses.asdict(settings))
+    after = flat(dataclasses.asdict(get_trainer(name).adapt_settings(settings)))
     assert {k: v for k, v in after.items() if v != before[k]} == changes
 
 

@@ -7,6 +7,7 @@ distils them, and makes batches of runs of adjacent slices, so that the consiste
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from spdnet.inference.prompting import DecoderRows, decoder_rows, distill_volume, distill_volume_boxes
+from spdnet.inference.prompting import (
+    MIN_PEAK_PRECISION,
+    DecoderRows,
+    decoder_rows,
+    distill_volume,
+    distill_volume_boxes,
+)
 from spdnet.inference.volume import EncodedVolume, decode_rows, decode_volume
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
@@ -24,6 +31,7 @@ from spdnet.prompts import SlicePrompts
 from spdnet.training.batch_shares import share_batches
 from spdnet.training.embedding_store import EmbeddingStore, StoredVariant
 from spdnet.training.losses import consistency_loss
+from spdnet.training.peaks import measure_peak_precision
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
 from spdnet.training.scores import pixel_counts
 from spdnet.training.stages import Batches, Stage
@@ -78,6 +86,26 @@ class PromptStage(Stage):
         self._train = self._store.encode(self.train_cases, True, size, self.device)
         stored = self._store.encode(self.val_cases, False, size, self.device)
         self._val = self.team.share([variants[0] for variants in stored])
+        if self._measures_peaks():
+            precision = measure_peak_precision([variants[0] for variants in self._train], self.settings, self.seed)
+            self.network.peak_precision.copy_(torch.from_numpy(precision))
+
+    def findings(self, class_names: Sequence[str]) -> list[str]:
+        """What became of peaks, if the plans leave that to the training cases."""
+        if not self._measures_peaks():
+            return []
+        lines = []
+        for name, share in zip(class_names, self.network.peak_precision.tolist(), strict=True):
+            way = "from that pixel" if share >= MIN_PEAK_PRECISION else "without a point"
+            lines.append(
+                f"{name}: {share:.0%} of the training slices without a trusted prompt have their most salient pixel on "
+                f"it; such slices are decoded {way}"
+            )
+        return lines
+
+    def _measures_peaks(self) -> bool:
+        rule = self.settings.distillation
+        return rule.mode != "raw" and rule.empty_consensus == "auto"
 
     def finish(self) -> None:
         """Remove the stored embeddings, unless they are to be kept."""
@@ -140,7 +168,7 @@ class PromptStage(Stage):
         if box_rng is not None and len(prompts.boxes):
             share = self.settings.prompts.box_share
             boxes = [b.only_slices(box_rng.random(len(saliency)) < share) for b in boxes]
-        return decoder_rows(consensus, saliency, size, settings, boxes)
+        return decoder_rows(consensus, saliency, size, settings, boxes, self.network.peak_precision.cpu().numpy())
 
     def _draw_batches(self, rng: np.random.Generator) -> list[list[_Run]]:
         """Draw a variant and prompts for every case, cut the rows into runs, shuffle, and fill batches."""

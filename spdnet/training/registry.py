@@ -32,7 +32,7 @@ TRAINERS: dict[str, type[SPDTrainer]] = {
         ablations.SPDTrainerSAMTuning,
         ablations.SPDTrainerTruePoints,
         ablations.SPDTrainerEmptyMask,
-        ablations.SPDTrainerAgreement,
+        ablations.SPDTrainerNoAgreement,
         ablations.SPDTrainerNoPeak,
         ablations.SPDTrainerPlateau,
     )

@@ -6,7 +6,7 @@ A stage knows nothing of optimisers, epochs and files; these are the trainer's.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,6 +95,10 @@ class Stage(ABC):
         self.network.requires_grad_(False)
         for parameter in self.parameters():
             parameter.requires_grad_(True)
+
+    def findings(self, class_names: Sequence[str]) -> list[str]:
+        """What `prepare` learned about the data, in sentences for the log."""
+        return []
 
     def finish(self) -> None:  # noqa: B027 - optional hook
         """Release what `prepare` made."""

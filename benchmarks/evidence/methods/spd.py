@@ -159,11 +159,10 @@ METHODS: dict[str, SPD] = {
         SPD("saliency", "saliency map alone", "ablation", False, model="spd", prediction=("--no_prompts",)),
         SPD("sam_tuning", "SAM-Tuning", "SAM", trainer="SPDTrainerSAMTuning", shares_stage1=False),
         SPD("ceiling", "ceiling: true points only", "ceiling", False, "SPDTrainerTruePoints", true_prompts=True),
-        SPD("agreement", "SPD, agreement, no peak", "SPD", trainer="SPDTrainerAgreement"),
         _choice("agreement_on", "SPD, agreement on", distillation={"agreement": AgreementSettings("neighbours")}),
         _choice("agreement_off", "SPD, agreement off", distillation={"agreement": AgreementSettings()}),
-        _choice("peak_on", "SPD, peak on", distillation={"empty_consensus": "peak"}),
-        _choice("peak_off", "SPD, peak off", distillation={"empty_consensus": "decode"}),
+        _choice("peak_on", "SPD, peaks in all classes", distillation={"empty_consensus": "peak"}),
+        _choice("peak_off", "SPD, no peaks", distillation={"empty_consensus": "decode"}),
         _choice("imitated0", "SPD, training points from files only", prompts={"imitated_share": 0.0}),
         _choice("imitated100", "SPD, training points imitated only", prompts={"imitated_share": 1.0}),
         _choice(

@@ -116,14 +116,13 @@ class SPDTrainerEmptyMask(SPDTrainer):
         return replace(settings, distillation=replace(settings.distillation, empty_consensus="empty"))
 
 
-class SPDTrainerAgreement(SPDTrainer):
-    """For targets beside something that looks like them: points must agree from slice to slice, and no peaks."""
+class SPDTrainerNoAgreement(SPDTrainer):
+    """Every salient point is trusted, whatever those of the slices around it say."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """Agreement of neighbouring slices; a slice without trusted points gets none."""
-        rule = AgreementSettings("neighbours")
-        return replace(settings, distillation=replace(settings.distillation, agreement=rule, empty_consensus="decode"))
+        """Agreement off."""
+        return replace(settings, distillation=replace(settings.distillation, agreement=AgreementSettings()))
 
 
 class SPDTrainerNoPeak(SPDTrainer):
