@@ -61,7 +61,8 @@ def agreement(points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_slices
     by_target = n_hits - by_chance
     per_slice = by_target / np.maximum(_of_windows(area > 0, n_slices), 1)
 
-    pieces, _ = ndimage.label(salient, structure=_IN_PLANE)
+    (top, left), around = _corner_and_content(salient)
+    pieces, _ = ndimage.label(around, structure=_IN_PLANE)
     sizes = np.bincount(pieces.ravel()).astype(np.float64)
     sizes[0] = np.inf  # no piece
     source, y, x = index[hits].T
@@ -71,7 +72,7 @@ def agreement(points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_slices
     for offset in (d for d in range(-n_slices, n_slices + 1) if d):
         there = source + offset
         own = there.clip(0, count - 1)
-        near, share = _salient_near(pieces, sizes, own, y, x, radius)
+        near, share = _salient_near(pieces, sizes, own, y - top, x - left, radius)
         near_area += np.where(there == own, near, 0.0)
         target_share += np.where(there == own, share, 0.0)
         places = np.column_stack([there * apart, points[hits, 1:]])
@@ -89,6 +90,13 @@ def _of_windows(values: np.ndarray, reach: int) -> np.ndarray:
     sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     middle = np.arange(len(values))
     return sums[(middle + reach + 1).clip(max=len(values))] - sums[(middle - reach).clip(min=0)]
+
+
+def _corner_and_content(salient: np.ndarray) -> tuple[tuple[int, int], np.ndarray]:
+    """The part of bool maps (S, H, W), not all False, that holds all True pixels, and its first row and column."""
+    rows, columns = (np.flatnonzero(salient.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    content = salient[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return (int(rows[0]), int(columns[0])), content
 
 
 def _salient_near(
