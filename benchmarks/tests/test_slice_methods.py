@@ -25,7 +25,7 @@ from evidence.consensus import Distiller, consensus_points
 from evidence.jobs import PROFILES, Budget, Setting
 from evidence.methods.medsam import MedSamMethod
 from evidence.methods.sam_adapter import Adapter, SamAdapterMethod, add_adapters
-from evidence.methods.spd import STAGE1, plan, shared_stage1
+from evidence.methods.spd import SPD, STAGE1, plan, shared_stage1
 from evidence.methods.unets import DICE_AND_CROSS_ENTROPY, EQUAL_WEIGHTS, PointChannelNetwork
 from evidence.slice_command import METHODS
 from evidence.slice_method import SliceMethod
@@ -56,6 +56,7 @@ from spdnet.tests.tiny import (
 )
 from spdnet.training.losses import segmentation_loss
 from spdnet.training.stopping import EXIT_STATUS, TrainingStoppedError
+from spdnet.training.trainer import SPDTrainer
 
 needs_monai = pytest.mark.skipif(
     find_spec("monai") is None or find_spec("einops") is None, reason="needs the packages monai and einops"
@@ -378,6 +379,22 @@ def test_a_unet_learns_a_volume_and_finds_it_on_the_images_grid(tmp_path: Path) 
     for value in (1, 2):
         overlap = ((found == value) & (label == value)).sum()
         assert 2 * overlap / ((found == value).sum() + (label == value).sum()) > 0.8
+
+
+def test_an_interrupted_second_stage_goes_on(workspace: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(trainer: SPDTrainer) -> None:
+        raise KeyboardInterrupt
+
+    method = SPD("interrupted", "SPD that is interrupted", "choice", trainer="SPDTrainerNoPSC")
+    shared_stage1(workspace)
+    with monkeypatch.context() as patch:
+        patch.setattr(SPDTrainer, "on_train_end", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            method.train(workspace)
+    folder = workspace.results() / "SPDTrainerNoPSC__SPDPlans__2d" / "fold_all"
+    assert {f.name for f in folder.glob("*.pth")} == {"checkpoint_latest.pth"}
+    method.train(workspace)
+    assert {f.name for f in folder.glob("*.pth")} == {"checkpoint_final.pth"}
 
 
 @pytest.mark.slow

@@ -57,12 +57,9 @@ class SPD(Method):
             return
         plan(workspace, workspace.raw.name)
         self._write_plans(workspace)
-        options: list[str | Path] = []
-        epochs = workspace.budget.epochs
-        if self.shares_stage1:
-            options = ["-stage1_from", shared_stage1(workspace), "--keep_embeddings"]
-        name = workspace.raw.name
-        train(workspace, name, self.trainer, self.plans, epochs, options, f"{self.name}/train")
+        stage1 = shared_stage1(workspace) if self.shares_stage1 else None
+        name, epochs = workspace.raw.name, workspace.budget.epochs
+        train(workspace, name, self.trainer, self.plans, epochs, f"{self.name}/train", stage1)
 
     def predict(self, workspace: Workspace, prompts: Path, output: Path) -> None:
         """`spd_predict`."""
@@ -110,17 +107,24 @@ def train(
     trainer: str,
     plans: str,
     epochs: tuple[int, int],
-    options: list[str | Path],
     counts_for: str,
+    stage1: Path | None = None,
 ) -> Path:
-    """`spd_train` on all training volumes, once, going on where it stopped; returns the last checkpoint."""
+    """`spd_train` on all training volumes, once, going on where it stopped; returns the last checkpoint.
+
+    With the checkpoint of another training's stage 1 only stage 2 is trained, on slices that are encoded once for all.
+    """
     folder = workspace.results(dataset) / f"{trainer}__{plans}__2d" / "fold_all"
     if (folder / "checkpoint_final.pth").exists():
         return folder / "checkpoint_final.pth"
     command: list[str | Path] = ["spd_train", dataset, "all", "-tr", trainer, "-p", plans]
-    command += ["-epochs", *map(str, epochs), "--seed", str(workspace.setting.seed), *device(workspace), *options]
+    command += ["-epochs", *map(str, epochs), "--seed", str(workspace.setting.seed), *device(workspace)]
+    if stage1 is not None:
+        command.append("--keep_embeddings")
     if (folder / "checkpoint_latest.pth").exists():
         command.append("--c")
+    elif stage1 is not None:
+        command += ["-stage1_from", stage1]
     workspace.run(command, counts_for.replace("/", "_").replace(" ", "_"), counts_for)
     return folder / "checkpoint_final.pth"
 
@@ -129,7 +133,7 @@ def shared_stage1(workspace: Workspace) -> Path:
     """Checkpoint with SPD's stage 1, trained if it is not there: on the prior's labels if the setting has some."""
     dataset = workspace.raw if workspace.prior is None else workspace.prior
     plan(workspace, dataset.name)
-    return train(workspace, dataset.name, "SPDTrainerStage1", PLANS, (workspace.budget.epochs[0], 0), [], STAGE1)
+    return train(workspace, dataset.name, "SPDTrainerStage1", PLANS, (workspace.budget.epochs[0], 0), STAGE1)
 
 
 def _context(n: int) -> SPD:
