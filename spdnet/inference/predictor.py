@@ -26,6 +26,7 @@ from spdnet.inference.mirroring import predict_mirrored
 from spdnet.inference.model_folder import ModelFolder
 from spdnet.inference.pipeline import Workers, run_pipeline
 from spdnet.inference.prompt_report import judge_prompts
+from spdnet.inference.prompting import MeasuredPrecision
 from spdnet.inference.steps import (
     ArrayCase,
     CaseResult,
@@ -455,8 +456,8 @@ class SPDPredictor:
         mean = _mean_probabilities(volumes)
         judged = None
         if judge and prompts is not None:
-            image_size = network_case.mapping.image_size
-            judged = judge_prompts(prompts, volumes[0].saliency, image_size, self._settings().distillation)
+            size, measured = network_case.mapping.image_size, MeasuredPrecision.of(self.networks[0])
+            judged = judge_prompts(prompts, volumes[0].saliency, size, self._settings().distillation, measured)
         saliency = volumes[0].saliency if keep_saliency else None
         mapping, geometry = network_case.mapping, network_case.geometry
         return NetworkResult(prepared.case, prepared.target, mean, mapping, geometry, judged, saliency)

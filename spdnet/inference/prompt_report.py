@@ -14,7 +14,7 @@ import numpy as np
 from spdnet.dataset import Labels
 from spdnet.files import make_folder, whole_file
 from spdnet.geometry import CaseMapping, ImageGeometry, rescale_points
-from spdnet.inference.prompting import asked_agreement
+from spdnet.inference.prompting import MeasuredPrecision, asked_agreement, settings_of_class
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import Markup, SlicePrompts, write_markups
 from spdnet.prompts.fates import Fate, PointFates, point_fates
@@ -42,7 +42,11 @@ class JudgedPrompts:
 
 
 def judge_prompts(
-    prompts: SlicePrompts, saliency: np.ndarray, image_size: int, settings: DistillationSettings
+    prompts: SlicePrompts,
+    saliency: np.ndarray,
+    image_size: int,
+    settings: DistillationSettings,
+    measured: MeasuredPrecision | None = None,
 ) -> JudgedPrompts:
     """Say what distillation makes of every point.
 
@@ -51,6 +55,7 @@ def judge_prompts(
         saliency: float (S, k, M, M) in [0, 1].
         image_size: side of the network's slices.
         settings: of the plans.
+        measured: as `settings_of_class` takes it.
     """
     points, fates = [], []
     for k in range(saliency.shape[1]):
@@ -58,7 +63,7 @@ def judge_prompts(
         scaled = own.copy()
         scaled[:, 1:] = rescale_points(own[:, 1:], image_size, saliency.shape[-1])
         points.append(own)
-        asked = asked_agreement(scaled, saliency[:, k], settings)
+        asked = asked_agreement(scaled, saliency[:, k], settings_of_class(settings, k, measured))
         limits = settings.tau, settings.n_context, settings.max_points
         fates.append(point_fates(scaled, saliency[:, k], *limits, *asked))
     return JudgedPrompts(points, fates, settings.tau)

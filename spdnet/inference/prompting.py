@@ -13,13 +13,45 @@ from scipy import ndimage
 from scipy.special import logit
 
 from spdnet.geometry import rescale_points
+from spdnet.network import SPDNetwork
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import SliceBoxes, SlicePrompts
 from spdnet.prompts.agreement import agreement
 from spdnet.prompts.box_distillation import BoxConsensus, distill_boxes, raw_boxes
 from spdnet.prompts.distillation import Consensus, distill_prompts, limit_points, raw_prompts
 
-MIN_PEAK_PRECISION = 0.5  # with "auto", the share of a class' peaks that have to lie on the target for peaks to be used
+MIN_PEAK_PRECISION = 0.5  # with "auto", the share of a class' peaks that have to be on the target for peaks to be used
+
+
+@dataclass(frozen=True)
+class MeasuredPrecision:
+    """What stage 2 measured on the training cases, by which "auto" in the plans is decided.
+
+    Attributes:
+        points, peaks: as `point_precision` and `peak_precision` of `SPDNetwork`, float (k,).
+    """
+
+    points: np.ndarray
+    peaks: np.ndarray
+
+    @classmethod
+    def of(cls, network: SPDNetwork) -> MeasuredPrecision:
+        """That of a trained network."""
+        return cls(network.point_precision.cpu().numpy(), network.peak_precision.cpu().numpy())
+
+
+def settings_of_class(
+    settings: DistillationSettings, k: int, measured: MeasuredPrecision | None
+) -> DistillationSettings:
+    """The rules of a class, without "auto". Without measurements: no agreement, and peaks, as if all had been right."""
+    agreement, empty_consensus = settings.agreement, settings.empty_consensus
+    if agreement.mode == "auto":
+        too_low = measured is not None and measured.points[k] < agreement.min_probability
+        agreement = replace(agreement, mode="neighbours" if too_low else "off")
+    if empty_consensus == "auto":
+        too_low = measured is not None and measured.peaks[k] < MIN_PEAK_PRECISION
+        empty_consensus = "decode" if too_low else "peak"
+    return replace(settings, agreement=agreement, empty_consensus=empty_consensus)
 
 
 @dataclass(frozen=True)
@@ -53,7 +85,11 @@ class DecoderRows:
 
 
 def distill_volume(
-    prompts: SlicePrompts, saliency: np.ndarray, image_size: int, settings: DistillationSettings
+    prompts: SlicePrompts,
+    saliency: np.ndarray,
+    image_size: int,
+    settings: DistillationSettings,
+    measured: MeasuredPrecision | None = None,
 ) -> list[Consensus]:
     """Run CPD for every class of a volume.
 
@@ -62,6 +98,7 @@ def distill_volume(
         saliency: float (S, k, M, M), in [0, 1].
         image_size: side of the network's slices.
         settings: of the plans.
+        measured: as `settings_of_class` takes it.
 
     Returns:
         One consensus per class; its `points_yx` are in pixels of the saliency map.
@@ -73,7 +110,7 @@ def distill_volume(
         if settings.mode == "raw":
             consensus = raw_prompts(points, len(saliency))
         else:
-            asked = asked_agreement(points, saliency[:, k], settings)
+            asked = asked_agreement(points, saliency[:, k], settings_of_class(settings, k, measured))
             consensus = distill_prompts(points, saliency[:, k], settings.tau, settings.n_context, *asked)
         results.append(limit_points(consensus, settings.max_points))
     return results
@@ -87,10 +124,10 @@ def asked_agreement(
     Args:
         points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
         saliency: float (S, M, M), in [0, 1].
-        settings: of the plans.
+        settings: of the class.
     """
     rule = settings.agreement
-    if rule.mode == "off":
+    if rule.mode != "neighbours":
         return None, -np.inf
     odds = agreement(points_syx, saliency, settings.tau, rule.n_slices, rule.radius * saliency.shape[-1])
     return odds, float(logit(rule.min_probability))
@@ -126,7 +163,7 @@ def decoder_rows(
     image_size: int,
     settings: DistillationSettings,
     boxes: list[BoxConsensus] | None = None,
-    peak_precision: np.ndarray | None = None,
+    measured: MeasuredPrecision | None = None,
 ) -> DecoderRows:
     """Which slices and classes are decoded, with which points and boxes.
 
@@ -140,25 +177,26 @@ def decoder_rows(
         image_size: side of the network's slices.
         settings: of the plans.
         boxes: one per class, or None for no boxes.
-        peak_precision: `SPDNetwork.peak_precision`, by which "auto" decides about peaks; None: it uses them.
+        measured: as `settings_of_class` takes it.
     """
     n_slices, n_classes, mask_size, _ = saliency.shape
-    uses_peaks = _classes_with_peaks(settings, n_classes, peak_precision)
     slices, classes, points, edges = [], [], [], [np.zeros((0, 4))]
     for k in range(n_classes):
+        rule = settings_of_class(settings, k, measured)
         own_boxes = boxes[k].box_of_slices(n_slices) if boxes is not None else np.full((n_slices, 4), np.nan)
         prompted = consensus[k].slices_with_points(n_slices) | ~np.isnan(own_boxes[:, 0])
         decoded = prompted
-        if settings.mode == "raw":
+        if rule.mode == "raw":
             decoded = np.ones(n_slices, dtype=bool)
-        elif settings.empty_consensus != "empty":
-            decoded = prompted | (saliency[:, k].max(axis=(1, 2)) > settings.tau)
+        elif rule.empty_consensus != "empty":
+            decoded = prompted | (saliency[:, k].max(axis=(1, 2)) > rule.tau)
+        with_peak = rule.mode != "raw" and rule.empty_consensus == "peak"
         for s in np.flatnonzero(decoded).tolist():
             slices.append(s)
             classes.append(k)
             own = consensus[k].in_slice(s)
-            if uses_peaks[k] and not prompted[s]:
-                own = saliency_peak(saliency[s, k], settings.tau)
+            if with_peak and not prompted[s]:
+                own = saliency_peak(saliency[s, k], rule.tau)
             points.append(rescale_points(own, mask_size, image_size))
         edges.append(_rescale_boxes(own_boxes[decoded], mask_size, image_size))
     longest = max((len(p) for p in points), default=0)
@@ -172,17 +210,6 @@ def decoder_rows(
     box_yxyx[~has_box] = 0
     indices = np.array(slices, dtype=np.int64), np.array(classes, dtype=np.int64)
     return DecoderRows(*indices, padded, is_real, box_yxyx, has_box)
-
-
-def _classes_with_peaks(
-    settings: DistillationSettings, n_classes: int, peak_precision: np.ndarray | None
-) -> np.ndarray:
-    """Which classes get the peak where no point is trusted: bool (k,)."""
-    if settings.mode == "raw" or settings.empty_consensus in ("decode", "empty"):
-        return np.zeros(n_classes, dtype=bool)
-    if settings.empty_consensus == "peak" or peak_precision is None:
-        return np.ones(n_classes, dtype=bool)
-    return peak_precision >= MIN_PEAK_PRECISION
 
 
 def saliency_peak(saliency: np.ndarray, tau: float) -> np.ndarray:
@@ -209,7 +236,7 @@ def rows_of_slices(
     stop: int,
     image_size: int,
     settings: DistillationSettings,
-    peak_precision: np.ndarray | None = None,
+    measured: MeasuredPrecision | None = None,
 ) -> DecoderRows:
     """The rows that `decoder_rows` makes of a whole volume for the slices from `first` to `stop` - 1.
 
@@ -219,7 +246,7 @@ def rows_of_slices(
         first, stop: which slices.
         image_size: side of the network's slices.
         settings: of the plans.
-        peak_precision: as in `decoder_rows`.
+        measured: as `settings_of_class` takes it.
 
     Returns:
         `slice_index` counts from the volume's first slice.
@@ -227,9 +254,9 @@ def rows_of_slices(
     reach = reach_of_context(settings)
     low, high = max(first - reach, 0), min(stop + reach, len(saliency))
     near, window = prompts.of_slices(low, high), saliency[low:high]
-    consensus = distill_volume(near, window, image_size, settings)
+    consensus = distill_volume(near, window, image_size, settings, measured)
     boxes = distill_volume_boxes(near, window, image_size, settings)
-    rows = decoder_rows(consensus, window, image_size, settings, boxes, peak_precision)
+    rows = decoder_rows(consensus, window, image_size, settings, boxes, measured)
     rows = replace(rows, slice_index=rows.slice_index + low)
     return rows.select((rows.slice_index >= first) & (rows.slice_index < stop))
 

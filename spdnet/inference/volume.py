@@ -17,6 +17,7 @@ import torch
 
 from spdnet.inference.prompting import (
     DecoderRows,
+    MeasuredPrecision,
     distill_volume,
     distill_volume_boxes,
     reach_of_context,
@@ -138,7 +139,7 @@ def predict_volume(
     stream.run(batch_size)
     if prompts is None:
         return VolumePrediction(stream.probabilities, stream.saliency, None)
-    consensus = distill_volume(prompts, stream.saliency, network.image_size, settings)
+    consensus = distill_volume(prompts, stream.saliency, network.image_size, settings, MeasuredPrecision.of(network))
     boxes = distill_volume_boxes(prompts, stream.saliency, network.image_size, settings)
     return VolumePrediction(stream.probabilities, stream.saliency, consensus, boxes)
 
@@ -195,7 +196,7 @@ class _Stream:
         self.settings, self.device = settings, device
         self.saliency = self.probabilities = np.zeros(0, dtype=np.float32)  # made when their shape is known
         self._reach = reach_of_context(settings)
-        self._peak_precision = network.peak_precision.cpu().numpy()
+        self._measured = MeasuredPrecision.of(network)
         self._embeddings: list[torch.Tensor] = []  # of the slices from `_decoded` on
         self._encoded = self._decoded = 0
         self._salient: tuple[slice, _Download] | None = None
@@ -242,8 +243,8 @@ class _Stream:
         first, self._decoded = self._decoded, stop
         if self.prompts is None:
             return
-        size, precision = self.network.image_size, self._peak_precision
-        rows = rows_of_slices(self.prompts, self.saliency, first, stop, size, self.settings, precision)
+        size = self.network.image_size
+        rows = rows_of_slices(self.prompts, self.saliency, first, stop, size, self.settings, self._measured)
         embeddings = torch.cat(self._embeddings)
         self._take_masks()
 

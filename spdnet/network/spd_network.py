@@ -20,7 +20,7 @@ from spdnet.network.saliency_head import SaliencyHead
 EMBEDDING_CHANNELS = 256
 
 
-_MEASURED = "peak_precision"  # not a weight, yet part of a trained model
+_MEASURED = ("point_precision", "peak_precision")  # not weights, yet part of a trained model
 
 
 class SPDNetwork(nn.Module):
@@ -38,8 +38,9 @@ class SPDNetwork(nn.Module):
     Attributes:
         is_prediction_form: `optimize_for_prediction` has been here; the network cannot be trained or loaded any more.
         encoder_dtype: format of the encoder's frozen matrices; another one than float32 in that form only.
-        peak_precision: float32 (n_classes,), the share of training slices without trusted points whose most salient
-            pixel is on the target, as stage 2 measured it; 1 where there was none. Part of `own_state`.
+        point_precision: float32 (n_classes,), of the points that saliency alone trusts in the training cases, the share
+            that is on the target, as stage 2 measured it; 1 where there was none. Part of `own_state`.
+        peak_precision: the same of the most salient pixels of training slices without trusted prompts.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class SPDNetwork(nn.Module):
         self.mask_size = 4 * backbone.grid(image_size)
         self.channel_projection = nn.Conv2d(n_channels, 3, kernel_size=1) if n_channels > 3 else None
         self.image_encoder: Any = parts.image_encoder
+        self.point_precision: torch.Tensor
         self.peak_precision: torch.Tensor
-        self.register_buffer("peak_precision", torch.ones(n_classes))
+        for name in _MEASURED:
+            self.register_buffer(name, torch.ones(n_classes))
         self.pixel_mean: torch.Tensor
         self.pixel_std: torch.Tensor
         self.prompt_encoder: Any = parts.prompt_encoder
@@ -176,8 +179,7 @@ class SPDNetwork(nn.Module):
 
     def own_state(self) -> dict[str, torch.Tensor]:
         """All that differs from the published SAM: what a checkpoint has to hold."""
-        own = {**self.stage1_parameters(), **self.stage2_parameters(), _MEASURED: self.peak_precision}
-        return {n: p.detach().cpu().clone() for n, p in own.items()}
+        return {n: p.detach().cpu().clone() for n, p in self._own().items()}
 
     def load_own_state(self, state: dict[str, torch.Tensor]) -> None:
         """Inverse of `own_state`.
@@ -187,14 +189,18 @@ class SPDNetwork(nn.Module):
             RuntimeError: the network has the form for prediction.
         """
         self._refuse_prediction_form()
-        own = {**self.stage1_parameters(), **self.stage2_parameters(), _MEASURED: self.peak_precision}
-        state = {_MEASURED: torch.ones(self.n_classes), **state}  # older checkpoints have none
+        own = self._own()
+        state = {**{name: torch.ones(self.n_classes) for name in _MEASURED}, **state}  # older checkpoints have none
         if own.keys() != state.keys():
             raise KeyError(f"missing {sorted(own.keys() - state.keys())}, unknown {sorted(state.keys() - own.keys())}")
         for name, parameter in own.items():
             if parameter.shape != state[name].shape:
                 raise ValueError(f"{name}: shape {tuple(state[name].shape)}, expected {tuple(parameter.shape)}")
             parameter.data.copy_(state[name])
+
+    def _own(self) -> dict[str, torch.Tensor]:
+        measured = {name: self.get_buffer(name) for name in _MEASURED}
+        return {**self.stage1_parameters(), **self.stage2_parameters(), **measured}
 
     def _refuse_prediction_form(self) -> None:
         if self.is_prediction_form:

@@ -243,8 +243,11 @@ class SPDPlanner:
         if flat:
             return replace(settings, n_context=0)
         if scattered:
-            settings = replace(settings, agreement=AgreementSettings("neighbours"))
-            self.reasons["agreement"] = "scattered points: the target's come slice after slice, those of chance do not"
+            settings = replace(settings, agreement=AgreementSettings("auto"))
+            self.reasons["agreement"] = (
+                "scattered points: the target's come slice after slice, those of chance do not; asked if stage 2 finds "
+                "that saliency alone does not tell them apart"
+            )
         return settings
 
     def choose_prompts(self) -> PromptSettings:

@@ -98,13 +98,14 @@ class AgreementSettings:
     """Whether points are trusted that look like chance hits beside the points of neighbouring slices; our extension.
 
     Attributes:
-        mode: "off" (the paper's) or "neighbours".
+        mode: "off" (the paper's), "neighbours", or "auto": for each class "neighbours" if stage 2 finds that less than
+            `min_probability` of the points that saliency alone trusts in training cases are on the target, else "off".
         n_slices: slices to either side whose points count.
         radius: what counts as near, as a share of the image's side.
         min_probability: of being on the target rather than by chance, see `spdnet.prompts.agreement`.
     """
 
-    mode: Literal["off", "neighbours"] = "off"
+    mode: Literal["off", "neighbours", "auto"] = "off"
     n_slices: int = 4
     radius: float = 1 / 7
     min_probability: float = 0.9

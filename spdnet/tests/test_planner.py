@@ -225,7 +225,7 @@ def test_the_paper_s_planner_changes_what_the_paper_says() -> None:
     prompted = a_fingerprint(*[a_case(prompt_statistics=POINTS)] * 2)
     both = [planner(prompted, "cpu", 8.0).plan() for planner in (SPDPlanner, SPDPlannerPaper)]
     assert [p.settings.distillation.empty_consensus for p in both] == ["auto", "decode"]
-    assert [p.settings.distillation.agreement.mode for p in both] == ["neighbours", "off"]
+    assert [p.settings.distillation.agreement.mode for p in both] == ["auto", "off"]
     assert "agreement" in both[0].reasons and "agreement" not in both[1].reasons
     parts = ("loss", "stage1", "stage2", "lora", "distillation")
     assert replace(paper, **{part: getattr(ours, part) for part in parts}) == ours
@@ -324,12 +324,12 @@ def test_two_dimensional_data_has_no_context() -> None:
     assert "2D" in plans.reasons["slicing_axis"]
 
 
-@pytest.mark.parametrize(("n_slices", "n_curves", "mode"), [(12, 0, "neighbours"), (12, 1, "off"), (1, 0, "off")])
+@pytest.mark.parametrize(("n_slices", "n_curves", "mode"), [(12, 0, "auto"), (12, 1, "off"), (1, 0, "off")])
 def test_scattered_points_must_agree_with_their_neighbours(n_slices: int, n_curves: int, mode: str) -> None:
     case = a_case(prompt_statistics=POINTS, prompt_curves=n_curves, n_slices=n_slices)
     plans = plan(a_fingerprint(case, case))
     assert plans.settings.distillation.agreement.mode == mode
-    assert ("agreement" in plans.reasons) == (mode == "neighbours")
+    assert ("agreement" in plans.reasons) == (mode == "auto")
 
 
 def test_prompts_come_from_files_where_every_case_has_one() -> None:

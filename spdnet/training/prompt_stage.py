@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from spdnet.inference.prompting import (
-    MIN_PEAK_PRECISION,
     DecoderRows,
+    MeasuredPrecision,
     decoder_rows,
     distill_volume,
     distill_volume_boxes,
+    settings_of_class,
 )
 from spdnet.inference.volume import EncodedVolume, decode_rows, decode_volume
 from spdnet.network import SPDNetwork
@@ -31,10 +32,10 @@ from spdnet.prompts import SlicePrompts
 from spdnet.training.batch_shares import share_batches
 from spdnet.training.embedding_store import EmbeddingStore, StoredVariant
 from spdnet.training.losses import consistency_loss
-from spdnet.training.peaks import measure_peak_precision
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
 from spdnet.training.scores import pixel_counts
 from spdnet.training.stages import Batches, Stage
+from spdnet.training.trust import measure_precision
 
 logger = logging.getLogger(__name__)
 
@@ -86,26 +87,31 @@ class PromptStage(Stage):
         self._train = self._store.encode(self.train_cases, True, size, self.device)
         stored = self._store.encode(self.val_cases, False, size, self.device)
         self._val = self.team.share([variants[0] for variants in stored])
-        if self._measures_peaks():
-            precision = measure_peak_precision([variants[0] for variants in self._train], self.settings, self.seed)
-            self.network.peak_precision.copy_(torch.from_numpy(precision))
+        if self._must_measure():
+            measured = measure_precision([variants[0] for variants in self._train], self.settings, self.seed)
+            self.network.point_precision.copy_(torch.from_numpy(measured.points))
+            self.network.peak_precision.copy_(torch.from_numpy(measured.peaks))
 
     def findings(self, class_names: Sequence[str]) -> list[str]:
-        """What became of peaks, if the plans leave that to the training cases."""
-        if not self._measures_peaks():
-            return []
-        lines = []
-        for name, share in zip(class_names, self.network.peak_precision.tolist(), strict=True):
-            way = "from that pixel" if share >= MIN_PEAK_PRECISION else "without a point"
-            lines.append(
-                f"{name}: {share:.0%} of the training slices without a trusted prompt have their most salient pixel on "
-                f"it; such slices are decoded {way}"
-            )
+        """What the training cases decided, where the plans leave it to them."""
+        lines, plans = [], self.settings.distillation
+        for k, name in enumerate(class_names if self._must_measure() else []):
+            measured = MeasuredPrecision.of(self.network)
+            rule = settings_of_class(plans, k, measured)
+            if plans.agreement.mode == "auto":
+                asked = "neighbouring slices are asked too" if rule.agreement.mode == "neighbours" else "that suffices"
+                lines.append(f"{name}: {measured.points[k]:.0%} of the points that saliency trusts are on it; {asked}")
+            if plans.empty_consensus == "auto":
+                way = "from that pixel" if rule.empty_consensus == "peak" else "without a point"
+                lines.append(
+                    f"{name}: {measured.peaks[k]:.0%} of the training slices without a trusted prompt have their most "
+                    f"salient pixel on it; such slices are decoded {way}"
+                )
         return lines
 
-    def _measures_peaks(self) -> bool:
+    def _must_measure(self) -> bool:
         rule = self.settings.distillation
-        return rule.mode != "raw" and rule.empty_consensus == "auto"
+        return rule.mode != "raw" and "auto" in (rule.agreement.mode, rule.empty_consensus)
 
     def finish(self) -> None:
         """Remove the stored embeddings, unless they are to be kept."""
@@ -163,12 +169,13 @@ class PromptStage(Stage):
     ) -> DecoderRows:
         """Decoder rows of a variant; with `box_rng` only a share of the trusted boxes stays, as the plans say."""
         settings, size = self.settings.distillation, self.network.image_size
-        consensus = distill_volume(prompts, saliency, size, settings)
+        measured = MeasuredPrecision.of(self.network)
+        consensus = distill_volume(prompts, saliency, size, settings, measured)
         boxes = distill_volume_boxes(prompts, saliency, size, settings)
         if box_rng is not None and len(prompts.boxes):
             share = self.settings.prompts.box_share
             boxes = [b.only_slices(box_rng.random(len(saliency)) < share) for b in boxes]
-        return decoder_rows(consensus, saliency, size, settings, boxes, self.network.peak_precision.cpu().numpy())
+        return decoder_rows(consensus, saliency, size, settings, boxes, measured)
 
     def _draw_batches(self, rng: np.random.Generator) -> list[list[_Run]]:
         """Draw a variant and prompts for every case, cut the rows into runs, shuffle, and fill batches."""

@@ -163,8 +163,10 @@ METHODS: dict[str, SPD] = {
         SPD("saliency", "saliency map alone", "ablation", False, model="spd", prediction=("--no_prompts",)),
         SPD("sam_tuning", "SAM-Tuning", "SAM", trainer="SPDTrainerSAMTuning", shares_stage1=False),
         SPD("ceiling", "ceiling: true points only", "ceiling", False, "SPDTrainerTruePoints", true_prompts=True),
-        _choice("agreement_on", "SPD, agreement on", distillation={"agreement": AgreementSettings("neighbours")}),
-        _choice("agreement_off", "SPD, agreement off", distillation={"agreement": AgreementSettings()}),
+        _choice(
+            "agreement_on", "SPD, agreement in all classes", distillation={"agreement": AgreementSettings("neighbours")}
+        ),
+        _choice("agreement_off", "SPD, no agreement", distillation={"agreement": AgreementSettings()}),
         _choice("peak_on", "SPD, peaks in all classes", distillation={"empty_consensus": "peak"}),
         _choice("peak_off", "SPD, no peaks", distillation={"empty_consensus": "decode"}),
         _choice("imitated0", "SPD, training points from files only", prompts={"imitated_share": 0.0}),

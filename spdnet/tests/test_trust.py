@@ -1,4 +1,4 @@
-"""Whether peaks of the saliency are used where no point is trusted: measured on training cases, kept in the model."""
+"""What the training cases decide about distillation: agreement and peaks, measured by stage 2, kept in the model."""
 
 from __future__ import annotations
 
@@ -10,17 +10,26 @@ import pytest
 import torch
 
 from spdnet.geometry import CaseMapping, ImageGeometry, SliceTransform
-from spdnet.inference.prompting import MIN_PEAK_PRECISION, decoder_rows, distill_volume, saliency_peak
+from spdnet.inference.prompt_report import judge_prompts
+from spdnet.inference.prompting import (
+    MIN_PEAK_PRECISION,
+    MeasuredPrecision,
+    decoder_rows,
+    distill_volume,
+    saliency_peak,
+    settings_of_class,
+)
 from spdnet.inference.volume import predict_volume
 from spdnet.network import SPDNetwork, build_network
 from spdnet.planning import SPDSettings, StoredCase
-from spdnet.planning.plans import DistillationSettings
+from spdnet.planning.plans import AgreementSettings, DistillationSettings
 from spdnet.planning.storage import CaseWriter
 from spdnet.prompts import SlicePrompts
+from spdnet.prompts.fates import Fate
 from spdnet.tests.tiny import tiny_settings
 from spdnet.training.embedding_store import StoredVariant
-from spdnet.training.peaks import measure_peak_precision
 from spdnet.training.prompt_stage import PromptStage
+from spdnet.training.trust import measure_precision
 
 SIZE, N_SLICES = 56, 6
 CPU = torch.device("cpu")
@@ -58,26 +67,30 @@ def from_files(**distillation: object) -> SPDSettings:
     return replace(settings, prompts=replace(settings.prompts, source="files", imitated_share=0.0))
 
 
+def peaks_of(variants: list[StoredVariant], settings: SPDSettings, seed: int) -> np.ndarray:
+    return measure_precision(variants, settings, seed).peaks
+
+
 def test_the_share_is_that_of_peaks_in_slices_without_a_trusted_point(tmp_path: Path) -> None:
     trusted = [0, *ELSEWHERE]  # salient, so the peak of this slice does not count
     first = a_variant(tmp_path, "a", [ELSEWHERE, ON_TARGET, ON_TARGET, ELSEWHERE, None, ON_TARGET], [trusted])
-    assert measure_peak_precision([first], from_files(), 0).tolist() == [0.5], "2 hits, one miss, one without target"
+    assert peaks_of([first], from_files(), 0).tolist() == [0.5], "2 hits, one miss, one without target"
     second = a_variant(tmp_path, "b", [ON_TARGET] * 4 + [None, None], [])
-    assert measure_peak_precision([first, second], from_files(), 0).tolist() == [0.75]
+    assert peaks_of([first, second], from_files(), 0).tolist() == [0.75]
     everywhere = [[s, *ON_TARGET] for s in range(N_SLICES)]
     prompted = a_variant(tmp_path, "c", [ON_TARGET] * N_SLICES, everywhere)
-    assert measure_peak_precision([prompted], from_files(), 0).tolist() == [1.0], "no slice needs a peak"
+    assert peaks_of([prompted], from_files(), 0).tolist() == [1.0], "no slice needs a peak"
 
 
 def test_prompts_are_drawn_as_for_training(tmp_path: Path) -> None:
     variant = a_variant(tmp_path, "a", [ON_TARGET] * (N_SLICES - 1) + [ELSEWHERE], [])
     settings = from_files()
-    assert measure_peak_precision([variant], settings, 0).tolist() == pytest.approx([5 / 6])
+    assert peaks_of([variant], settings, 0).tolist() == pytest.approx([5 / 6])
     simulated = replace(settings, prompts=replace(settings.prompts, source="simulated"))
-    drawn = {measure_peak_precision([variant], simulated, seed).item() for seed in range(5)}
+    drawn = {peaks_of([variant], simulated, seed).item() for seed in range(5)}
     assert all(share < 5 / 6 for share in drawn), "true points take most slices of the target"
-    again = measure_peak_precision([variant], simulated, 3)
-    assert again.tolist() == measure_peak_precision([variant], simulated, 3).tolist()
+    again = peaks_of([variant], simulated, 3)
+    assert again.tolist() == peaks_of([variant], simulated, 3).tolist()
 
 
 def test_pixels_to_ignore_do_not_count(tmp_path: Path) -> None:
@@ -85,7 +98,7 @@ def test_pixels_to_ignore_do_not_count(tmp_path: Path) -> None:
     valid = np.ones((N_SLICES, SIZE, SIZE), dtype=np.uint8)
     valid[1, ELSEWHERE[0], ELSEWHERE[1]] = 0
     variant.__dict__["valid"] = valid  # a cached property
-    assert measure_peak_precision([variant], from_files(), 0).tolist() == [0.5]
+    assert peaks_of([variant], from_files(), 0).tolist() == [0.5]
 
 
 @pytest.mark.parametrize(("precision", "has_peak"), [(MIN_PEAK_PRECISION, True), (0.49, False), (None, True)])
@@ -93,13 +106,15 @@ def test_auto_uses_peaks_by_what_was_measured(precision: float | None, has_peak:
     saliency = np.zeros((3, 2, 14, 14), dtype=np.float32)
     saliency[1, :, 3:6, 3:6] = 0.8
     nothing, settings = SlicePrompts.empty(), DistillationSettings(empty_consensus="auto")
-    measured = None if precision is None else np.array([1.0, precision])
+    measured = None if precision is None else MeasuredPrecision(np.ones(2), np.array([1.0, precision]))
     consensus = distill_volume(nothing, saliency, SIZE, settings)
     rows = decoder_rows(consensus, saliency, SIZE, settings, None, measured)
     assert rows.slice_index.tolist() == [1, 1]
     assert rows.point_is_real.any(axis=1).tolist() == [True, has_peak]
     always = replace(settings, empty_consensus="peak")
-    assert decoder_rows(consensus, saliency, SIZE, always, None, np.zeros(2)).point_is_real.all()
+    assert decoder_rows(
+        consensus, saliency, SIZE, always, None, MeasuredPrecision(np.zeros(2), np.zeros(2))
+    ).point_is_real.all()
     raw = replace(settings, mode="raw")
     assert not decoder_rows(distill_volume(nothing, saliency, SIZE, raw), saliency, SIZE, raw).point_is_real.any()
 
@@ -134,31 +149,92 @@ def test_prediction_asks_as_the_network_has_measured() -> None:
 def test_what_was_measured_is_part_of_the_model() -> None:
     network = tiny_network()
     network.peak_precision.copy_(torch.tensor([0.25, 0.75]))
+    network.point_precision.copy_(torch.tensor([0.5, 0.875]))
     state = network.own_state()
     fresh = tiny_network()
-    assert fresh.peak_precision.tolist() == [1.0, 1.0]
+    assert fresh.peak_precision.tolist() == fresh.point_precision.tolist() == [1.0, 1.0]
     fresh.load_own_state(state)
     assert fresh.peak_precision.tolist() == [0.25, 0.75]
-    older = {name: value for name, value in state.items() if name != "peak_precision"}
+    assert fresh.point_precision.tolist() == [0.5, 0.875]
+    older = {name: value for name, value in state.items() if not name.endswith("_precision")}
     fresh.load_own_state(older)
-    assert fresh.peak_precision.tolist() == [1.0, 1.0]
+    assert fresh.peak_precision.tolist() == fresh.point_precision.tolist() == [1.0, 1.0]
+
+
+def test_points_count_in_every_slice_that_they_prompt(tmp_path: Path) -> None:
+    given = [[0, *ON_TARGET], [1, *ON_TARGET], [2, *ELSEWHERE], [3, 5, 5]]  # the last is not salient
+    variant = a_variant(tmp_path, "a", [ON_TARGET, ON_TARGET, ELSEWHERE, ON_TARGET, None, None], given)
+    assert measure_precision([variant], from_files(), 0).points.tolist() == pytest.approx([2 / 3])
+    lent = from_files()
+    lent = replace(lent, distillation=replace(lent.distillation, n_context=1))
+    assert measure_precision([variant], lent, 0).points.tolist() == pytest.approx([4 / 5]), "slices 0 and 1 lend"
+    asked = replace(lent, distillation=replace(lent.distillation, agreement=AgreementSettings("auto")))
+    assert measure_precision([variant], asked, 0).points.tolist() == pytest.approx([4 / 5]), "by saliency alone"
+
+
+def test_peaks_are_those_that_the_rule_for_points_leaves(tmp_path: Path) -> None:
+    """Agreement rejects the lone point, and then its slice needs a peak."""
+    peaks = [ON_TARGET, ON_TARGET, ON_TARGET, ON_TARGET, ON_TARGET, ELSEWHERE]
+    noise = [[s, y, x] for s in range(N_SLICES) for y in (4, 50) for x in range(2, 56, 10)]
+    given = [*([s, *ON_TARGET] for s in range(4)), [5, *ELSEWHERE], *noise]
+    variant = a_variant(tmp_path, "a", peaks, given)
+    shares = {}
+    for mode in ("off", "auto", "neighbours"):
+        settings = from_files(agreement=AgreementSettings(mode, min_probability=0.85))
+        shares[mode] = measure_precision([variant], settings, 0)
+        assert shares[mode].points.tolist() == pytest.approx([4 / 5])
+    assert shares["off"].peaks.tolist() == [1.0], "slice 4"
+    assert shares["neighbours"].peaks.tolist() == [0.5], "slices 4 and 5"
+    assert shares["auto"].peaks.tolist() == [0.5], "4 of 5 is less than 0.85"
+
+
+@pytest.mark.parametrize(("share", "mode"), [(0.8, "neighbours"), (0.9, "off"), (None, "off")])
+def test_auto_asks_neighbours_where_saliency_does_not_suffice(share: float | None, mode: str) -> None:
+    plans = DistillationSettings(agreement=AgreementSettings("auto"), empty_consensus="decode")
+    measured = None if share is None else MeasuredPrecision(np.array([0.0, share]), np.ones(2))
+    rule = settings_of_class(plans, 1, measured)
+    assert rule == replace(plans, agreement=AgreementSettings(mode))
+    fixed = DistillationSettings(agreement=AgreementSettings("neighbours"), empty_consensus="empty")
+    assert settings_of_class(fixed, 1, MeasuredPrecision(np.ones(2), np.ones(2))) == fixed
+
+
+def test_distillation_and_its_report_ask_as_was_measured() -> None:
+    rng = np.random.default_rng(4)
+    saliency = np.zeros((20, 2, 56, 56), dtype=np.float32)
+    saliency[:, :, 10:26, 10:26] = 0.9
+    target = np.column_stack([np.arange(20.0), np.full((20, 2), 18.0)])
+    noise = np.column_stack([np.repeat(np.arange(20.0), 12), rng.uniform(0, 55, (240, 2))])
+    points = np.concatenate([target, noise])
+    prompts = SlicePrompts(points, np.full(len(points), -1, dtype=np.int64))
+    plans = DistillationSettings(agreement=AgreementSettings("auto"))
+    asked = MeasuredPrecision(np.array([1.0, 0.5]), np.ones(2))
+    first, second = distill_volume(prompts, saliency, SIZE, plans, asked)
+    on = replace(plans, agreement=AgreementSettings("neighbours"))
+    off = replace(plans, agreement=AgreementSettings())
+    assert np.array_equal(first.points_yx, distill_volume(prompts, saliency, SIZE, off)[0].points_yx)
+    assert np.array_equal(second.points_yx, distill_volume(prompts, saliency, SIZE, on)[1].points_yx)
+    assert len(first.points_yx) > len(second.points_yx) > 20
+    judged = judge_prompts(prompts, saliency, SIZE, plans, asked)
+    assert [len(f.rows(Fate.REJECTED_ALONE)) > 0 for f in judged.fates] == [False, True]
 
 
 @pytest.mark.parametrize("rule", ["auto", "peak"])
 def test_stage_2_measures_and_says_so(rule: str, tmp_path: Path) -> None:
-    settings = from_files(empty_consensus=rule, tau=0.0)  # every pixel is salient: one piece in every slice
-    case = a_variant(tmp_path, "a", [ON_TARGET] * N_SLICES, []).case
+    mode = "auto" if rule == "auto" else "off"
+    settings = from_files(empty_consensus=rule, tau=0.0, agreement=AgreementSettings(mode))  # everything is salient
+    case = a_variant(tmp_path, "a", [ON_TARGET] * N_SLICES, [[0, *ON_TARGET], [0, *ELSEWHERE]]).case
     network = tiny_network(n_classes=1)
     network.peak_precision.fill_(0.125)
     stage = PromptStage(network, settings, [case], [], CPU, 0, tmp_path)
     stage.prepare()
     lines = stage.findings(["bowel"])
     if rule == "peak":
-        assert lines == [] and network.peak_precision.item() == 0.125
+        assert lines == [] and network.peak_precision.item() == 0.125 and network.point_precision.item() == 1
         return
     share = network.peak_precision.item()
-    assert share != 0.125
+    assert network.point_precision.item() == 0.5 and share != 0.125
     assert lines == [
+        "bowel: 50% of the points that saliency trusts are on it; neighbouring slices are asked too",
         f"bowel: {share:.0%} of the training slices without a trusted prompt have their most salient pixel on it; such "
-        f"slices are decoded {'from that pixel' if share >= 0.5 else 'without a point'}"
+        f"slices are decoded {'from that pixel' if share >= 0.5 else 'without a point'}",
     ]

@@ -1,0 +1,94 @@
+"""What of distillation the training cases decide, after stage 1 and before stage 2: where the plans say "auto".
+
+Where the saliency lights up on the target alone, the points that it trusts are on the target, and so is its peak in
+slices that no trusted point reaches. Where it lights up on something that looks like the target, the points on that
+have to be told apart by their neighbours, and the peak leads astray, as the slices without trusted points are those of
+the other structure.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+
+import numpy as np
+
+from spdnet.geometry import nearest_index, rescale_points
+from spdnet.inference.prompting import MeasuredPrecision, distill_volume, distill_volume_boxes, saliency_peak
+from spdnet.planning import SPDSettings
+from spdnet.planning.plans import AgreementSettings
+from spdnet.prompts import SlicePrompts
+from spdnet.training.embedding_store import StoredVariant
+from spdnet.training.prompt_source import draw_prompts
+
+_DRAWS = 3  # of prompts for each case
+_SEED = 2  # beside the training's
+
+
+class _Share:
+    """Counts, for each class, how many of some pixels are on the target; pixels with the ignore label do not count."""
+
+    def __init__(self, n_classes: int) -> None:
+        self.n_inside, self.n = np.zeros(n_classes, dtype=np.int64), np.zeros(n_classes, dtype=np.int64)
+
+    def count(self, variant: StoredVariant, k: int, slice_index: np.ndarray, points_yx: np.ndarray) -> None:
+        """Add points (N, 2) of class `k`, in pixels of the saliency maps, in slices (N,)."""
+        size = variant.masks.shape[-1]
+        y, x = nearest_index(rescale_points(points_yx, variant.saliency.shape[-1], size)).clip(0, size - 1).T
+        inside = variant.masks[slice_index, k, y, x] > 0
+        if variant.valid is not None:
+            inside = inside[variant.valid[slice_index, y, x] > 0]
+        self.n_inside[k] += inside.sum()
+        self.n[k] += len(inside)
+
+    def values(self) -> np.ndarray:
+        """float32 (k,); 1 where nothing was counted."""
+        return np.where(self.n > 0, self.n_inside / np.maximum(self.n, 1), 1).astype(np.float32)
+
+
+def measure_precision(variants: list[StoredVariant], settings: SPDSettings, seed: int) -> MeasuredPrecision:
+    """How often trusted points, and the peaks that would stand in for them, are on the target in training cases.
+
+    The points are those that saliency alone trusts, each counted in every slice that it prompts; the peaks are those of
+    the slices that have no trusted prompt under the rules that the points' share leads to.
+
+    Args:
+        variants: one of each training case.
+        settings: of the plans.
+        seed: of the training.
+    """
+    n_classes = variants[0].saliency.shape[1]
+    points, peaks = _Share(n_classes), _Share(n_classes)
+    drawn = [(variant, prompts) for variant in variants for prompts in _draws(variant, settings, seed)]
+    rule, size = settings.distillation, settings.image_size
+    by_saliency = replace(rule, agreement=AgreementSettings())
+    for variant, prompts in drawn:
+        for k, consensus in enumerate(distill_volume(prompts, _saliency(variant), size, by_saliency)):
+            points.count(variant, k, consensus.slice_index, consensus.points_yx)
+    measured = MeasuredPrecision(points.values(), peaks.values())
+    for variant, prompts in drawn:
+        _count_peaks(variant, prompts, settings, measured, peaks)
+    return replace(measured, peaks=peaks.values())
+
+
+def _draws(variant: StoredVariant, settings: SPDSettings, seed: int) -> list[SlicePrompts]:
+    rng = np.random.default_rng([seed, _SEED, zlib.crc32(variant.name.encode())])
+    return [variant.move(draw_prompts(variant.case, settings.prompts, rng)) for _ in range(_DRAWS)]
+
+
+def _count_peaks(
+    variant: StoredVariant, prompts: SlicePrompts, settings: SPDSettings, measured: MeasuredPrecision, peaks: _Share
+) -> None:
+    saliency, rule = _saliency(variant), settings.distillation
+    n_slices = len(saliency)
+    consensus = distill_volume(prompts, saliency, settings.image_size, rule, measured)
+    boxes = distill_volume_boxes(prompts, saliency, settings.image_size, rule)
+    for k in range(saliency.shape[1]):
+        boxed = ~np.isnan(boxes[k].box_of_slices(n_slices)[:, 0])
+        for s in np.flatnonzero(~(consensus[k].slices_with_points(n_slices) | boxed)).tolist():
+            peak = saliency_peak(saliency[s, k], rule.tau)
+            peaks.count(variant, k, np.full(len(peak), s), peak)
+
+
+def _saliency(variant: StoredVariant) -> np.ndarray:
+    return np.asarray(variant.saliency, dtype=np.float32)
