@@ -115,7 +115,8 @@ def _record(job: Job, method: Method, workspace: Workspace, predictions: Path, p
         "predict_slices": float(sum(case["classes"][0]["n_slices"] for case in cases)),
     }
     peak = max(m.peak_mib for m in [*trained, predicted])
-    return RunRecord(job, workspace.budget, cases, seconds, peak, notes=method.notes(workspace))
+    n_volumes = len(dataset.cases("Tr"))
+    return RunRecord(job, workspace.budget, cases, seconds, peak, notes=method.notes(workspace), n_volumes=n_volumes)
 
 
 def _jobs(args: argparse.Namespace) -> list[Job]:

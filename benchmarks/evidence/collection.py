@@ -140,7 +140,10 @@ class Collection:
         """A condition in words."""
         data = self.data_titles.get(condition.data, condition.data)
         part = "test part" if condition.part == "final" else f"{condition.part} of the training part"
-        volumes = "all" if condition.n_train is None else str(condition.n_train)
+        volumes = str(condition.n_train)
+        if condition.n_train is None:
+            known = {r.n_volumes for r in self.records if Condition.of(r.job.setting) == condition} - {None}
+            volumes = " ".join(["all", *(str(n) for n in sorted(known, key=str))])
         return f"{data}; {part}; {volumes} training volumes; prompts: {self.noise_title(condition.noise)}"
 
     def short_title(self, condition: Condition, volumes: bool = True) -> str:

@@ -108,6 +108,7 @@ class RunRecord:
         peak_mib: largest resident memory of a step, MiB.
         not_run: why there are no scores ("no checkpoint here"), or None.
         notes: anything a table has to say beside the numbers.
+        n_volumes: how many training volumes there were; None where it was not noted.
         versions, hardware: of the run.
     """
 
@@ -118,6 +119,7 @@ class RunRecord:
     peak_mib: float | None = None
     not_run: str | None = None
     notes: list[str] = field(default_factory=list)
+    n_volumes: int | None = None
     versions: dict[str, str] = field(default_factory=lambda: versions())
     hardware: dict[str, Any] = field(default_factory=lambda: hardware())
 
@@ -165,8 +167,8 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores and, where there is one, GPU."""
-    found: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
+    """Processor, cores, threads that torch uses of them and, where there is one, GPU."""
+    found: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         names = [

@@ -261,6 +261,13 @@ def test_report_is_the_same_each_time_and_shows_every_figure(tmp_path: Path) -> 
     assert any("noise" in name for name in shown) and any("volumes" in name for name in shown)
 
 
+def test_title_tells_how_many_volumes_all_are() -> None:
+    few = record("spd", [0.5, 0.5], n_train=6)
+    found = collection(record("spd", [0.8, 0.7]), record("unet", [0.8, 0.7], n_volumes=24), few)
+    titles = [found.title(c) for c in found.conditions]
+    assert [t.split("; ")[2] for t in titles] == ["all 24 training volumes", "6 training volumes"]
+
+
 def test_report_says_which_figures_have_no_records(tmp_path: Path) -> None:
     text = report.write_report(full_collection(), tmp_path).read_text(encoding="utf-8")
     (line,) = [x for x in text.splitlines() if x.startswith("Figures without records") and "noise" not in x]
