@@ -319,7 +319,9 @@ def overview(collection: Collection, profile: str) -> Figure | None:
         drawn = [(y + 0.24 * (i - 1), v) for y, (_, _, values) in enumerate(found) if (v := values[i]) is not None]
         for y, value in drawn:
             axis.plot([value.low, value.high], [y, y], color=colour, linewidth=1.4)
-        axis.plot([v.mean for _, v in drawn], [y for y, _ in drawn], marker, color=colour, label=kind, linestyle="")
+        if drawn:
+            means, rows = [v.mean for _, v in drawn], [y for y, _ in drawn]
+            axis.plot(means, rows, marker, color=colour, label=kind, linestyle="")
     for y, (_, against, values) in enumerate(found):
         if (best_value := values[0]) is not None:
             _write_right(axis, y, f"{best_value.mean:+.1f} over\n{wrapped(against, 26)}", fontsize=7)

@@ -183,7 +183,7 @@ def test_prediction_killed_at_random_moments_ends_as_if_undisturbed(trained: Wor
         for name, stored in content(out).items():
             if not name.startswith("."):
                 assert name.endswith("args.json") or stored == expected[name], f"{name} is half written"
-        for case in (n.removesuffix(".nii.gz") for n in names(out) if n.endswith(".nii.gz") and n[0] != "."):
+        for case in (n.removesuffix(".nii.gz") for n in content(out) if n.endswith(".nii.gz") and n[0] != "."):
             assert (out / f"{case}.npz").exists() and (out / f"{case}.pkl").exists(), "the segmentation comes last"
     assert n_kills > 1, "killed while it worked, or this test shows nothing"
     files._tidied.clear()
