@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from scipy import ndimage
 from scipy.special import logit
 
 from spdnet.geometry import rescale_points
@@ -19,6 +18,7 @@ from spdnet.prompts import SliceBoxes, SlicePrompts
 from spdnet.prompts.agreement import agreement
 from spdnet.prompts.box_distillation import BoxConsensus, distill_boxes, raw_boxes
 from spdnet.prompts.distillation import Consensus, distill_prompts, limit_points, raw_prompts
+from spdnet.prompts.stand_ins import FOLLOWED_SLICES, continued_peaks, saliency_peak
 
 MIN_PEAK_PRECISION = 0.5  # with "auto", the share of a class' peaks that have to be on the target for peaks to be used
 
@@ -28,16 +28,19 @@ class MeasuredPrecision:
     """What stage 2 measured on the training cases, by which "auto" in the plans is decided.
 
     Attributes:
-        points, peaks: as `point_precision` and `peak_precision` of `SPDNetwork`, float (k,).
+        points, peaks, continued: float (k,), as `point_precision`, `peak_precision` and `continued_precision` of
+            `SPDNetwork`.
     """
 
     points: np.ndarray
     peaks: np.ndarray
+    continued: np.ndarray
 
     @classmethod
     def of(cls, network: SPDNetwork) -> MeasuredPrecision:
         """That of a trained network."""
-        return cls(network.point_precision.cpu().numpy(), network.peak_precision.cpu().numpy())
+        buffers = network.point_precision, network.peak_precision, network.continued_precision
+        return cls(*(buffer.cpu().numpy() for buffer in buffers))
 
 
 def settings_of_class(
@@ -49,8 +52,10 @@ def settings_of_class(
         too_low = measured is not None and measured.points[k] < agreement.min_probability
         agreement = replace(agreement, mode="neighbours" if too_low else "off")
     if empty_consensus == "auto":
-        too_low = measured is not None and measured.peaks[k] < MIN_PEAK_PRECISION
-        empty_consensus = "decode" if too_low else "peak"
+        if measured is None or measured.peaks[k] >= MIN_PEAK_PRECISION:
+            empty_consensus = "peak"
+        else:
+            empty_consensus = "continued" if measured.continued[k] >= MIN_PEAK_PRECISION else "decode"
     return replace(settings, agreement=agreement, empty_consensus=empty_consensus)
 
 
@@ -168,8 +173,8 @@ def decoder_rows(
     """Which slices and classes are decoded, with which points and boxes.
 
     A slice with trusted points or a trusted box always is. One without is unless the plans say "empty", where any of
-    its pixels is salient; where the class uses peaks and the salient pixels are one connected piece, it gets the most
-    salient one as its point. Raw prompts decode every slice.
+    its pixels is salient; where the class uses peaks, or continued ones, it gets what `spdnet.prompts.stand_ins` finds
+    as its point. Raw prompts decode every slice.
 
     Args:
         consensus: points, one per class.
@@ -190,13 +195,11 @@ def decoder_rows(
             decoded = np.ones(n_slices, dtype=bool)
         elif rule.empty_consensus != "empty":
             decoded = prompted | (saliency[:, k].max(axis=(1, 2)) > rule.tau)
-        with_peak = rule.mode != "raw" and rule.empty_consensus == "peak"
+        stand_ins = {} if rule.mode == "raw" else _stand_ins(consensus[k], saliency[:, k], prompted, rule)
         for s in np.flatnonzero(decoded).tolist():
             slices.append(s)
             classes.append(k)
-            own = consensus[k].in_slice(s)
-            if with_peak and not prompted[s]:
-                own = saliency_peak(saliency[s, k], rule.tau)
+            own = stand_ins[s] if s in stand_ins else consensus[k].in_slice(s)
             points.append(rescale_points(own, mask_size, image_size))
         edges.append(_rescale_boxes(own_boxes[decoded], mask_size, image_size))
     longest = max((len(p) for p in points), default=0)
@@ -212,21 +215,27 @@ def decoder_rows(
     return DecoderRows(*indices, padded, is_real, box_yxyx, has_box)
 
 
-def saliency_peak(saliency: np.ndarray, tau: float) -> np.ndarray:
-    """The most salient pixel of a map (M, M), the first if several tie: float64 (1, 2) y, x.
-
-    None, (0, 2), unless the pixels above `tau` hang together (over corners too): else which piece is meant?
-    """
-    if ndimage.label(saliency > tau, structure=np.ones((3, 3)))[1] != 1:
-        return np.zeros((0, 2))
-    return np.array([np.unravel_index(saliency.argmax(), saliency.shape)], dtype=np.float64)
+def _stand_ins(
+    consensus: Consensus, saliency: np.ndarray, prompted: np.ndarray, rule: DistillationSettings
+) -> dict[int, np.ndarray]:
+    """Points float64 (1 or 0, 2) for slices without trusted prompts, as the rules of the class say."""
+    if rule.empty_consensus == "continued":
+        return continued_peaks(saliency, consensus.slice_index, consensus.points_yx, prompted, rule.tau)
+    if rule.empty_consensus == "peak":
+        return {s: saliency_peak(saliency[s], rule.tau) for s in np.flatnonzero(~prompted).tolist()}
+    return {}
 
 
 def reach_of_context(settings: DistillationSettings) -> int:
     """How many slices away a prompt can lie and still count: what `rows_of_slices` has to know around its slices."""
     if settings.mode == "raw":
         return settings.n_context if settings.boxes.mode == "distilled" else 0
-    return settings.n_context + (settings.agreement.n_slices if settings.agreement.mode != "off" else 0)
+    reach = settings.n_context
+    if settings.agreement.mode != "off":
+        reach += settings.agreement.n_slices
+    if settings.empty_consensus in ("auto", "continued"):
+        reach += FOLLOWED_SLICES
+    return reach
 
 
 def rows_of_slices(

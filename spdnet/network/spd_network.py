@@ -20,7 +20,7 @@ from spdnet.network.saliency_head import SaliencyHead
 EMBEDDING_CHANNELS = 256
 
 
-_MEASURED = ("point_precision", "peak_precision")  # not weights, yet part of a trained model
+_MEASURED = ("point_precision", "peak_precision", "continued_precision")  # not weights, yet part of a trained model
 
 
 class SPDNetwork(nn.Module):
@@ -41,6 +41,7 @@ class SPDNetwork(nn.Module):
         point_precision: float32 (n_classes,), of the points that saliency alone trusts in the training cases, the share
             that is on the target, as stage 2 measured it; 1 where there was none. Part of `own_state`.
         peak_precision: the same of the most salient pixels of training slices without trusted prompts.
+        continued_precision: the same of `continued_peaks` (`spdnet.prompts.stand_ins`).
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class SPDNetwork(nn.Module):
         self.image_encoder: Any = parts.image_encoder
         self.point_precision: torch.Tensor
         self.peak_precision: torch.Tensor
+        self.continued_precision: torch.Tensor
         for name in _MEASURED:
             self.register_buffer(name, torch.ones(n_classes))
         self.pixel_mean: torch.Tensor

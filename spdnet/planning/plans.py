@@ -131,8 +131,10 @@ class DistillationSettings:
         max_points: points per slice and class that reach the decoder.
         empty_consensus: what a slice without trusted points gets: "decode" (where any pixel is salient it is decoded
             from SAM's "not a point" token alone), "peak" (likewise, but from the most salient pixel if the salient
-            ones are one connected piece; our extension), "auto" (for each class "peak" or "decode", whichever stage 2
-            finds right for most such slices of the training cases) or "empty" (an empty mask).
+            ones are one connected piece), "continued" (likewise, if the piece continues one with a trusted point from
+            slice to slice), "auto" (for each class the first of "peak" and "continued" whose pixels stage 2 finds to be
+            on the target in most such slices of the training cases, else "decode") or "empty" (an empty mask). "peak",
+            "continued" and "auto" are our extensions.
         agreement: of the points of neighbouring slices.
         boxes: the same for coarse boxes, with this tau and n_context.
     """
@@ -141,7 +143,7 @@ class DistillationSettings:
     tau: float = 0.5
     n_context: int = 2
     max_points: int = 10
-    empty_consensus: Literal["auto", "peak", "decode", "empty"] = "auto"
+    empty_consensus: Literal["auto", "peak", "continued", "decode", "empty"] = "auto"
     agreement: AgreementSettings = AgreementSettings()
     boxes: BoxSettings = BoxSettings()
 

@@ -22,7 +22,7 @@ class Equivariant:
     """A network that mirrors with its input: it sees every pixel, and the distance to every point, alike."""
 
     image_size = SIZE
-    point_precision = peak_precision = torch.ones(1)
+    point_precision = peak_precision = continued_precision = torch.ones(1)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         return images

@@ -80,7 +80,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("augmentation.scale_range", [1.0], r"plans\.augmentation\.scale_range must have 2 values, not \[1\.0\]"),
         ("augmentation.scale_range", [1.0, "x"], r"plans\.augmentation\.scale_range\[1\] must be of type float"),
         ("distillation.mode", "raws", r"plans\.distillation\.mode must be one of consensus, raw, not 'raws'"),
-        ("distillation.empty_consensus", "none", r"must be one of auto, peak, decode, empty, not 'none'"),
+        ("distillation.empty_consensus", "none", r"must be one of auto, peak, continued, decode, empty, not 'none'"),
         ("stage1.scheduler", "cosine", r"plans\.stage1\.scheduler must be one of poly, plateau"),
         ("normalization.0.scheme", "zscore", r"plans\.normalization\[0\]\.scheme must be one of percentile, window"),
         ("prompts.source", "web", r"plans\.prompts\.source must be one of files, simulated, none"),

@@ -16,7 +16,6 @@ from spdnet.inference.prompting import (
     MeasuredPrecision,
     decoder_rows,
     distill_volume,
-    saliency_peak,
     settings_of_class,
 )
 from spdnet.inference.volume import predict_volume
@@ -106,27 +105,17 @@ def test_auto_uses_peaks_by_what_was_measured(precision: float | None, has_peak:
     saliency = np.zeros((3, 2, 14, 14), dtype=np.float32)
     saliency[1, :, 3:6, 3:6] = 0.8
     nothing, settings = SlicePrompts.empty(), DistillationSettings(empty_consensus="auto")
-    measured = None if precision is None else MeasuredPrecision(np.ones(2), np.array([1.0, precision]))
+    measured = None if precision is None else MeasuredPrecision(np.ones(2), np.array([1.0, precision]), np.zeros(2))
     consensus = distill_volume(nothing, saliency, SIZE, settings)
     rows = decoder_rows(consensus, saliency, SIZE, settings, None, measured)
     assert rows.slice_index.tolist() == [1, 1]
     assert rows.point_is_real.any(axis=1).tolist() == [True, has_peak]
     always = replace(settings, empty_consensus="peak")
     assert decoder_rows(
-        consensus, saliency, SIZE, always, None, MeasuredPrecision(np.zeros(2), np.zeros(2))
+        consensus, saliency, SIZE, always, None, MeasuredPrecision(np.zeros(2), np.zeros(2), np.zeros(2))
     ).point_is_real.all()
     raw = replace(settings, mode="raw")
     assert not decoder_rows(distill_volume(nothing, saliency, SIZE, raw), saliency, SIZE, raw).point_is_real.any()
-
-
-def test_a_peak_must_be_of_one_piece() -> None:
-    saliency = np.zeros((14, 14), dtype=np.float32)
-    assert len(saliency_peak(saliency, 0.5)) == 0
-    saliency[3, 4], saliency[4, 5] = 0.8, 0.7
-    assert saliency_peak(saliency, 0.5).tolist() == [[3, 4]]
-    saliency[9, 9] = 0.6
-    assert len(saliency_peak(saliency, 0.5)) == 0
-    assert saliency_peak(saliency, 0.65).tolist() == [[3, 4]]
 
 
 def test_prediction_asks_as_the_network_has_measured() -> None:
@@ -150,12 +139,14 @@ def test_what_was_measured_is_part_of_the_model() -> None:
     network = tiny_network()
     network.peak_precision.copy_(torch.tensor([0.25, 0.75]))
     network.point_precision.copy_(torch.tensor([0.5, 0.875]))
+    network.continued_precision.copy_(torch.tensor([0.125, 0.625]))
     state = network.own_state()
     fresh = tiny_network()
     assert fresh.peak_precision.tolist() == fresh.point_precision.tolist() == [1.0, 1.0]
     fresh.load_own_state(state)
     assert fresh.peak_precision.tolist() == [0.25, 0.75]
     assert fresh.point_precision.tolist() == [0.5, 0.875]
+    assert fresh.continued_precision.tolist() == [0.125, 0.625]
     older = {name: value for name, value in state.items() if not name.endswith("_precision")}
     fresh.load_own_state(older)
     assert fresh.peak_precision.tolist() == fresh.point_precision.tolist() == [1.0, 1.0]
@@ -188,14 +179,34 @@ def test_peaks_are_those_that_the_rule_for_points_leaves(tmp_path: Path) -> None
     assert shares["auto"].peaks.tolist() == [0.5], "4 of 5 is less than 0.85"
 
 
+@pytest.mark.parametrize(
+    ("peaks", "continued", "rule"),
+    [(0.5, 0.9, "peak"), (0.4, 0.5, "continued"), (0.4, 0.4, "decode"), (1.0, 0.0, "peak")],
+)
+def test_auto_takes_the_first_stand_in_that_is_right_mostly(peaks: float, continued: float, rule: str) -> None:
+    measured = MeasuredPrecision(np.ones(2), np.array([0.0, peaks]), np.array([0.0, continued]))
+    plans = DistillationSettings(empty_consensus="auto")
+    assert settings_of_class(plans, 1, measured) == replace(plans, empty_consensus=rule)
+    assert settings_of_class(plans, 1, None).empty_consensus == "peak"
+
+
+def test_what_continues_is_counted_from_trusted_points(tmp_path: Path) -> None:
+    peaks = [ON_TARGET, ON_TARGET, ON_TARGET, ELSEWHERE, ELSEWHERE, ON_TARGET]
+    variant = a_variant(tmp_path, "a", peaks, [[0, *ON_TARGET]])
+    found = measure_precision([variant], from_files(), 0)
+    assert found.continued.tolist() == [1.0] and found.peaks.tolist() == pytest.approx([2 / 5])
+    variant = a_variant(tmp_path, "b", peaks, [[0, *ON_TARGET], [3, *ELSEWHERE]])
+    assert measure_precision([variant], from_files(), 0).continued.tolist() == pytest.approx([2 / 3])
+
+
 @pytest.mark.parametrize(("share", "mode"), [(0.8, "neighbours"), (0.9, "off"), (None, "off")])
 def test_auto_asks_neighbours_where_saliency_does_not_suffice(share: float | None, mode: str) -> None:
     plans = DistillationSettings(agreement=AgreementSettings("auto"), empty_consensus="decode")
-    measured = None if share is None else MeasuredPrecision(np.array([0.0, share]), np.ones(2))
+    measured = None if share is None else MeasuredPrecision(np.array([0.0, share]), np.ones(2), np.ones(2))
     rule = settings_of_class(plans, 1, measured)
     assert rule == replace(plans, agreement=AgreementSettings(mode))
     fixed = DistillationSettings(agreement=AgreementSettings("neighbours"), empty_consensus="empty")
-    assert settings_of_class(fixed, 1, MeasuredPrecision(np.ones(2), np.ones(2))) == fixed
+    assert settings_of_class(fixed, 1, MeasuredPrecision(np.ones(2), np.ones(2), np.ones(2))) == fixed
 
 
 def test_distillation_and_its_report_ask_as_was_measured() -> None:
@@ -207,7 +218,7 @@ def test_distillation_and_its_report_ask_as_was_measured() -> None:
     points = np.concatenate([target, noise])
     prompts = SlicePrompts(points, np.full(len(points), -1, dtype=np.int64))
     plans = DistillationSettings(agreement=AgreementSettings("auto"))
-    asked = MeasuredPrecision(np.array([1.0, 0.5]), np.ones(2))
+    asked = MeasuredPrecision(np.array([1.0, 0.5]), np.ones(2), np.ones(2))
     first, second = distill_volume(prompts, saliency, SIZE, plans, asked)
     on = replace(plans, agreement=AgreementSettings("neighbours"))
     off = replace(plans, agreement=AgreementSettings())
@@ -231,10 +242,11 @@ def test_stage_2_measures_and_says_so(rule: str, tmp_path: Path) -> None:
     if rule == "peak":
         assert lines == [] and network.peak_precision.item() == 0.125 and network.point_precision.item() == 1
         return
-    share = network.peak_precision.item()
+    share, continued = network.peak_precision.item(), network.continued_precision.item()
     assert network.point_precision.item() == 0.5 and share != 0.125
     assert lines == [
         "bowel: 50% of the points that saliency trusts are on it; neighbouring slices are asked too",
-        f"bowel: {share:.0%} of the training slices without a trusted prompt have their most salient pixel on it; such "
-        f"slices are decoded {'from that pixel' if share >= 0.5 else 'without a point'}",
+        f"bowel: the most salient pixel of a training slice without a trusted prompt is on it in {share:.0%}, that of "
+        f"what continues a trusted point's piece in {continued:.0%}; such slices are decoded "
+        + ("from that pixel" if share >= 0.5 else "without a point"),
     ]

@@ -24,6 +24,7 @@ SETTINGS = [
     DistillationSettings(tau=0.5, n_context=2),
     DistillationSettings(tau=0.5, n_context=0, empty_consensus="empty"),
     DistillationSettings(tau=0.45, n_context=5, max_points=3),
+    DistillationSettings(tau=0.5, n_context=1, empty_consensus="continued"),
     DistillationSettings(tau=0.5, n_context=1, boxes=BoxSettings(mode="distilled", min_salient_share=0.3)),
     DistillationSettings(mode="raw", boxes=BoxSettings(mode="raw")),
 ]

@@ -11,7 +11,14 @@ from spdnet.errors import ModelError
 from spdnet.network import SPDNetwork
 
 # Layers whose shape depends on the classes or channels of a data set.
-_OF_THE_DATASET = ("saliency_head.", "class_embedding.", "channel_projection.", "point_precision", "peak_precision")
+_OF_THE_DATASET = (
+    "saliency_head.",
+    "class_embedding.",
+    "channel_projection.",
+    "point_precision",
+    "peak_precision",
+    "continued_precision",
+)
 
 
 def load_stage1_weights(network: SPDNetwork, given: dict[str, torch.Tensor], source: Path) -> None:

@@ -40,6 +40,13 @@ from spdnet.training.trust import measure_precision
 logger = logging.getLogger(__name__)
 
 
+_WAYS = {
+    "peak": "from that pixel",
+    "continued": "from the pixel of what continues, the others without a point",
+    "decode": "without a point",
+}
+
+
 @dataclass(frozen=True)
 class _Run:
     """Rows of one variant that follow each other: adjacent slices of one class, as far as they are decoded."""
@@ -91,6 +98,7 @@ class PromptStage(Stage):
             measured = measure_precision([variants[0] for variants in self._train], self.settings, self.seed)
             self.network.point_precision.copy_(torch.from_numpy(measured.points))
             self.network.peak_precision.copy_(torch.from_numpy(measured.peaks))
+            self.network.continued_precision.copy_(torch.from_numpy(measured.continued))
 
     def findings(self, class_names: Sequence[str]) -> list[str]:
         """What the training cases decided, where the plans leave it to them."""
@@ -102,10 +110,10 @@ class PromptStage(Stage):
                 asked = "neighbouring slices are asked too" if rule.agreement.mode == "neighbours" else "that suffices"
                 lines.append(f"{name}: {measured.points[k]:.0%} of the points that saliency trusts are on it; {asked}")
             if plans.empty_consensus == "auto":
-                way = "from that pixel" if rule.empty_consensus == "peak" else "without a point"
                 lines.append(
-                    f"{name}: {measured.peaks[k]:.0%} of the training slices without a trusted prompt have their most "
-                    f"salient pixel on it; such slices are decoded {way}"
+                    f"{name}: the most salient pixel of a training slice without a trusted prompt is on it in "
+                    f"{measured.peaks[k]:.0%}, that of what continues a trusted point's piece in "
+                    f"{measured.continued[k]:.0%}; such slices are decoded {_WAYS[rule.empty_consensus]}"
                 )
         return lines
 

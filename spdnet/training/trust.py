@@ -14,10 +14,11 @@ from dataclasses import replace
 import numpy as np
 
 from spdnet.geometry import nearest_index, rescale_points
-from spdnet.inference.prompting import MeasuredPrecision, distill_volume, distill_volume_boxes, saliency_peak
+from spdnet.inference.prompting import MeasuredPrecision, distill_volume, distill_volume_boxes
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import AgreementSettings
 from spdnet.prompts import SlicePrompts
+from spdnet.prompts.stand_ins import continued_peaks, saliency_peak
 from spdnet.training.embedding_store import StoredVariant
 from spdnet.training.prompt_source import draw_prompts
 
@@ -58,17 +59,17 @@ def measure_precision(variants: list[StoredVariant], settings: SPDSettings, seed
         seed: of the training.
     """
     n_classes = variants[0].saliency.shape[1]
-    points, peaks = _Share(n_classes), _Share(n_classes)
+    points, peaks, continued = _Share(n_classes), _Share(n_classes), _Share(n_classes)
     drawn = [(variant, prompts) for variant in variants for prompts in _draws(variant, settings, seed)]
     rule, size = settings.distillation, settings.image_size
     by_saliency = replace(rule, agreement=AgreementSettings())
     for variant, prompts in drawn:
         for k, consensus in enumerate(distill_volume(prompts, _saliency(variant), size, by_saliency)):
             points.count(variant, k, consensus.slice_index, consensus.points_yx)
-    measured = MeasuredPrecision(points.values(), peaks.values())
+    measured = MeasuredPrecision(points.values(), peaks.values(), continued.values())
     for variant, prompts in drawn:
-        _count_peaks(variant, prompts, settings, measured, peaks)
-    return replace(measured, peaks=peaks.values())
+        _count_stand_ins(variant, prompts, settings, measured, peaks, continued)
+    return replace(measured, peaks=peaks.values(), continued=continued.values())
 
 
 def _draws(variant: StoredVariant, settings: SPDSettings, seed: int) -> list[SlicePrompts]:
@@ -76,18 +77,26 @@ def _draws(variant: StoredVariant, settings: SPDSettings, seed: int) -> list[Sli
     return [variant.move(draw_prompts(variant.case, settings.prompts, rng)) for _ in range(_DRAWS)]
 
 
-def _count_peaks(
-    variant: StoredVariant, prompts: SlicePrompts, settings: SPDSettings, measured: MeasuredPrecision, peaks: _Share
+def _count_stand_ins(
+    variant: StoredVariant,
+    prompts: SlicePrompts,
+    settings: SPDSettings,
+    measured: MeasuredPrecision,
+    peaks: _Share,
+    continued: _Share,
 ) -> None:
     saliency, rule = _saliency(variant), settings.distillation
     n_slices = len(saliency)
     consensus = distill_volume(prompts, saliency, settings.image_size, rule, measured)
     boxes = distill_volume_boxes(prompts, saliency, settings.image_size, rule)
     for k in range(saliency.shape[1]):
-        boxed = ~np.isnan(boxes[k].box_of_slices(n_slices)[:, 0])
-        for s in np.flatnonzero(~(consensus[k].slices_with_points(n_slices) | boxed)).tolist():
-            peak = saliency_peak(saliency[s, k], rule.tau)
+        own, maps = consensus[k], saliency[:, k]
+        prompted = own.slices_with_points(n_slices) | ~np.isnan(boxes[k].box_of_slices(n_slices)[:, 0])
+        for s in np.flatnonzero(~prompted).tolist():
+            peak = saliency_peak(maps[s], rule.tau)
             peaks.count(variant, k, np.full(len(peak), s), peak)
+        for s, peak in continued_peaks(maps, own.slice_index, own.points_yx, prompted, rule.tau).items():
+            continued.count(variant, k, np.full(len(peak), s), peak)
 
 
 def _saliency(variant: StoredVariant) -> np.ndarray:
