@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from spdnet.errors import ModelError
-from spdnet.inference.prompting import decoder_rows, distill_volume
+from spdnet.inference.prompting import MeasuredPrecision, decoder_rows, distill_volume
 from spdnet.inference.volume import predict_volume
 from spdnet.network.checkpoint import read_checkpoint
 from spdnet.network.precision import compute_dtype, place
 from spdnet.network.prediction_form import optimize_for_prediction
+from spdnet.network.spd_network import MEASURED
 from spdnet.planning import SPDSettings, build_planned_network
 from spdnet.planning.plans import input_difference
 from spdnet.prompts import SlicePrompts
@@ -21,25 +22,29 @@ from spdnet.training.pretrained import load_stage1_weights
 
 
 class Distiller:
-    """Distils points by the saliency of a trained stage 1.
+    """Distils points by the saliency of a trained SPD, and by what that measured on the training cases.
 
     Args:
         settings: of the plans.
         n_classes: foreground classes.
-        stage1: checkpoint of the training that learnt the saliency.
+        trained: checkpoint of the training. One that ends with stage 1 has measured nothing: saliency alone decides.
         device: where to compute.
 
     Raises:
         ModelError: the checkpoint is missing, damaged, or of another network or input.
     """
 
-    def __init__(self, settings: SPDSettings, n_classes: int, stage1: Path, device: torch.device) -> None:
-        content = read_checkpoint(stage1)
+    def __init__(self, settings: SPDSettings, n_classes: int, trained: Path, device: torch.device) -> None:
+        content = read_checkpoint(trained)
         if difference := input_difference(content["spd"]["settings"], settings):
-            raise ModelError(f"{stage1} was trained with other plans: {difference}")
+            raise ModelError(f"{trained} was trained with other plans: {difference}")
         self._settings, self._device = settings, device
         self._network = build_planned_network(settings, n_classes)
-        load_stage1_weights(self._network, content["network_weights"], stage1)
+        weights = content["network_weights"]
+        load_stage1_weights(self._network, weights, trained)
+        known = {name: weights[name] for name in MEASURED if name in weights}
+        self._network.load_own_state({**self._network.own_state(), **known})
+        self.measured = MeasuredPrecision.of(self._network)
         place(self._network, device)
         optimize_for_prediction(self._network, compute_dtype(device))
 
@@ -51,21 +56,25 @@ class Distiller:
 
     def distill(self, slices: np.ndarray, prompts: SlicePrompts) -> SlicePrompts:
         """`consensus_points` of a volume, given its slices (S, c, size, size) in [0, 1]."""
-        return consensus_points(prompts, self.saliency(slices), self._settings)
+        return consensus_points(prompts, self.saliency(slices), self._settings, self.measured)
 
 
-def consensus_points(prompts: SlicePrompts, saliency: np.ndarray, settings: SPDSettings) -> SlicePrompts:
+def consensus_points(
+    prompts: SlicePrompts, saliency: np.ndarray, settings: SPDSettings, measured: MeasuredPrecision
+) -> SlicePrompts:
     """The points that SPD trusts, each with the class and the slice that it prompts.
 
-    Peaks of the saliency, with which SPD may ask its decoder where no point is trusted, are not among them.
+    What may stand in where no point is trusted is not among them.
 
     Args:
         prompts: points of a volume, network frame; boxes are ignored.
         saliency: float (S, k, M, M) in [0, 1].
         settings: of the plans; its `distillation` says how.
+        measured: what SPD measured on the training cases.
     """
     distillation, size = replace(settings.distillation, empty_consensus="empty"), settings.image_size
-    rows = decoder_rows(distill_volume(prompts, saliency, size, distillation), saliency, size, distillation)
+    consensus = distill_volume(prompts, saliency, size, distillation, measured)
+    rows = decoder_rows(consensus, saliency, size, distillation)
     row, place_in_row = np.nonzero(rows.point_is_real)
     points = np.column_stack([rows.slice_index[row], rows.points_yx[row, place_in_row]])
     return SlicePrompts(points.astype(np.float64), rows.class_index[row])

@@ -82,7 +82,7 @@ def training_points(
     raw = RawPoints(cases, settings)
     if distiller is None:
         return raw
-    return ConsensusPoints(raw, stored_saliency(distiller, cases, model_folder / "saliency"))
+    return ConsensusPoints(raw, stored_saliency(distiller, cases, model_folder / "saliency"), distiller.measured)
 
 
 def _distiller(args: argparse.Namespace, settings: SPDSettings, n_classes: int) -> Distiller | None:
@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("-raw", type=Path, required=True, help="raw data set")
         command.add_argument("-preprocessed", type=Path, required=True, help="its folder in nnUNet_preprocessed")
         command.add_argument("-model", type=Path, required=True, help="folder of the model")
-        command.add_argument("-stage1", type=Path, help="checkpoint of SPD's stage 1, for consensus points")
+        command.add_argument("-stage1", type=Path, help="checkpoint of SPD, for consensus points")
         command.add_argument("-device", help="cuda or cpu (default: CUDA where present)")
         if name == "train":
             command.add_argument("-steps", type=int, required=True, help="of the optimiser")

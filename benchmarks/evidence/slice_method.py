@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from evidence.methods.base import Method
-from evidence.methods.spd import PLANS, STAGE1, device, plan, shared_stage1
+from evidence.methods.spd import PLANS, STAGE1, device, plan, trained_spd
 from evidence.slice_models import SliceModel
 from evidence.slice_training import FINAL
 from evidence.workspace import Workspace
@@ -38,7 +38,7 @@ class SliceMethod(Method):
         return [*super().training_steps(), *([STAGE1] if self.points == "consensus" else [])]
 
     def train(self, workspace: Workspace) -> None:
-        """Plan, train stage 1 if it is needed and nobody has, and train the model."""
+        """Plan, train SPD if its points are needed and nobody has, and train the model."""
         plan(workspace, workspace.raw.name)
         if (self._model(workspace) / FINAL).exists():
             return
@@ -57,7 +57,7 @@ class SliceMethod(Method):
         command: list[str | Path] = ["python", "-m", "evidence.slice_command", what, self.name, *device(workspace)]
         command += ["-raw", workspace.raw, "-preprocessed", workspace.preprocessed(), "-model", self._model(workspace)]
         if self.points == "consensus":
-            command += ["-stage1", shared_stage1(workspace)]
+            command += ["-stage1", trained_spd(workspace)]
         return command
 
     def _model(self, workspace: Workspace) -> Path:

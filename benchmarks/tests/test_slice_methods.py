@@ -262,7 +262,7 @@ def test_consensus_takes_the_place_of_the_points_in_training_and_prediction(
         for index, case in enumerate(cases):
             own = draw(index, np.random.default_rng(0))
             stored = distiller.saliency(case.slices).astype(np.float16).astype(np.float32)
-            expected = consensus_points(case.prompts, stored, settings)
+            expected = consensus_points(case.prompts, stored, settings, distiller.measured)
             assert np.array_equal(own.points_syx, expected.points_syx) and len(own) != len(case.prompts)
     assert {f.name for f in tmp_path.glob("saliency/*")} == {f"{c.case}.npy" for c in cases}
     method.train(workspace)

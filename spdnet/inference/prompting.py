@@ -28,7 +28,7 @@ class MeasuredPrecision:
     """What stage 2 measured on the training cases, by which "auto" in the plans is decided.
 
     Attributes:
-        points, peaks, continued: float (k,), as `point_precision`, `peak_precision` and `continued_precision` of
+        points, peaks, continued: float32 (k,), as `point_precision`, `peak_precision` and `continued_precision` of
             `SPDNetwork`.
     """
 
@@ -49,7 +49,7 @@ def settings_of_class(
     """The rules of a class, without "auto". Without measurements: no agreement, and peaks, as if all had been right."""
     agreement, empty_consensus = settings.agreement, settings.empty_consensus
     if agreement.mode == "auto":
-        too_low = measured is not None and measured.points[k] < agreement.min_probability
+        too_low = measured is not None and measured.points[k] < np.float32(agreement.min_probability)
         agreement = replace(agreement, mode="neighbours" if too_low else "off")
     if empty_consensus == "auto":
         if measured is None or measured.peaks[k] >= MIN_PEAK_PRECISION:

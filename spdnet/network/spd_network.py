@@ -20,7 +20,8 @@ from spdnet.network.saliency_head import SaliencyHead
 EMBEDDING_CHANNELS = 256
 
 
-_MEASURED = ("point_precision", "peak_precision", "continued_precision")  # not weights, yet part of a trained model
+# Not weights, yet part of a trained model; and what they are where nothing was measured, as in older models.
+MEASURED = {"point_precision": 1.0, "peak_precision": 1.0, "continued_precision": 0.0}
 
 
 class SPDNetwork(nn.Module):
@@ -41,7 +42,7 @@ class SPDNetwork(nn.Module):
         point_precision: float32 (n_classes,), of the points that saliency alone trusts in the training cases, the share
             that is on the target, as stage 2 measured it; 1 where there was none. Part of `own_state`.
         peak_precision: the same of the most salient pixels of training slices without trusted prompts.
-        continued_precision: the same of `continued_peaks` (`spdnet.prompts.stand_ins`).
+        continued_precision: the same of `continued_peaks` (`spdnet.prompts.stand_ins`); 0 where there was none.
     """
 
     def __init__(
@@ -67,8 +68,8 @@ class SPDNetwork(nn.Module):
         self.point_precision: torch.Tensor
         self.peak_precision: torch.Tensor
         self.continued_precision: torch.Tensor
-        for name in _MEASURED:
-            self.register_buffer(name, torch.ones(n_classes))
+        for name, value in MEASURED.items():
+            self.register_buffer(name, torch.full((n_classes,), value))
         self.pixel_mean: torch.Tensor
         self.pixel_std: torch.Tensor
         self.prompt_encoder: Any = parts.prompt_encoder
@@ -192,7 +193,7 @@ class SPDNetwork(nn.Module):
         """
         self._refuse_prediction_form()
         own = self._own()
-        state = {**{name: torch.ones(self.n_classes) for name in _MEASURED}, **state}  # older checkpoints have none
+        state = {**{name: torch.full((self.n_classes,), value) for name, value in MEASURED.items()}, **state}
         if own.keys() != state.keys():
             raise KeyError(f"missing {sorted(own.keys() - state.keys())}, unknown {sorted(state.keys() - own.keys())}")
         for name, parameter in own.items():
@@ -201,7 +202,7 @@ class SPDNetwork(nn.Module):
             parameter.data.copy_(state[name])
 
     def _own(self) -> dict[str, torch.Tensor]:
-        measured = {name: self.get_buffer(name) for name in _MEASURED}
+        measured = {name: self.get_buffer(name) for name in MEASURED}
         return {**self.stage1_parameters(), **self.stage2_parameters(), **measured}
 
     def _refuse_prediction_form(self) -> None:

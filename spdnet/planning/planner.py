@@ -230,11 +230,12 @@ class SPDPlanner:
         return augmentation
 
     def choose_distillation(self) -> DistillationSettings:
-        """The paper's tau and n; scattered points must agree with their neighbours. A 2D data set has no neighbours."""
+        """The paper's tau and n; scattered points agree with their neighbours if need be. A 2D data set has none."""
         f = self.fingerprint
         flat = all(c.n_slices == 1 for c in f.cases)
         scattered = f.prompt_statistics is None or f.prompt_type == "points"  # without files: the recipe's
         settings = DistillationSettings()
+        self.reasons["empty_consensus"] = "stage 2 sees by the training cases whether salient pixels can stand in"
         self.reasons["distillation"] = (
             "2D images have no neighbouring slices: local validation only"
             if flat
@@ -348,7 +349,7 @@ class SPDPlannerPaper(SPDPlanner):
         """All salient points are trusted; a slice without any gets none."""
         settings = super().choose_distillation()
         self.reasons.pop("agreement", None)
-        self.reasons["distillation"] += "; slices without trusted points are decoded without any"
+        self.reasons["empty_consensus"] = "as in the paper"
         return replace(settings, empty_consensus="decode", agreement=AgreementSettings())
 
     def choose_prompts(self) -> PromptSettings:

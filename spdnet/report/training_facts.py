@@ -91,6 +91,32 @@ def _distillation(p: dict[str, Any]) -> str:
     )
 
 
+def _agreement(p: dict[str, Any]) -> str:
+    rule = p["distillation"]["agreement"]
+    if p["distillation"]["mode"] == "raw":
+        return "not asked for"
+    asked = (
+        f"a point must be {rule['min_probability']:.0%} likely to be on the target, by the points of "
+        f"{rule['n_slices']} slices on either side"
+    )
+    ways = {"off": "not asked for", "neighbours": asked, "auto": f"where the training cases call for it, {asked}"}
+    return ways[rule["mode"]]
+
+
+def _without_points(p: dict[str, Any]) -> str:
+    if p["distillation"]["mode"] == "raw":
+        return "decoded without a point"
+    peak, continued = "their most salient pixel", "the most salient pixel of what continues a trusted point's piece"
+    ways = {
+        "peak": f"prompted by {peak}",
+        "continued": f"prompted by {continued}",
+        "auto": f"prompted by {peak}, or by {continued}, where the training cases bear it out",
+        "decode": "decoded without a point",
+        "empty": "empty",
+    }
+    return ways[p["distillation"]["empty_consensus"]]
+
+
 def _prompts(p: dict[str, Any]) -> str:
     prompts = p["prompts"]
     words = {"files": "from the prompt files", "simulated": "points simulated from the labels", "none": "no points"}
@@ -110,6 +136,8 @@ _TOPICS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("lora", "Adapters", lambda p: f"LoRA of rank {p['lora']['rank']}"),
     ("prompts", "Prompts in training", _prompts),
     ("distillation", "Distillation", _distillation),
+    ("agreement", "Agreement of neighbouring slices", _agreement),
+    ("empty_consensus", "Slices without trusted points", _without_points),
     ("epochs", "Epochs", lambda p: _stages(p, "epochs", "d")),
     ("iterations_per_epoch", "Steps per epoch", lambda p: _stages(p, "iterations_per_epoch", "d")),
     ("batch_size", "Batch size", lambda p: _stages(p, "batch_size", "d")),

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from spdnet.cli import predict
 from spdnet.cli.report import main
 from spdnet.dataset import get_reader
+from spdnet.planning.plans import AgreementSettings, DistillationSettings
 from spdnet.report.cases import read_case
 from spdnet.report.page import json_text, render_page
 from spdnet.report.sources import prediction_source
@@ -176,6 +178,28 @@ def test_the_page_asks_for_nothing_from_outside(folders: ReportFolders, tmp_path
     addresses = set(re.findall(r"https?://[^\"'\s)]+", text))
     assert addresses == {"http://www.w3.org/2000/svg"}, "a namespace, which is not loaded"
     assert "default-src 'none'" in text
+
+
+@pytest.mark.parametrize(
+    ("agreement", "empty", "words"),
+    [
+        ("off", "decode", ("not asked for", "decoded without a point")),
+        (
+            "auto",
+            "auto",
+            ("where the training cases call for it, a point must", "prompted by their most"),
+        ),
+        ("neighbours", "continued", ("a point must be 90% likely", "prompted by the most salient pixel of what")),
+    ],
+)
+def test_the_rules_of_distillation_are_told(agreement: str, empty: str, words: tuple[str, str]) -> None:
+    rule = DistillationSettings(agreement=AgreementSettings(agreement), empty_consensus=empty)
+    rows = {r["topic"]: r["choice"] for r in plans_in_words({"distillation": asdict(rule)})}
+    assert rows["Agreement of neighbouring slices"].startswith(words[0])
+    assert rows["Slices without trusted points"].startswith(words[1])
+    raw = {r["topic"]: r["choice"] for r in plans_in_words({"distillation": asdict(replace(rule, mode="raw"))})}
+    assert raw["Agreement of neighbouring slices"] == "not asked for"
+    assert raw["Slices without trusted points"] == "decoded without a point"
 
 
 def test_plans_are_told_in_words_with_their_reasons() -> None:

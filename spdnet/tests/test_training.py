@@ -751,7 +751,7 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
     [
         ("SPDTrainer", {}),
         ("SPDTrainerNoPSC", {"consistency.weight": 0.0}),
-        ("SPDTrainerLocalOnly", {"distillation.n_context": 0}),
+        ("SPDTrainerLocalOnly", {"distillation.n_context": 0, "distillation.agreement.mode": "off"}),
         ("SPDTrainerRawPrompts", RAW),
         ("SPDTrainerRawBoxes", {"distillation.boxes.mode": "raw"}),
         ("SPDTrainerNoBoxes", {"distillation.boxes.mode": "off"}),

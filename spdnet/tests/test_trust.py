@@ -28,7 +28,8 @@ from spdnet.prompts.fates import Fate
 from spdnet.tests.tiny import tiny_settings
 from spdnet.training.embedding_store import StoredVariant
 from spdnet.training.prompt_stage import PromptStage
-from spdnet.training.trust import measure_precision
+from spdnet.training.stopping import StopRequest, TrainingStoppedError
+from spdnet.training.trust import measure_trust
 
 SIZE, N_SLICES = 56, 6
 CPU = torch.device("cpu")
@@ -64,6 +65,18 @@ def a_variant(folder: Path, name: str, peaks: list[tuple[int, int] | None], poin
 def from_files(**distillation: object) -> SPDSettings:
     settings = tiny_settings(distillation=DistillationSettings(n_context=0, **distillation))
     return replace(settings, prompts=replace(settings.prompts, source="files", imitated_share=0.0))
+
+
+def precisions(
+    points: tuple[float, float] = (1.0, 1.0),
+    peaks: tuple[float, float] = (1.0, 1.0),
+    continued: tuple[float, float] = (1.0, 1.0),
+) -> MeasuredPrecision:
+    return MeasuredPrecision(*(np.array(shares, dtype=np.float32) for shares in (points, peaks, continued)))
+
+
+def measure_precision(variants: list[StoredVariant], settings: SPDSettings, seed: int) -> MeasuredPrecision:
+    return measure_trust(variants, settings, seed, StopRequest()).precision()
 
 
 def peaks_of(variants: list[StoredVariant], settings: SPDSettings, seed: int) -> np.ndarray:
@@ -105,7 +118,11 @@ def test_auto_uses_peaks_by_what_was_measured(precision: float | None, has_peak:
     saliency = np.zeros((3, 2, 14, 14), dtype=np.float32)
     saliency[1, :, 3:6, 3:6] = 0.8
     nothing, settings = SlicePrompts.empty(), DistillationSettings(empty_consensus="auto")
-    measured = None if precision is None else MeasuredPrecision(np.ones(2), np.array([1.0, precision]), np.zeros(2))
+    measured = (
+        None
+        if precision is None
+        else MeasuredPrecision(np.ones(2), np.array([1.0, precision], dtype=np.float32), np.zeros(2))
+    )
     consensus = distill_volume(nothing, saliency, SIZE, settings)
     rows = decoder_rows(consensus, saliency, SIZE, settings, None, measured)
     assert rows.slice_index.tolist() == [1, 1]
@@ -143,6 +160,7 @@ def test_what_was_measured_is_part_of_the_model() -> None:
     state = network.own_state()
     fresh = tiny_network()
     assert fresh.peak_precision.tolist() == fresh.point_precision.tolist() == [1.0, 1.0]
+    assert fresh.continued_precision.tolist() == [0.0, 0.0]
     fresh.load_own_state(state)
     assert fresh.peak_precision.tolist() == [0.25, 0.75]
     assert fresh.point_precision.tolist() == [0.5, 0.875]
@@ -150,6 +168,7 @@ def test_what_was_measured_is_part_of_the_model() -> None:
     older = {name: value for name, value in state.items() if not name.endswith("_precision")}
     fresh.load_own_state(older)
     assert fresh.peak_precision.tolist() == fresh.point_precision.tolist() == [1.0, 1.0]
+    assert fresh.continued_precision.tolist() == [0.0, 0.0]
 
 
 def test_points_count_in_every_slice_that_they_prompt(tmp_path: Path) -> None:
@@ -202,7 +221,9 @@ def test_what_continues_is_counted_from_trusted_points(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("share", "mode"), [(0.8, "neighbours"), (0.9, "off"), (None, "off")])
 def test_auto_asks_neighbours_where_saliency_does_not_suffice(share: float | None, mode: str) -> None:
     plans = DistillationSettings(agreement=AgreementSettings("auto"), empty_consensus="decode")
-    measured = None if share is None else MeasuredPrecision(np.array([0.0, share]), np.ones(2), np.ones(2))
+    measured = (
+        None if share is None else MeasuredPrecision(np.array([0.0, share], dtype=np.float32), np.ones(2), np.ones(2))
+    )
     rule = settings_of_class(plans, 1, measured)
     assert rule == replace(plans, agreement=AgreementSettings(mode))
     fixed = DistillationSettings(agreement=AgreementSettings("neighbours"), empty_consensus="empty")
@@ -238,15 +259,20 @@ def test_stage_2_measures_and_says_so(rule: str, tmp_path: Path) -> None:
     network.peak_precision.fill_(0.125)
     stage = PromptStage(network, settings, [case], [], CPU, 0, tmp_path)
     stage.prepare()
-    lines = stage.findings(["bowel"])
+    assert network.peak_precision.item() == 0.125, "a resumed training keeps what it measured"
+    lines = stage.decide(["bowel"])
     if rule == "peak":
         assert lines == [] and network.peak_precision.item() == 0.125 and network.point_precision.item() == 1
         return
-    share, continued = network.peak_precision.item(), network.continued_precision.item()
+    share = network.peak_precision.item()
     assert network.point_precision.item() == 0.5 and share != 0.125
-    assert lines == [
-        "bowel: 50% of the points that saliency trusts are on it; neighbouring slices are asked too",
-        f"bowel: the most salient pixel of a training slice without a trusted prompt is on it in {share:.0%}, that of "
-        f"what continues a trusted point's piece in {continued:.0%}; such slices are decoded "
-        + ("from that pixel" if share >= 0.5 else "without a point"),
-    ]
+    way = "from that pixel" if share >= 0.5 else "without a point"
+    assert lines[0] == (
+        "bowel: of the points that saliency trusts in the training cases, 3 of 6 are on it; the neighbouring slices "
+        "are asked too"
+    )
+    assert lines[1].startswith("bowel: in training slices without a trusted prompt, ")
+    assert lines[1].endswith(f" of those in what continues a trusted point's piece; such slices are decoded {way}")
+    stage.stop.requested = True
+    with pytest.raises(TrainingStoppedError):
+        stage.decide(["bowel"])

@@ -9,16 +9,10 @@ import torch
 
 from spdnet.errors import ModelError
 from spdnet.network import SPDNetwork
+from spdnet.network.spd_network import MEASURED
 
 # Layers whose shape depends on the classes or channels of a data set.
-_OF_THE_DATASET = (
-    "saliency_head.",
-    "class_embedding.",
-    "channel_projection.",
-    "point_precision",
-    "peak_precision",
-    "continued_precision",
-)
+_OF_THE_DATASET = ("saliency_head.", "class_embedding.", "channel_projection.")
 
 
 def load_stage1_weights(network: SPDNetwork, given: dict[str, torch.Tensor], source: Path) -> None:
@@ -53,8 +47,9 @@ def load_pretrained_weights(network: SPDNetwork, checkpoint: dict[str, Any], bac
     if there != backbone:
         raise ModelError(f"-pretrained_weights {source} is a model on {there}, the plans are for {backbone}")
     own, given = network.own_state(), checkpoint["network_weights"]
-    fits = {name for name, value in own.items() if name in given and given[name].shape == value.shape}
-    skipped = [name for name in own if name not in fits]
+    weights = {name: value for name, value in own.items() if name not in MEASURED}  # what was measured is no weight
+    fits = {name for name, value in weights.items() if name in given and given[name].shape == value.shape}
+    skipped = [name for name in weights if name not in fits]
     foreign = [name for name in skipped if not name.startswith(_OF_THE_DATASET)]
     if foreign:
         raise ModelError(

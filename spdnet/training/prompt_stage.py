@@ -35,7 +35,7 @@ from spdnet.training.losses import consistency_loss
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
 from spdnet.training.scores import pixel_counts
 from spdnet.training.stages import Batches, Stage
-from spdnet.training.trust import measure_precision
+from spdnet.training.trust import measure_trust
 
 logger = logging.getLogger(__name__)
 
@@ -94,32 +94,34 @@ class PromptStage(Stage):
         self._train = self._store.encode(self.train_cases, True, size, self.device)
         stored = self._store.encode(self.val_cases, False, size, self.device)
         self._val = self.team.share([variants[0] for variants in stored])
-        if self._must_measure():
-            measured = measure_precision([variants[0] for variants in self._train], self.settings, self.seed)
-            self.network.point_precision.copy_(torch.from_numpy(measured.points))
-            self.network.peak_precision.copy_(torch.from_numpy(measured.peaks))
-            self.network.continued_precision.copy_(torch.from_numpy(measured.continued))
 
-    def findings(self, class_names: Sequence[str]) -> list[str]:
-        """What the training cases decided, where the plans leave it to them."""
-        lines, plans = [], self.settings.distillation
-        for k, name in enumerate(class_names if self._must_measure() else []):
-            measured = MeasuredPrecision.of(self.network)
+    def decide(self, class_names: Sequence[str]) -> list[str]:
+        """Measure what decides about "auto" in the plans, if there is any, and keep it in the network."""
+        plans = self.settings.distillation
+        if plans.mode == "raw" or "auto" not in (plans.agreement.mode, plans.empty_consensus):
+            return []
+        variants = [variants[0] for variants in self._train]
+        found = measure_trust(variants, self.settings, self.seed, self.stop)
+        measured = found.precision()
+        self.network.point_precision.copy_(torch.from_numpy(measured.points))
+        self.network.peak_precision.copy_(torch.from_numpy(measured.peaks))
+        self.network.continued_precision.copy_(torch.from_numpy(measured.continued))
+        lines = []
+        for k, name in enumerate(class_names):
             rule = settings_of_class(plans, k, measured)
             if plans.agreement.mode == "auto":
-                asked = "neighbouring slices are asked too" if rule.agreement.mode == "neighbours" else "that suffices"
-                lines.append(f"{name}: {measured.points[k]:.0%} of the points that saliency trusts are on it; {asked}")
+                asked = "are asked too" if rule.agreement.mode == "neighbours" else "need not be asked"
+                lines.append(
+                    f"{name}: of the points that saliency trusts in the training cases, {found.points.in_words(k)} are "
+                    f"on it; the neighbouring slices {asked}"
+                )
             if plans.empty_consensus == "auto":
                 lines.append(
-                    f"{name}: the most salient pixel of a training slice without a trusted prompt is on it in "
-                    f"{measured.peaks[k]:.0%}, that of what continues a trusted point's piece in "
-                    f"{measured.continued[k]:.0%}; such slices are decoded {_WAYS[rule.empty_consensus]}"
+                    f"{name}: in training slices without a trusted prompt, {found.peaks.in_words(k)} most salient "
+                    f"pixels are on it, and {found.continued.in_words(k)} of those in what continues a trusted point's "
+                    f"piece; such slices are decoded {_WAYS[rule.empty_consensus]}"
                 )
         return lines
-
-    def _must_measure(self) -> bool:
-        rule = self.settings.distillation
-        return rule.mode != "raw" and "auto" in (rule.agreement.mode, rule.empty_consensus)
 
     def finish(self) -> None:
         """Remove the stored embeddings, unless they are to be kept."""

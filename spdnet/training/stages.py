@@ -96,8 +96,12 @@ class Stage(ABC):
         for parameter in self.parameters():
             parameter.requires_grad_(True)
 
-    def findings(self, class_names: Sequence[str]) -> list[str]:
-        """What `prepare` learned about the data, in sentences for the log."""
+    def decide(self, class_names: Sequence[str]) -> list[str]:
+        """Settle by the training cases what the plans leave to them; called before the stage's very first epoch.
+
+        Returns:
+            What was found, in sentences for the log.
+        """
         return []
 
     def finish(self) -> None:  # noqa: B027 - optional hook

@@ -326,8 +326,9 @@ class SPDTrainer:
     def on_stage_start(self) -> None:
         """Make the stage ready, and take up its optimiser where a resumed training left it."""
         self.stage.prepare()
-        for line in self.stage.findings(self.labels.names):
-            self.print_to_log_file(line)
+        if self.current_epoch == 0:
+            for line in self.stage.decide(self.labels.names):
+                self.print_to_log_file(line)
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         self.loss_of_batch = parallel_loss(self.network, self.stage.training_loss, self.stage.some_unused)
         self._stage_runs = True

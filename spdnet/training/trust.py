@@ -21,13 +21,18 @@ from spdnet.prompts import SlicePrompts
 from spdnet.prompts.stand_ins import continued_peaks, saliency_peak
 from spdnet.training.embedding_store import StoredVariant
 from spdnet.training.prompt_source import draw_prompts
+from spdnet.training.stopping import StopRequest
 
 _DRAWS = 3  # of prompts for each case
-_SEED = 2  # beside the training's
+_SEED = 20260  # beside the training's, so that these draws are those of no epoch
 
 
-class _Share:
-    """Counts, for each class, how many of some pixels are on the target; pixels with the ignore label do not count."""
+class Share:
+    """For each class, how many of some pixels are on the target; pixels with the ignore label do not count.
+
+    Attributes:
+        n_inside, n: int64 (k,).
+    """
 
     def __init__(self, n_classes: int) -> None:
         self.n_inside, self.n = np.zeros(n_classes, dtype=np.int64), np.zeros(n_classes, dtype=np.int64)
@@ -42,37 +47,57 @@ class _Share:
         self.n_inside[k] += inside.sum()
         self.n[k] += len(inside)
 
-    def values(self) -> np.ndarray:
-        """float32 (k,); 1 where nothing was counted."""
-        return np.where(self.n > 0, self.n_inside / np.maximum(self.n, 1), 1).astype(np.float32)
+    def values(self, of_none: float) -> np.ndarray:
+        """float32 (k,); `of_none` where nothing was counted."""
+        return np.where(self.n > 0, self.n_inside / np.maximum(self.n, 1), of_none).astype(np.float32)
+
+    def in_words(self, k: int) -> str:
+        """That of a class."""
+        return f"{self.n_inside[k]} of {self.n[k]}"
 
 
-def measure_precision(variants: list[StoredVariant], settings: SPDSettings, seed: int) -> MeasuredPrecision:
-    """How often trusted points, and the peaks that would stand in for them, are on the target in training cases.
+class TrustMeasurement:
+    """Of the training cases: the points that saliency trusts, and what could stand in for them where it trusts none."""
 
-    The points are those that saliency alone trusts, each counted in every slice that it prompts; the peaks are those of
-    the slices that have no trusted prompt under the rules that the points' share leads to.
+    def __init__(self, n_classes: int) -> None:
+        self.points, self.peaks, self.continued = (Share(n_classes) for _ in range(3))
+
+    def precision(self) -> MeasuredPrecision:
+        """The shares that are on the target."""
+        return MeasuredPrecision(self.points.values(1), self.peaks.values(1), self.continued.values(0))
+
+
+def measure_trust(
+    variants: list[StoredVariant], settings: SPDSettings, seed: int, stop: StopRequest
+) -> TrustMeasurement:
+    """How often trusted points, and the pixels that would stand in for them, are on the target in training cases.
+
+    The points are those that saliency alone trusts, each counted in every slice that it prompts. The other two are
+    those of `spdnet.prompts.stand_ins`, in the slices that have no trusted prompt under the rules that the points'
+    share leads to.
 
     Args:
         variants: one of each training case.
         settings: of the plans.
         seed: of the training.
+        stop: looked at between cases.
     """
-    n_classes = variants[0].saliency.shape[1]
-    points, peaks, continued = _Share(n_classes), _Share(n_classes), _Share(n_classes)
-    drawn = [(variant, prompts) for variant in variants for prompts in _draws(variant, settings, seed)]
+    found = TrustMeasurement(variants[0].saliency.shape[1])
     rule, size = settings.distillation, settings.image_size
     by_saliency = replace(rule, agreement=AgreementSettings())
-    for variant, prompts in drawn:
-        for k, consensus in enumerate(distill_volume(prompts, _saliency(variant), size, by_saliency)):
-            points.count(variant, k, consensus.slice_index, consensus.points_yx)
-    measured = MeasuredPrecision(points.values(), peaks.values(), continued.values())
-    for variant, prompts in drawn:
-        _count_stand_ins(variant, prompts, settings, measured, peaks, continued)
-    return replace(measured, peaks=peaks.values(), continued=continued.values())
+    for variant in stop.guard(variants):
+        for prompts in _draws(variant, settings, seed):
+            for k, consensus in enumerate(distill_volume(prompts, _saliency(variant), size, by_saliency)):
+                found.points.count(variant, k, consensus.slice_index, consensus.points_yx)
+    measured = found.precision()
+    for variant in stop.guard(variants):
+        for prompts in _draws(variant, settings, seed):
+            _count_stand_ins(variant, prompts, settings, measured, found)
+    return found
 
 
 def _draws(variant: StoredVariant, settings: SPDSettings, seed: int) -> list[SlicePrompts]:
+    """The same each time."""
     rng = np.random.default_rng([seed, _SEED, zlib.crc32(variant.name.encode())])
     return [variant.move(draw_prompts(variant.case, settings.prompts, rng)) for _ in range(_DRAWS)]
 
@@ -82,8 +107,7 @@ def _count_stand_ins(
     prompts: SlicePrompts,
     settings: SPDSettings,
     measured: MeasuredPrecision,
-    peaks: _Share,
-    continued: _Share,
+    found: TrustMeasurement,
 ) -> None:
     saliency, rule = _saliency(variant), settings.distillation
     n_slices = len(saliency)
@@ -94,9 +118,9 @@ def _count_stand_ins(
         prompted = own.slices_with_points(n_slices) | ~np.isnan(boxes[k].box_of_slices(n_slices)[:, 0])
         for s in np.flatnonzero(~prompted).tolist():
             peak = saliency_peak(maps[s], rule.tau)
-            peaks.count(variant, k, np.full(len(peak), s), peak)
+            found.peaks.count(variant, k, np.full(len(peak), s), peak)
         for s, peak in continued_peaks(maps, own.slice_index, own.points_yx, prompted, rule.tau).items():
-            continued.count(variant, k, np.full(len(peak), s), peak)
+            found.continued.count(variant, k, np.full(len(peak), s), peak)
 
 
 def _saliency(variant: StoredVariant) -> np.ndarray:

@@ -22,7 +22,7 @@ import torch
 from evidence.case_prediction import predict_test_cases, prediction_parser
 from evidence.consensus import Distiller
 from evidence.methods.base import Method
-from evidence.methods.spd import PLANS, STAGE1, device, plan, shared_stage1
+from evidence.methods.spd import PLANS, STAGE1, device, plan, trained_spd
 from evidence.workspace import Workspace
 from spdnet.cli.common import entry_point
 from spdnet.dataset import RawDataset
@@ -84,10 +84,10 @@ class FrozenSAM(Method):
         return [STAGE1] if self.source == "consensus" else []
 
     def train(self, workspace: Workspace) -> None:
-        """Plan, and train the shared stage 1 if it is needed and nobody has."""
+        """Plan, and train SPD if its consensus is needed and nobody has."""
         plan(workspace, workspace.raw.name)
         if self.source == "consensus":
-            shared_stage1(workspace)
+            trained_spd(workspace)
 
     def predict(self, workspace: Workspace, prompts: Path, output: Path) -> None:
         """Predict all test cases."""
@@ -95,7 +95,7 @@ class FrozenSAM(Method):
         command: list[str | Path] = ["python", "-m", "evidence.methods.frozen_sam", workspace.raw]
         command += ["-source", self.source, "-plans", workspace.preprocessed() / f"{PLANS}.json", "-prompts", given]
         if self.source == "consensus":
-            command += ["-stage1", shared_stage1(workspace)]
+            command += ["-stage1", trained_spd(workspace)]
         command += ["-seed", str(workspace.setting.seed), "-o", output, *device(workspace)]
         workspace.run(command, f"{self.name}_predict", f"{self.name}/predict")
 
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     """Predict all test cases."""
     parser = prediction_parser(__doc__)
     parser.add_argument("-source", choices=SOURCES, required=True)
-    parser.add_argument("-stage1", type=Path, help="checkpoint of SPD's stage 1, for the consensus")
+    parser.add_argument("-stage1", type=Path, help="checkpoint of SPD, for the consensus")
     parser.add_argument("-seed", type=int, default=0, help="of the draw of few points")
     args = parser.parse_args(argv)
     if (args.source == "consensus") != (args.stage1 is not None):

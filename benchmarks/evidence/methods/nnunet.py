@@ -1,8 +1,8 @@
 """nnU-Net v2 2d from its own package, planned by its own planner: plain, and with the points as further channels.
 
-A channel holds a Gaussian for every point of a class, raw or of SPD's consensus (points and peaks, as its decoder gets
-them), and is named "noNorm", so that nnU-Net takes it as it is; its augmentation of intensities acts on all channels
-alike. Consensus points of training volumes come from a saliency that has seen their labels, as in SPD.
+A channel holds a Gaussian for every point of a class, raw or of SPD's consensus, and is named "noNorm", so that nnU-Net
+takes it as it is; its augmentation of intensities acts on all channels alike. Consensus points of training volumes come
+from a saliency that has seen their labels, as in SPD.
 
 It is trained on all training volumes and predicts with its last weights and its mirroring, its defaults.
 
@@ -30,7 +30,7 @@ from evidence.case_prediction import prepared_cases
 from evidence.consensus import Distiller
 from evidence.heatmaps import raw_heat_map
 from evidence.methods.base import Method
-from evidence.methods.spd import PLANS, STAGE1, device, plan, shared_stage1
+from evidence.methods.spd import PLANS, STAGE1, device, plan, trained_spd
 from evidence.workspace import EXECUTABLES, Workspace
 from spdnet.cli.common import entry_point
 from spdnet.dataset import RawDataset
@@ -124,7 +124,7 @@ class NNUNet(Method):
         command: list[str | Path] = ["python", "-m", "evidence.methods.nnunet", workspace.raw, "-images", images]
         command += ["-prompts", prompts, "-plans", workspace.preprocessed() / f"{PLANS}.json", "-o", output]
         if self.points == "consensus":
-            command += ["-stage1", shared_stage1(workspace)]
+            command += ["-stage1", trained_spd(workspace)]
         workspace.run([*command, *device(workspace)], f"{self.name}_{what}", f"{self.name}/{what}")
 
     def _run(self, workspace: Workspace, command: list[str | Path], what: str) -> None:
@@ -205,7 +205,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("-prompts", type=Path, required=True, help="folder with a prompt file for each case")
     parser.add_argument("-plans", type=Path, required=True, help="SPD's plans file")
     parser.add_argument("-o", type=Path, required=True, help="folder for the images")
-    parser.add_argument("-stage1", type=Path, help="checkpoint of SPD's stage 1: consensus instead of raw points")
+    parser.add_argument("-stage1", type=Path, help="checkpoint of SPD: consensus instead of raw points")
     parser.add_argument("-device", help="cuda or cpu (default: CUDA where present)")
     args = parser.parse_args(argv)
     dataset, settings = RawDataset(args.raw), SPDPlans.load(args.plans).settings

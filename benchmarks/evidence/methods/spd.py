@@ -136,6 +136,13 @@ def shared_stage1(workspace: Workspace) -> Path:
     return train(workspace, dataset.name, "SPDTrainerStage1", PLANS, (workspace.budget.epochs[0], 0), STAGE1)
 
 
+def trained_spd(workspace: Workspace) -> Path:
+    """Checkpoint of SPD itself, trained if it is not there: its stage 1, and what it measured on the training cases."""
+    spd = METHODS["spd"]
+    spd.train(workspace)
+    return workspace.results() / f"{spd.trainer}__{spd.plans}__2d" / "fold_all" / "checkpoint_final.pth"
+
+
 def _context(n: int) -> SPD:
     return SPD(f"spd_context{n}", f"SPD, n = {n}", "context", distillation=(("n_context", n),))
 

@@ -29,12 +29,13 @@ class SPDTrainerNoPSC(SPDTrainer):
 
 
 class SPDTrainerLocalOnly(SPDTrainer):
-    """Local validation only: no points from neighbouring slices."""
+    """Local validation only: neighbouring slices lend no points and are not asked about any."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """n = 0."""
-        return replace(settings, distillation=replace(settings.distillation, n_context=0))
+        """n = 0, no agreement."""
+        alone = replace(settings.distillation, n_context=0, agreement=AgreementSettings())
+        return replace(settings, distillation=alone)
 
 
 class SPDTrainerRawPrompts(SPDTrainer):
