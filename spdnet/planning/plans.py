@@ -106,7 +106,7 @@ class AgreementSettings:
     """
 
     mode: Literal["off", "neighbours", "auto"] = "off"
-    n_slices: int = 4
+    n_slices: int = 8
     radius: float = 1 / 7
     min_probability: float = 0.9
 
