@@ -324,9 +324,23 @@ def test_two_dimensional_data_has_no_context() -> None:
     assert "2D" in plans.reasons["slicing_axis"]
 
 
-@pytest.mark.parametrize(("n_slices", "n_curves", "mode"), [(12, 0, "auto"), (12, 1, "off"), (1, 0, "off")])
-def test_scattered_points_must_agree_with_their_neighbours(n_slices: int, n_curves: int, mode: str) -> None:
-    case = a_case(prompt_statistics=POINTS, prompt_curves=n_curves, n_slices=n_slices)
+BOXES = PromptStatistics(slices=10, target_slices=10, boxes=10)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "n_slices", "n_curves", "mode"),
+    [
+        (POINTS, 12, 0, "auto"),
+        (POINTS, 12, 1, "off"),
+        (POINTS, 1, 0, "off"),
+        (None, 12, 0, "auto"),
+        (BOXES, 12, 0, "off"),
+    ],
+)
+def test_scattered_points_are_to_agree_with_their_neighbours(
+    prompts: PromptStatistics | None, n_slices: int, n_curves: int, mode: str
+) -> None:
+    case = a_case(prompt_statistics=prompts, prompt_curves=n_curves, n_slices=n_slices)
     plans = plan(a_fingerprint(case, case))
     assert plans.settings.distillation.agreement.mode == mode
     assert ("agreement" in plans.reasons) == (mode == "auto")

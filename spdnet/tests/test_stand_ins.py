@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from spdnet.inference.prompting import decoder_rows, distill_volume, rows_of_slices
+from spdnet.inference.prompting import MeasuredPrecision, decoder_rows, distill_volume, rows_of_slices
 from spdnet.planning.plans import AgreementSettings, DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.prompts.stand_ins import FOLLOWED_SLICES, continued_peaks, saliency_peak
@@ -82,9 +84,10 @@ def test_points_at_the_edge_and_outside_do_no_harm() -> None:
     assert peaks(edge, [(0, -0.5, -0.4), (0, 30.0, 2.0)]) == {1: [2, 2]}
 
 
-@pytest.mark.parametrize("agreement", ["off", "neighbours"])
+@pytest.mark.parametrize("agreement", ["off", "neighbours", "auto"])
 @pytest.mark.parametrize("seed", range(4))
 def test_slices_get_the_same_points_whatever_part_of_the_volume_is_at_hand(seed: int, agreement: str) -> None:
+    """With "auto" the two classes go by different rules."""
     rng = np.random.default_rng(seed)
     n_slices, saliency = 40, np.zeros((40, 2, 56, 56), dtype=np.float32)
     for k in range(2):
@@ -98,17 +101,22 @@ def test_slices_get_the_same_points_whatever_part_of_the_volume_is_at_hand(seed:
     settings = DistillationSettings(
         n_context=1, empty_consensus="continued", agreement=AgreementSettings(agreement, min_probability=0.2)
     )
-    whole = decoder_rows(distill_volume(prompts, saliency, 56, settings), saliency, 56, settings)
+    measured = None
+    if agreement == "auto":
+        settings = replace(settings, empty_consensus="auto")
+        measured = MeasuredPrecision(np.array([0.5, 1.0]), np.array([0.4, 0.4]), np.array([0.9, 0.9]))
+    consensus = distill_volume(prompts, saliency, 56, settings, measured)
+    whole = decoder_rows(consensus, saliency, 56, settings, None, measured)
     n_stand_ins = 0
     for first in range(0, n_slices, 3):
         stop = min(first + 3, n_slices)
-        part = rows_of_slices(prompts, saliency, first, stop, 56, settings)
+        part = rows_of_slices(prompts, saliency, first, stop, 56, settings, measured)
         expected = whole.select((whole.slice_index >= first) & (whole.slice_index < stop))
         assert np.array_equal(part.slice_index, expected.slice_index)
         for a, b in zip(range(len(part)), range(len(expected)), strict=True):
             own = part.points_yx[a][part.point_is_real[a]]
             assert np.array_equal(own, expected.points_yx[b][expected.point_is_real[b]])
             n_stand_ins += len(own)
-    without = DistillationSettings(n_context=1, empty_consensus="decode", agreement=settings.agreement)
-    plain = decoder_rows(distill_volume(prompts, saliency, 56, without), saliency, 56, without)
+    without = replace(settings, empty_consensus="decode")
+    plain = decoder_rows(consensus, saliency, 56, without)
     assert n_stand_ins > plain.point_is_real.sum(), "some slices were reached"
