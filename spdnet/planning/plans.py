@@ -99,7 +99,7 @@ class AgreementSettings:
 
     Attributes:
         mode: "off" (the paper's), "neighbours", or "auto": for each class "neighbours" if stage 2 finds that less than
-            `min_probability` of the points that saliency alone trusts in training cases are on the target, else "off".
+            85 % of the points that saliency alone trusts in the training cases are on the target, else "off".
         n_slices: slices to either side whose points count.
         radius: what counts as near, as a share of the image's side.
         min_probability: of being on the target rather than by chance, see `spdnet.prompts.agreement`.
