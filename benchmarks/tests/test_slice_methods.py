@@ -25,7 +25,7 @@ from evidence.consensus import Distiller, consensus_points
 from evidence.jobs import PROFILES, Budget, Setting
 from evidence.methods.medsam import MedSamMethod
 from evidence.methods.sam_adapter import Adapter, SamAdapterMethod, add_adapters
-from evidence.methods.spd import SPD, STAGE1, plan, shared_stage1
+from evidence.methods.spd import SPD, STAGE1, plan, shared_stage1, trained_spd
 from evidence.methods.unets import DICE_AND_CROSS_ENTROPY, EQUAL_WEIGHTS, PointChannelNetwork
 from evidence.slice_command import METHODS
 from evidence.slice_method import SliceMethod
@@ -255,7 +255,8 @@ def test_consensus_takes_the_place_of_the_points_in_training_and_prediction(
     workspace: InProcess, settings: SPDSettings, tmp_path: Path
 ) -> None:
     method, cases = METHODS["unet_consensus"], stored_cases(workspace)
-    distiller = Distiller(settings, 2, shared_stage1(workspace), CPU)
+    distiller = Distiller(settings, 2, trained_spd(workspace), CPU)
+    assert distiller.measured.points.min() < 0.85, "of one class SPD asks the neighbouring slices too"
     drawn_from_files = replace(settings, prompts=replace(settings.prompts, imitated_share=0.0))
     for _ in range(2):  # saliency computed, then read
         draw = slice_command.training_points(method, cases, drawn_from_files, distiller, tmp_path)

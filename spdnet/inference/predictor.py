@@ -453,6 +453,8 @@ class SPDPredictor:
         if self.verbose:
             what = f"{len(prompts)} points, {len(prompts.boxes)} boxes" if prompts is not None else "no prompts"
             logger.info("case %s: %d slices, %s", prepared.case, len(network_case.slices), what)
+        if prompts is not None and volumes[0].untrusted is not None:
+            self._warn_of_untrusted(prepared.case, prompts, volumes[0].untrusted)
         mean = _mean_probabilities(volumes)
         judged = None
         if judge and prompts is not None:
@@ -461,6 +463,16 @@ class SPDPredictor:
         saliency = volumes[0].saliency if keep_saliency else None
         mapping, geometry = network_case.mapping, network_case.geometry
         return NetworkResult(prepared.case, prepared.target, mean, mapping, geometry, judged, saliency)
+
+    def _warn_of_untrusted(self, case: str, prompts: SlicePrompts, untrusted: np.ndarray) -> None:
+        for k in np.flatnonzero(untrusted).tolist():
+            own = prompts.for_class(k)
+            if len(own) or len(own.boxes):
+                logger.warning(
+                    "case %s: none of the prompts for %s can be trusted; predicted from the saliency alone. Do they "
+                    "belong to this image?",
+                    *(case, self.labels.names[k]),
+                )
 
     def _run(
         self,

@@ -22,6 +22,7 @@ from spdnet.inference.prompting import (
     distill_volume_boxes,
     reach_of_context,
     rows_of_slices,
+    settings_of_class,
 )
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
@@ -59,12 +60,15 @@ class VolumePrediction:
         saliency: of stage 1, same shape.
         consensus: points, one per class; None if no prompts were used.
         boxes: coarse boxes, likewise.
+        untrusted: bool (k,), the classes that are predicted from the saliency alone because none of the prompts is
+            trusted; None if no prompts were used.
     """
 
     probabilities: np.ndarray
     saliency: np.ndarray
     consensus: list[Consensus] | None
     boxes: list[BoxConsensus] | None = None
+    untrusted: np.ndarray | None = None
 
 
 @torch.no_grad()
@@ -121,6 +125,9 @@ def predict_volume(
 ) -> VolumePrediction:
     """Segment one volume.
 
+    A class of which no prompt is trusted in any slice is predicted from the saliency alone, as without prompts, unless
+    the plans have the decoder asked by the peaks of the saliency, or say that such slices are empty.
+
     Where the GPU's memory does not suffice for a batch, batches are halved, which is logged; only a single slice that
     does not fit is an error.
 
@@ -139,9 +146,16 @@ def predict_volume(
     stream.run(batch_size)
     if prompts is None:
         return VolumePrediction(stream.probabilities, stream.saliency, None)
-    consensus = distill_volume(prompts, stream.saliency, network.image_size, settings, MeasuredPrecision.of(network))
+    measured = MeasuredPrecision.of(network)
+    consensus = distill_volume(prompts, stream.saliency, network.image_size, settings, measured)
     boxes = distill_volume_boxes(prompts, stream.saliency, network.image_size, settings)
-    return VolumePrediction(stream.probabilities, stream.saliency, consensus, boxes)
+    untrusted = np.zeros(len(consensus), dtype=bool)
+    for k, (points, own_boxes) in enumerate(zip(consensus, boxes, strict=True)):
+        relies_on_points = settings_of_class(settings, k, measured).empty_consensus in ("continued", "decode")
+        if settings.mode != "raw" and relies_on_points and not len(points.slice_index):
+            untrusted[k] = not own_boxes.slices_with_box(len(slices)).any()
+    stream.probabilities[:, untrusted] = stream.saliency[:, untrusted]
+    return VolumePrediction(stream.probabilities, stream.saliency, consensus, boxes, untrusted)
 
 
 class BatchSize:

@@ -1,0 +1,84 @@
+"""Volumes of which no prompt is trusted."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from spdnet.inference import SPDPredictor
+from spdnet.inference.volume import VolumePrediction, predict_volume
+from spdnet.network import SPDNetwork, build_network
+from spdnet.planning.plans import DistillationSettings
+from spdnet.prompts import SliceBoxes, SlicePrompts
+from spdnet.tests.conftest import Workspace
+
+SIZE, CPU = 56, torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def network() -> SPDNetwork:
+    torch.manual_seed(3)
+    return build_network("tiny", 1, 2, SIZE, 4, 4, 0.0).eval()
+
+
+@pytest.fixture(scope="module")
+def slices() -> np.ndarray:
+    return np.random.default_rng(0).random((5, 1, SIZE, SIZE), dtype=np.float32)
+
+
+def predict(
+    network: SPDNetwork, slices: np.ndarray, prompts: SlicePrompts | None, **settings: object
+) -> VolumePrediction:
+    return predict_volume(network, slices, prompts, DistillationSettings(**settings), 2, CPU)  # type: ignore[arg-type]
+
+
+def threshold_between(network: SPDNetwork, slices: np.ndarray) -> tuple[float, SlicePrompts, SlicePrompts]:
+    """A threshold, a point for class 0 below it and one above it."""
+    saliency = predict(network, slices, None).saliency
+    low, high = (np.unravel_index(i, saliency[2, 0].shape) for i in (saliency[2, 0].argmin(), saliency[2, 0].argmax()))
+    scale = SIZE / saliency.shape[-1]
+    points = [SlicePrompts(np.array([[2, *((np.array(p) + 0.5) * scale - 0.5)]]), np.array([0])) for p in (low, high)]
+    return float((saliency[2, 0].min() + saliency[2, 0].max()) / 2), points[0], points[1]
+
+
+@pytest.mark.parametrize("rule", ["decode", "continued"])
+def test_a_class_without_any_trusted_prompt_is_predicted_as_without_prompts(
+    rule: str, network: SPDNetwork, slices: np.ndarray
+) -> None:
+    tau, rejected, trusted = threshold_between(network, slices)
+    alone = predict(network, slices, None)
+    none = predict(network, slices, rejected, tau=tau, empty_consensus=rule, n_context=0)
+    assert none.untrusted is not None and none.untrusted.tolist() == [True, True]
+    assert np.array_equal(none.probabilities, alone.probabilities)
+    one = predict(network, slices, SlicePrompts.concatenate([rejected, trusted]), tau=tau, empty_consensus=rule)
+    assert one.untrusted is not None and one.untrusted.tolist() == [False, True]
+    assert not np.array_equal(one.probabilities[:, 0], alone.probabilities[:, 0])
+    assert np.array_equal(one.probabilities[:, 1], alone.probabilities[:, 1])
+
+
+def test_peaks_empty_slices_raw_points_and_boxes_are_decoded(network: SPDNetwork, slices: np.ndarray) -> None:
+    tau, rejected, _ = threshold_between(network, slices)
+    for settings in ({"empty_consensus": "peak"}, {"empty_consensus": "empty"}, {"mode": "raw"}):
+        found = predict(network, slices, rejected, tau=tau, **settings)
+        assert found.untrusted is not None and not found.untrusted.any()
+    boxes = SliceBoxes(np.array([2]), np.array([[-0.5, -0.5, 55.5, 55.5]]), np.array([0]))
+    boxed = predict(network, slices, replace(rejected, boxes=boxes), tau=tau, empty_consensus="decode")
+    assert boxed.untrusted is not None and boxed.untrusted.tolist() == [False, True]
+
+
+def test_the_predictor_names_the_case_and_the_class(trained: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    predictor = SPDPredictor(device="cpu", allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(trained.model(), 0)
+    nothing = replace(predictor.plans.settings.distillation, tau=1.0, empty_consensus="decode")
+    predictor.plans = replace(predictor.plans, settings=replace(predictor.plans.settings, distillation=nothing))
+    image = np.random.default_rng(0).random((1, 6, 24, 28)).astype(np.float32)
+    properties, points = {"spacing": (3.0, 1.0, 1.0)}, np.array([[2.0, 10.0, 12.0]])
+    with caplog.at_level(logging.WARNING):
+        prompted = predictor.predict_single_npy_array(image, properties, points_zyx=points, class_index=np.array([1]))
+    (record,) = [r for r in caplog.records if "none of the prompts" in r.message]
+    assert "half" in record.message and "bright" not in record.message
+    assert np.array_equal(prompted, predictor.predict_single_npy_array(image, properties))
