@@ -198,7 +198,7 @@ def decoder_rows(
             decoded = np.ones(n_slices, dtype=bool)
         elif rule.empty_consensus != "empty":
             decoded = prompted | (saliency[:, k].max(axis=(1, 2)) > rule.tau)
-        stand_ins = {} if rule.mode == "raw" else _stand_ins(consensus[k], saliency[:, k], prompted, rule)
+        stand_ins = _stand_ins(consensus[k], saliency[:, k], prompted, decoded, rule)
         for s in np.flatnonzero(decoded).tolist():
             slices.append(s)
             classes.append(k)
@@ -219,13 +219,15 @@ def decoder_rows(
 
 
 def _stand_ins(
-    consensus: Consensus, saliency: np.ndarray, prompted: np.ndarray, rule: DistillationSettings
+    consensus: Consensus, saliency: np.ndarray, prompted: np.ndarray, decoded: np.ndarray, rule: DistillationSettings
 ) -> dict[int, np.ndarray]:
-    """Points float64 (1 or 0, 2) for slices without trusted prompts, as the rules of the class say."""
+    """Points float64 (1 or 0, 2) for decoded slices without trusted prompts, as the rules of the class say."""
+    if rule.mode == "raw":
+        return {}
     if rule.empty_consensus == "continued":
         return continued_peaks(saliency, consensus.slice_index, consensus.points_yx, prompted, rule.tau)
     if rule.empty_consensus == "peak":
-        return {s: saliency_peak(saliency[s], rule.tau) for s in np.flatnonzero(~prompted).tolist()}
+        return {s: saliency_peak(saliency[s], rule.tau) for s in np.flatnonzero(decoded & ~prompted).tolist()}
     return {}
 
 

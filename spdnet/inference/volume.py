@@ -146,7 +146,7 @@ def predict_volume(
     stream.run(batch_size)
     if prompts is None:
         return VolumePrediction(stream.probabilities, stream.saliency, None)
-    measured = MeasuredPrecision.of(network)
+    measured = stream.measured
     consensus = distill_volume(prompts, stream.saliency, network.image_size, settings, measured)
     boxes = distill_volume_boxes(prompts, stream.saliency, network.image_size, settings)
     untrusted = np.zeros(len(consensus), dtype=bool)
@@ -210,7 +210,7 @@ class _Stream:
         self.settings, self.device = settings, device
         self.saliency = self.probabilities = np.zeros(0, dtype=np.float32)  # made when their shape is known
         self._reach = reach_of_context(settings)
-        self._measured = MeasuredPrecision.of(network)
+        self.measured = MeasuredPrecision.of(network)
         self._embeddings: list[torch.Tensor] = []  # of the slices from `_decoded` on
         self._encoded = self._decoded = 0
         self._salient: tuple[slice, _Download] | None = None
@@ -258,7 +258,7 @@ class _Stream:
         if self.prompts is None:
             return
         size = self.network.image_size
-        rows = rows_of_slices(self.prompts, self.saliency, first, stop, size, self.settings, self._measured)
+        rows = rows_of_slices(self.prompts, self.saliency, first, stop, size, self.settings, self.measured)
         embeddings = torch.cat(self._embeddings)
         self._take_masks()
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from spdnet.geometry import nearest_index
+
 FOLLOWED_SLICES = 4
 _TOUCHING = np.ones((3, 3))  # over corners too
 
@@ -41,20 +43,22 @@ def continued_peaks(
         float64 (1, 2) y, x for each slice that is reached.
     """
     n_slices, height, width = saliency.shape
+    peaks: dict[int, np.ndarray] = {}
+
+    def open_neighbours(s: int) -> list[int]:
+        return [t for t in (s - 1, s + 1) if 0 <= t < n_slices and not prompted[t] and t not in peaks]
+
     followed: dict[int, np.ndarray] = {}
     for s in np.unique(slice_index).tolist():
-        if any(0 <= there < n_slices and not prompted[there] for there in (s - 1, s + 1)):
-            y, x = np.floor(points_yx[slice_index == s] + 0.5).astype(np.int64).T
+        if open_neighbours(s):
+            y, x = nearest_index(points_yx[slice_index == s]).T
             labels = _pieces(saliency[s], tau)
             own = labels[y.clip(0, height - 1), x.clip(0, width - 1)]
             followed[s] = np.isin(labels, own[own > 0])
-    peaks: dict[int, np.ndarray] = {}
     for _ in range(FOLLOWED_SLICES):
         reached: dict[int, tuple[int, np.ndarray]] = {}
         for s, piece in sorted(followed.items()):
-            for there in (s - 1, s + 1):
-                if not 0 <= there < n_slices or prompted[there] or there in peaks:
-                    continue
+            for there in open_neighbours(s):
                 labels = _pieces(saliency[there], tau)
                 shared = np.bincount(labels[piece], minlength=2)[1:]
                 if shared.max() > reached.get(there, (0, piece))[0]:

@@ -113,9 +113,9 @@ def test_slices_get_the_same_points_whatever_part_of_the_volume_is_at_hand(seed:
         part = rows_of_slices(prompts, saliency, first, stop, 56, settings, measured)
         expected = whole.select((whole.slice_index >= first) & (whole.slice_index < stop))
         assert np.array_equal(part.slice_index, expected.slice_index)
-        for a, b in zip(range(len(part)), range(len(expected)), strict=True):
-            own = part.points_yx[a][part.point_is_real[a]]
-            assert np.array_equal(own, expected.points_yx[b][expected.point_is_real[b]])
+        for row in range(len(part)):
+            own = part.points_yx[row][part.point_is_real[row]]
+            assert np.array_equal(own, expected.points_yx[row][expected.point_is_real[row]])
             n_stand_ins += len(own)
     without = replace(settings, empty_consensus="decode")
     plain = decoder_rows(consensus, saliency, 56, without)

@@ -86,13 +86,15 @@ def measure_trust(
     rule, size = settings.distillation, settings.image_size
     by_saliency = replace(rule, agreement=AgreementSettings())
     for variant in stop.guard(variants):
+        saliency = np.asarray(variant.saliency, dtype=np.float32)
         for prompts in _draws(variant, settings, seed):
-            for k, consensus in enumerate(distill_volume(prompts, _saliency(variant), size, by_saliency)):
+            for k, consensus in enumerate(distill_volume(prompts, saliency, size, by_saliency)):
                 found.points.count(variant, k, consensus.slice_index, consensus.points_yx)
     measured = found.precision()
     for variant in stop.guard(variants):
+        saliency = np.asarray(variant.saliency, dtype=np.float32)
         for prompts in _draws(variant, settings, seed):
-            _count_stand_ins(variant, prompts, settings, measured, found)
+            _count_stand_ins(variant, saliency, prompts, settings, measured, found)
     return found
 
 
@@ -104,24 +106,20 @@ def _draws(variant: StoredVariant, settings: SPDSettings, seed: int) -> list[Sli
 
 def _count_stand_ins(
     variant: StoredVariant,
+    saliency: np.ndarray,
     prompts: SlicePrompts,
     settings: SPDSettings,
     measured: MeasuredPrecision,
     found: TrustMeasurement,
 ) -> None:
-    saliency, rule = _saliency(variant), settings.distillation
-    n_slices = len(saliency)
+    rule, n_slices = settings.distillation, len(saliency)
     consensus = distill_volume(prompts, saliency, settings.image_size, rule, measured)
     boxes = distill_volume_boxes(prompts, saliency, settings.image_size, rule)
     for k in range(saliency.shape[1]):
         own, maps = consensus[k], saliency[:, k]
-        prompted = own.slices_with_points(n_slices) | ~np.isnan(boxes[k].box_of_slices(n_slices)[:, 0])
+        prompted = own.slices_with_points(n_slices) | boxes[k].slices_with_box(n_slices)
         for s in np.flatnonzero(~prompted).tolist():
             peak = saliency_peak(maps[s], rule.tau)
             found.peaks.count(variant, k, np.full(len(peak), s), peak)
         for s, peak in continued_peaks(maps, own.slice_index, own.points_yx, prompted, rule.tau).items():
             found.continued.count(variant, k, np.full(len(peak), s), peak)
-
-
-def _saliency(variant: StoredVariant) -> np.ndarray:
-    return np.asarray(variant.saliency, dtype=np.float32)

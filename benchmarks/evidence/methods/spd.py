@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evidence.methods.base import Method
 from evidence.workspace import Workspace
@@ -155,6 +155,18 @@ def _choice(
     return SPD(name, title, "choice", distillation=parts[0], prompts=parts[1])
 
 
+def _rules(mode: Literal["off", "neighbours"], rule: Literal["decode", "peak", "continued"]) -> SPD:
+    """Agreement and stand-ins fixed, of four slices as in the table of docs/results.md."""
+    distillation = {"agreement": AgreementSettings(mode, n_slices=4), "empty_consensus": rule}
+    return _choice(f"rules_{mode}_{rule}", f"SPD, agreement {mode}, {rule}", distillation)
+
+
+def _agreement(n_slices: int, percent: int) -> SPD:
+    agreement = AgreementSettings("neighbours", n_slices, min_probability=percent / 100)
+    title = f"SPD, agreement of {n_slices} slices, {percent} %, no peaks"
+    return _choice(f"agreement_n{n_slices}_p{percent}", title, {"agreement": agreement, "empty_consensus": "decode"})
+
+
 def _threshold(percent: int) -> SPD:
     tau = percent / 100
     return SPD(f"spd_tau{percent}", f"SPD, tau = {tau:.1f}", "threshold", distillation=(("tau", tau),))
@@ -184,6 +196,8 @@ METHODS: dict[str, SPD] = {
             distillation={"agreement": AgreementSettings(), "empty_consensus": "decode"},
             prompts={"imitated_share": 0.0},
         ),
+        *(_rules(mode, rule) for mode in ("off", "neighbours") for rule in ("decode", "peak", "continued")),
+        *(_agreement(n, percent) for n, percent in ((4, 90), (4, 70), (8, 90))),
         *(_context(n) for n in (0, 1, 3, 4)),
         *(_threshold(percent) for percent in (10, 20, 30, 40, 60, 70, 80, 90)),
     )
