@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from spdnet.errors import ModelError
-from spdnet.inference.prompting import MeasuredPrecision, decoder_rows, distill_volume
+from spdnet.inference.prompting import MeasuredShares, decoder_rows, trusted_points
 from spdnet.inference.volume import predict_volume
 from spdnet.network.checkpoint import read_checkpoint
 from spdnet.network.precision import compute_dtype, place
@@ -44,7 +44,7 @@ class Distiller:
         load_stage1_weights(self._network, weights, trained)
         known = {name: weights[name] for name in MEASURED if name in weights}
         self._network.load_own_state({**self._network.own_state(), **known})
-        self.measured = MeasuredPrecision.of(self._network)
+        self.measured = MeasuredShares.of(self._network)
         place(self._network, device)
         optimize_for_prediction(self._network, compute_dtype(device))
 
@@ -60,7 +60,7 @@ class Distiller:
 
 
 def consensus_points(
-    prompts: SlicePrompts, saliency: np.ndarray, settings: SPDSettings, measured: MeasuredPrecision
+    prompts: SlicePrompts, saliency: np.ndarray, settings: SPDSettings, measured: MeasuredShares
 ) -> SlicePrompts:
     """The points that SPD trusts, each with the class and the slice that it prompts.
 
@@ -73,7 +73,7 @@ def consensus_points(
         measured: what SPD measured on the training cases.
     """
     distillation, size = replace(settings.distillation, empty_consensus="empty"), settings.image_size
-    consensus = distill_volume(prompts, saliency, size, distillation, measured)
+    consensus = trusted_points(prompts, saliency, size, settings.distillation, measured)
     rows = decoder_rows(consensus, saliency, size, distillation)
     row, place_in_row = np.nonzero(rows.point_is_real)
     points = np.column_stack([rows.slice_index[row], rows.points_yx[row, place_in_row]])

@@ -9,7 +9,7 @@ import numpy as np
 
 from evidence.consensus import Distiller, consensus_points
 from spdnet.files import make_folder, whole_file
-from spdnet.inference.prompting import MeasuredPrecision
+from spdnet.inference.prompting import MeasuredShares
 from spdnet.planning import SPDSettings, StoredCase
 from spdnet.prompts import SlicePrompts
 from spdnet.training.prompt_source import draw_prompts
@@ -44,7 +44,7 @@ class ConsensusPoints:
 
     raw: RawPoints
     saliency: list[np.ndarray]
-    measured: MeasuredPrecision
+    measured: MeasuredShares
 
     def __call__(self, case: int, rng: np.random.Generator) -> SlicePrompts:
         """Points of a case, by its place, network frame."""

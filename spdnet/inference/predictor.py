@@ -26,7 +26,7 @@ from spdnet.inference.mirroring import predict_mirrored
 from spdnet.inference.model_folder import ModelFolder
 from spdnet.inference.pipeline import Workers, run_pipeline
 from spdnet.inference.prompt_report import judge_prompts
-from spdnet.inference.prompting import MeasuredPrecision
+from spdnet.inference.prompting import MeasuredShares
 from spdnet.inference.steps import (
     ArrayCase,
     CaseResult,
@@ -458,7 +458,7 @@ class SPDPredictor:
         mean = _mean_probabilities(volumes)
         judged = None
         if judge and prompts is not None:
-            size, measured = network_case.mapping.image_size, MeasuredPrecision.of(self.networks[0])
+            size, measured = network_case.mapping.image_size, MeasuredShares.of(self.networks[0])
             judged = judge_prompts(prompts, volumes[0].saliency, size, self._settings().distillation, measured)
         saliency = volumes[0].saliency if keep_saliency else None
         mapping, geometry = network_case.mapping, network_case.geometry

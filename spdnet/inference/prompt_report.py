@@ -13,8 +13,14 @@ import numpy as np
 
 from spdnet.dataset import Labels
 from spdnet.files import make_folder, whole_file
-from spdnet.geometry import CaseMapping, ImageGeometry, rescale_points
-from spdnet.inference.prompting import MeasuredPrecision, asked_agreement, settings_of_class
+from spdnet.geometry import CaseMapping, ImageGeometry
+from spdnet.inference.prompting import (
+    MeasuredShares,
+    asked_agreement,
+    points_of_class,
+    refused_points,
+    settings_of_class,
+)
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import Markup, SlicePrompts, write_markups
 from spdnet.prompts.fates import Fate, PointFates, point_fates
@@ -46,7 +52,7 @@ def judge_prompts(
     saliency: np.ndarray,
     image_size: int,
     settings: DistillationSettings,
-    measured: MeasuredPrecision | None = None,
+    measured: MeasuredShares | None = None,
 ) -> JudgedPrompts:
     """Say what distillation makes of every point.
 
@@ -58,14 +64,13 @@ def judge_prompts(
         measured: as `settings_of_class` takes it.
     """
     points, fates = [], []
+    refused = refused_points(prompts, saliency, image_size, settings, measured)
     for k in range(saliency.shape[1]):
-        own = prompts.for_class(k).points_syx
-        scaled = own.copy()
-        scaled[:, 1:] = rescale_points(own[:, 1:], image_size, saliency.shape[-1])
-        points.append(own)
+        scaled = points_of_class(prompts, k, image_size, saliency.shape[-1])
+        points.append(prompts.for_class(k).points_syx)
         asked = asked_agreement(scaled, saliency[:, k], settings_of_class(settings, k, measured))
         limits = settings.tau, settings.n_context, settings.max_points
-        fates.append(point_fates(scaled, saliency[:, k], *limits, *asked))
+        fates.append(point_fates(scaled, saliency[:, k], *limits, *asked, bool(refused[k])))
     return JudgedPrompts(points, fates, settings.tau)
 
 

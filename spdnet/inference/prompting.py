@@ -18,6 +18,7 @@ from spdnet.prompts import SliceBoxes, SlicePrompts
 from spdnet.prompts.agreement import agreement
 from spdnet.prompts.box_distillation import BoxConsensus, distill_boxes, raw_boxes
 from spdnet.prompts.distillation import Consensus, distill_prompts, limit_points, raw_prompts
+from spdnet.prompts.random_points import count_hits, look_random
 from spdnet.prompts.stand_ins import FOLLOWED_SLICES, continued_peaks, saliency_peak
 
 # With "auto", neighbouring slices are asked if a smaller share of the points that saliency trusts is on the target.
@@ -27,28 +28,27 @@ MIN_PEAK_PRECISION = 0.5  # with "auto", the share of a class' peaks that have t
 
 
 @dataclass(frozen=True)
-class MeasuredPrecision:
+class MeasuredShares:
     """What stage 2 measured on the training cases, by which "auto" in the plans is decided.
 
     Attributes:
-        points, peaks, continued: float32 (k,), as `point_precision`, `peak_precision` and `continued_precision` of
-            `SPDNetwork`.
+        points, peaks, continued, salient: float32 (k,), as `point_precision`, `peak_precision`, `continued_precision`
+            and `salient_share` of `SPDNetwork`.
     """
 
     points: np.ndarray
     peaks: np.ndarray
     continued: np.ndarray
+    salient: np.ndarray
 
     @classmethod
-    def of(cls, network: SPDNetwork) -> MeasuredPrecision:
+    def of(cls, network: SPDNetwork) -> MeasuredShares:
         """That of a trained network."""
-        buffers = network.point_precision, network.peak_precision, network.continued_precision
-        return cls(*(buffer.cpu().numpy() for buffer in buffers))
+        precisions = network.point_precision, network.peak_precision, network.continued_precision
+        return cls(*(buffer.cpu().numpy() for buffer in (*precisions, network.salient_share)))
 
 
-def settings_of_class(
-    settings: DistillationSettings, k: int, measured: MeasuredPrecision | None
-) -> DistillationSettings:
+def settings_of_class(settings: DistillationSettings, k: int, measured: MeasuredShares | None) -> DistillationSettings:
     """The rules of a class, without "auto". Without measurements: no agreement, and peaks, as if all had been right."""
     agreement, empty_consensus = settings.agreement, settings.empty_consensus
     if agreement.mode == "auto":
@@ -92,14 +92,21 @@ class DecoderRows:
         return DecoderRows(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
+def points_of_class(prompts: SlicePrompts, k: int, image_size: int, mask_size: int) -> np.ndarray:
+    """The points of a class, float64 (N, 3), slice, y, x in pixels of the saliency maps of `mask_size` a side."""
+    points = prompts.for_class(k).points_syx.copy()
+    points[:, 1:] = rescale_points(points[:, 1:], image_size, mask_size)
+    return points
+
+
 def distill_volume(
     prompts: SlicePrompts,
     saliency: np.ndarray,
     image_size: int,
     settings: DistillationSettings,
-    measured: MeasuredPrecision | None = None,
+    measured: MeasuredShares | None = None,
 ) -> list[Consensus]:
-    """Run CPD for every class of a volume.
+    """Run CPD for every class of a volume, or of adjacent slices of it.
 
     Args:
         prompts: points in network pixels.
@@ -113,8 +120,7 @@ def distill_volume(
     """
     results = []
     for k in range(saliency.shape[1]):
-        points = prompts.for_class(k).points_syx.copy()
-        points[:, 1:] = rescale_points(points[:, 1:], image_size, saliency.shape[-1])
+        points = points_of_class(prompts, k, image_size, saliency.shape[-1])
         if settings.mode == "raw":
             consensus = raw_prompts(points, len(saliency))
         else:
@@ -139,6 +145,49 @@ def asked_agreement(
         return None, -np.inf
     odds = agreement(points_syx, saliency, settings.tau, rule.n_slices, rule.radius * saliency.shape[-1])
     return odds, float(logit(rule.min_probability))
+
+
+def relies_on_points(settings: DistillationSettings) -> bool:
+    """Whether, by the rules of a class, nothing stands in for the points of a volume that has no trusted one."""
+    return settings.mode != "raw" and settings.empty_consensus in ("continued", "decode")
+
+
+def refused_points(
+    prompts: SlicePrompts,
+    saliency: np.ndarray,
+    image_size: int,
+    settings: DistillationSettings,
+    measured: MeasuredShares | None = None,
+) -> np.ndarray:
+    """The classes whose points look random in this volume, and are refused for that: bool (k,).
+
+    A class that has boxes keeps its points, and so does one that relies on points no more than on salient pixels.
+    Arguments as in `distill_volume`; here the volume has to be whole.
+    """
+    refused = np.zeros(saliency.shape[1], dtype=bool)
+    if measured is None or settings.random_points == "keep":
+        return refused
+    for k in range(len(refused)):
+        has_boxes = settings.boxes.mode != "off" and len(prompts.boxes.for_class(k)) > 0
+        if relies_on_points(settings_of_class(settings, k, measured)) and not has_boxes:
+            points = points_of_class(prompts, k, image_size, saliency.shape[-1])
+            refused[k] = look_random(count_hits(points, saliency[:, k], settings.tau), float(measured.salient[k]))
+    return refused
+
+
+def trusted_points(
+    prompts: SlicePrompts,
+    saliency: np.ndarray,
+    image_size: int,
+    settings: DistillationSettings,
+    measured: MeasuredShares | None = None,
+) -> list[Consensus]:
+    """`distill_volume` of a whole volume, without points that are refused (`refused_points`)."""
+    given = prompts, saliency, image_size, settings, measured
+    consensus = distill_volume(*given)
+    for k in np.flatnonzero(refused_points(*given)).tolist():
+        consensus[k] = consensus[k].select(np.zeros(len(consensus[k].slice_index), dtype=bool))
+    return consensus
 
 
 def distill_volume_boxes(
@@ -171,7 +220,7 @@ def decoder_rows(
     image_size: int,
     settings: DistillationSettings,
     boxes: list[BoxConsensus] | None = None,
-    measured: MeasuredPrecision | None = None,
+    measured: MeasuredShares | None = None,
 ) -> DecoderRows:
     """Which slices and classes are decoded, with which points and boxes.
 
@@ -250,7 +299,7 @@ def rows_of_slices(
     stop: int,
     image_size: int,
     settings: DistillationSettings,
-    measured: MeasuredPrecision | None = None,
+    measured: MeasuredShares | None = None,
 ) -> DecoderRows:
     """The rows that `decoder_rows` makes of a whole volume for the slices from `first` to `stop` - 1.
 

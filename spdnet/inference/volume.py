@@ -17,12 +17,13 @@ import torch
 
 from spdnet.inference.prompting import (
     DecoderRows,
-    MeasuredPrecision,
-    distill_volume,
+    MeasuredShares,
     distill_volume_boxes,
     reach_of_context,
+    relies_on_points,
     rows_of_slices,
     settings_of_class,
+    trusted_points,
 )
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
@@ -125,8 +126,9 @@ def predict_volume(
 ) -> VolumePrediction:
     """Segment one volume.
 
-    A class of which no prompt is trusted in any slice is predicted from the saliency alone, as without prompts, unless
-    the plans have the decoder asked by the peaks of the saliency, or say that such slices are empty.
+    A class of which no prompt is trusted in any slice is predicted from the saliency alone, as without prompts, and so
+    is one whose points are refused (`refused_points`), unless the plans have the decoder asked by the peaks of the
+    saliency, or say that such slices are empty.
 
     Where the GPU's memory does not suffice for a batch, batches are halved, which is logged; only a single slice that
     does not fit is an error.
@@ -147,12 +149,11 @@ def predict_volume(
     if prompts is None:
         return VolumePrediction(stream.probabilities, stream.saliency, None)
     measured = stream.measured
-    consensus = distill_volume(prompts, stream.saliency, network.image_size, settings, measured)
-    boxes = distill_volume_boxes(prompts, stream.saliency, network.image_size, settings)
+    given = prompts, stream.saliency, network.image_size, settings
+    consensus, boxes = trusted_points(*given, measured), distill_volume_boxes(*given)
     untrusted = np.zeros(len(consensus), dtype=bool)
     for k, (points, own_boxes) in enumerate(zip(consensus, boxes, strict=True)):
-        relies_on_points = settings_of_class(settings, k, measured).empty_consensus in ("continued", "decode")
-        if settings.mode != "raw" and relies_on_points and not len(points.slice_index):
+        if relies_on_points(settings_of_class(settings, k, measured)) and not len(points.slice_index):
             untrusted[k] = not own_boxes.slices_with_box(len(slices)).any()
     stream.probabilities[:, untrusted] = stream.saliency[:, untrusted]
     return VolumePrediction(stream.probabilities, stream.saliency, consensus, boxes, untrusted)
@@ -210,7 +211,7 @@ class _Stream:
         self.settings, self.device = settings, device
         self.saliency = self.probabilities = np.zeros(0, dtype=np.float32)  # made when their shape is known
         self._reach = reach_of_context(settings)
-        self.measured = MeasuredPrecision.of(network)
+        self.measured = MeasuredShares.of(network)
         self._embeddings: list[torch.Tensor] = []  # of the slices from `_decoded` on
         self._encoded = self._decoded = 0
         self._salient: tuple[slice, _Download] | None = None

@@ -21,7 +21,7 @@ EMBEDDING_CHANNELS = 256
 
 
 # Not weights, yet part of a trained model; and what they are where nothing was measured, as in older models.
-MEASURED = {"point_precision": 1.0, "peak_precision": 1.0, "continued_precision": 0.0}
+MEASURED = {"point_precision": 1.0, "peak_precision": 1.0, "continued_precision": 0.0, "salient_share": 0.0}
 
 
 class SPDNetwork(nn.Module):
@@ -43,6 +43,8 @@ class SPDNetwork(nn.Module):
             that is on the target, as stage 2 measured it; 1 where there was none. Part of `own_state`.
         peak_precision: the same of the most salient pixels of training slices without trusted prompts.
         continued_precision: the same of `continued_peaks` (`spdnet.prompts.stand_ins`); 0 where there was none.
+        salient_share: float32 (n_classes,), of the points of the training cases the share that is salient in its own
+            slice; 0 where there was none.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class SPDNetwork(nn.Module):
         self.point_precision: torch.Tensor
         self.peak_precision: torch.Tensor
         self.continued_precision: torch.Tensor
+        self.salient_share: torch.Tensor
         for name, value in MEASURED.items():
             self.register_buffer(name, torch.full((n_classes,), value))
         self.pixel_mean: torch.Tensor

@@ -235,6 +235,7 @@ class SPDPlanner:
         flat = all(c.n_slices == 1 for c in f.cases)
         scattered = f.prompt_statistics is None or f.prompt_type == "points"  # without files: the recipe's
         settings = DistillationSettings()
+        self.reasons["random_points"] = "points that hit the saliency like random ones may be those of another image"
         self.reasons["empty_consensus"] = "stage 2 sees by the training cases whether salient pixels can stand in"
         self.reasons["distillation"] = (
             "2D images have no neighbouring slices: local validation only"
@@ -349,8 +350,8 @@ class SPDPlannerPaper(SPDPlanner):
         """All salient points are trusted; a slice without any gets none."""
         settings = super().choose_distillation()
         self.reasons.pop("agreement", None)
-        self.reasons["empty_consensus"] = "as in the paper"
-        return replace(settings, empty_consensus="decode", agreement=AgreementSettings())
+        self.reasons["empty_consensus"] = self.reasons["random_points"] = "as in the paper"
+        return replace(settings, empty_consensus="decode", random_points="keep", agreement=AgreementSettings())
 
     def choose_prompts(self) -> PromptSettings:
         """Files as they are."""

@@ -135,6 +135,9 @@ class DistillationSettings:
             slice to slice), "auto" (for each class the first of "peak" and "continued" whose pixels stage 2 finds to be
             on the target in most such slices of the training cases, else "decode") or "empty" (an empty mask). "peak",
             "continued" and "auto" are our extensions.
+        random_points: what becomes of the points of a class that are salient no more often than random ones in a
+            volume (`spdnet.prompts.random_points`): "refuse" (if nothing stands in for them, the class is predicted
+            from the saliency alone, with a warning; our extension) or "keep".
         agreement: of the points of neighbouring slices.
         boxes: the same for coarse boxes, with this tau and n_context.
     """
@@ -144,6 +147,7 @@ class DistillationSettings:
     n_context: int = 2
     max_points: int = 10
     empty_consensus: Literal["auto", "peak", "continued", "decode", "empty"] = "auto"
+    random_points: Literal["refuse", "keep"] = "refuse"
     agreement: AgreementSettings = AgreementSettings()
     boxes: BoxSettings = BoxSettings()
 

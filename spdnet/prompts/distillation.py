@@ -50,6 +50,11 @@ class Consensus:
         first, last = np.searchsorted(self.slice_index, [slice_index, slice_index + 1])
         return self.points_yx[first:last]
 
+    def select(self, chosen: np.ndarray) -> Consensus:
+        """The entries of a bool mask (M,); what is known of the given points stays."""
+        names = "slice_index", "point_index", "source_slice", "points_yx", "saliency"
+        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
+
     def slices_with_points(self, n_slices: int) -> np.ndarray:
         """bool (n_slices,): which slices have a consensus."""
         return np.bincount(self.slice_index, minlength=n_slices)[:n_slices] > 0
@@ -111,11 +116,4 @@ def limit_points(consensus: Consensus, max_points: int) -> Consensus:
     """Keep at most `max_points` per slice: those that come first (local, then from the nearest slices)."""
     starts = np.searchsorted(consensus.slice_index, consensus.slice_index, side="left")
     keep = np.arange(len(consensus.slice_index)) - starts < max_points
-    return replace(
-        consensus,
-        slice_index=consensus.slice_index[keep],
-        point_index=consensus.point_index[keep],
-        source_slice=consensus.source_slice[keep],
-        points_yx=consensus.points_yx[keep],
-        saliency=consensus.saliency[keep],
-    )
+    return consensus.select(keep)

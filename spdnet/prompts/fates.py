@@ -17,6 +17,7 @@ class Fate(Enum):
     KEPT_CONTEXT = "kept: from a neighbouring slice"
     REJECTED_OWN = "rejected: not salient in its own slice"
     REJECTED_ALONE = "rejected: the points of neighbouring slices do not agree"
+    REJECTED_RANDOM = "rejected: the points of this volume look random"
     REJECTED_HERE = "rejected: not salient here"
     OVER_LIMIT = "left out: more points than the decoder takes"
     OUTSIDE = "rejected: outside the cropped image"
@@ -65,6 +66,7 @@ def point_fates(
     max_points: int,
     agreement: np.ndarray | None = None,
     min_agreement: float = -np.inf,
+    refused: bool = False,
 ) -> PointFates:
     """Judge the points of one volume and class as `distill_prompts` and `limit_points` do, and say why.
 
@@ -73,6 +75,7 @@ def point_fates(
         saliency: float (S, H, W) in [0, 1].
         tau, n_context, max_points: of the plans.
         agreement, min_agreement: as `distill_prompts` takes them.
+        refused: no point of the volume and class is trusted, see `spdnet.prompts.random_points`.
     """
     points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)
     n_slices, height, width = saliency.shape
@@ -84,6 +87,9 @@ def point_fates(
         own = float(saliency[source, y, x])
         if own <= tau:
             judged.append((index, source, source, own, own, Fate.REJECTED_OWN))
+            continue
+        if refused:
+            judged.append((index, source, source, own, own, Fate.REJECTED_RANDOM))
             continue
         if agreement is not None and agreement[index] < min_agreement:
             judged.append((index, source, source, own, own, Fate.REJECTED_ALONE))

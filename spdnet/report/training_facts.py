@@ -117,6 +117,12 @@ def _without_points(p: dict[str, Any]) -> str:
     return ways[p["distillation"]["empty_consensus"]]
 
 
+def _random_points(p: dict[str, Any]) -> str:
+    if p["distillation"]["mode"] == "raw" or p["distillation"]["random_points"] == "keep":
+        return "used all the same"
+    return "refused where nothing can stand in for them: such a volume is predicted from the saliency alone"
+
+
 def _prompts(p: dict[str, Any]) -> str:
     prompts = p["prompts"]
     words = {"files": "from the prompt files", "simulated": "points simulated from the labels", "none": "no points"}
@@ -138,6 +144,7 @@ _TOPICS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("distillation", "Distillation", _distillation),
     ("agreement", "Agreement of neighbouring slices", _agreement),
     ("empty_consensus", "Slices without trusted points", _without_points),
+    ("random_points", "Volumes whose points look random", _random_points),
     ("epochs", "Epochs", lambda p: _stages(p, "epochs", "d")),
     ("iterations_per_epoch", "Steps per epoch", lambda p: _stages(p, "iterations_per_epoch", "d")),
     ("batch_size", "Batch size", lambda p: _stages(p, "batch_size", "d")),

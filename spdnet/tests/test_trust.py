@@ -14,7 +14,7 @@ from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.prompting import (
     MIN_PEAK_PRECISION,
     MIN_POINT_PRECISION,
-    MeasuredPrecision,
+    MeasuredShares,
     decoder_rows,
     distill_volume,
     settings_of_class,
@@ -68,16 +68,17 @@ def from_files(**distillation: object) -> SPDSettings:
     return replace(settings, prompts=replace(settings.prompts, source="files", imitated_share=0.0))
 
 
-def precisions(
+def measured_shares(
     points: tuple[float, float] = (1.0, 1.0),
     peaks: tuple[float, float] = (1.0, 1.0),
     continued: tuple[float, float] = (1.0, 1.0),
-) -> MeasuredPrecision:
-    return MeasuredPrecision(*(np.array(shares, dtype=np.float32) for shares in (points, peaks, continued)))
+    salient: tuple[float, float] = (0.0, 0.0),
+) -> MeasuredShares:
+    return MeasuredShares(*(np.array(shares, dtype=np.float32) for shares in (points, peaks, continued, salient)))
 
 
-def measure_precision(variants: list[StoredVariant], settings: SPDSettings, seed: int) -> MeasuredPrecision:
-    return measure_trust(variants, settings, seed, StopRequest()).precision()
+def measure_precision(variants: list[StoredVariant], settings: SPDSettings, seed: int) -> MeasuredShares:
+    return measure_trust(variants, settings, seed, StopRequest()).shares()
 
 
 def peaks_of(variants: list[StoredVariant], settings: SPDSettings, seed: int) -> np.ndarray:
@@ -119,18 +120,14 @@ def test_auto_uses_peaks_by_what_was_measured(precision: float | None, has_peak:
     saliency = np.zeros((3, 2, 14, 14), dtype=np.float32)
     saliency[1, :, 3:6, 3:6] = 0.8
     nothing, settings = SlicePrompts.empty(), DistillationSettings(empty_consensus="auto")
-    measured = (
-        None
-        if precision is None
-        else MeasuredPrecision(np.ones(2), np.array([1.0, precision], dtype=np.float32), np.zeros(2))
-    )
+    measured = None if precision is None else measured_shares(peaks=(1.0, precision), continued=(0.0, 0.0))
     consensus = distill_volume(nothing, saliency, SIZE, settings)
     rows = decoder_rows(consensus, saliency, SIZE, settings, None, measured)
     assert rows.slice_index.tolist() == [1, 1]
     assert rows.point_is_real.any(axis=1).tolist() == [True, has_peak]
     always = replace(settings, empty_consensus="peak")
     assert decoder_rows(
-        consensus, saliency, SIZE, always, None, MeasuredPrecision(np.zeros(2), np.zeros(2), np.zeros(2))
+        consensus, saliency, SIZE, always, None, measured_shares((0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
     ).point_is_real.all()
     raw = replace(settings, mode="raw")
     assert not decoder_rows(distill_volume(nothing, saliency, SIZE, raw), saliency, SIZE, raw).point_is_real.any()
@@ -158,18 +155,20 @@ def test_what_was_measured_is_part_of_the_model() -> None:
     network.peak_precision.copy_(torch.tensor([0.25, 0.75]))
     network.point_precision.copy_(torch.tensor([0.5, 0.875]))
     network.continued_precision.copy_(torch.tensor([0.125, 0.625]))
+    network.salient_share.copy_(torch.tensor([0.375, 0.75]))
     state = network.own_state()
     fresh = tiny_network()
     assert fresh.peak_precision.tolist() == fresh.point_precision.tolist() == [1.0, 1.0]
-    assert fresh.continued_precision.tolist() == [0.0, 0.0]
+    assert fresh.continued_precision.tolist() == fresh.salient_share.tolist() == [0.0, 0.0]
     fresh.load_own_state(state)
     assert fresh.peak_precision.tolist() == [0.25, 0.75]
     assert fresh.point_precision.tolist() == [0.5, 0.875]
     assert fresh.continued_precision.tolist() == [0.125, 0.625]
-    older = {name: value for name, value in state.items() if not name.endswith("_precision")}
+    assert fresh.salient_share.tolist() == [0.375, 0.75]
+    older = {name: value for name, value in state.items() if not name.endswith(("_precision", "_share"))}
     fresh.load_own_state(older)
     assert fresh.peak_precision.tolist() == fresh.point_precision.tolist() == [1.0, 1.0]
-    assert fresh.continued_precision.tolist() == [0.0, 0.0]
+    assert fresh.continued_precision.tolist() == fresh.salient_share.tolist() == [0.0, 0.0]
 
 
 def test_points_count_in_every_slice_that_they_prompt(tmp_path: Path) -> None:
@@ -204,7 +203,7 @@ def test_peaks_are_those_that_the_rule_for_points_leaves(tmp_path: Path) -> None
     [(0.5, 0.9, "peak"), (0.4, 0.5, "continued"), (0.4, 0.4, "decode"), (1.0, 0.0, "peak")],
 )
 def test_auto_takes_the_first_stand_in_that_is_right_mostly(peaks: float, continued: float, rule: str) -> None:
-    measured = MeasuredPrecision(np.ones(2), np.array([0.0, peaks]), np.array([0.0, continued]))
+    measured = measured_shares(peaks=(0.0, peaks), continued=(0.0, continued))
     plans = DistillationSettings(empty_consensus="auto")
     assert settings_of_class(plans, 1, measured) == replace(plans, empty_consensus=rule)
     assert settings_of_class(plans, 1, None).empty_consensus == "peak"
@@ -224,13 +223,11 @@ def test_what_continues_is_counted_from_trusted_points(tmp_path: Path) -> None:
 )
 def test_auto_asks_neighbours_where_saliency_does_not_suffice(share: float | None, mode: str) -> None:
     plans = DistillationSettings(agreement=AgreementSettings("auto"), empty_consensus="decode")
-    measured = (
-        None if share is None else MeasuredPrecision(np.array([0.0, share], dtype=np.float32), np.ones(2), np.ones(2))
-    )
+    measured = None if share is None else measured_shares((0.0, share))
     rule = settings_of_class(plans, 1, measured)
     assert rule == replace(plans, agreement=AgreementSettings(mode))
     fixed = DistillationSettings(agreement=AgreementSettings("neighbours"), empty_consensus="empty")
-    assert settings_of_class(fixed, 1, MeasuredPrecision(np.ones(2), np.ones(2), np.ones(2))) == fixed
+    assert settings_of_class(fixed, 1, measured_shares()) == fixed
 
 
 def test_distillation_and_its_report_ask_as_was_measured() -> None:
@@ -242,7 +239,7 @@ def test_distillation_and_its_report_ask_as_was_measured() -> None:
     points = np.concatenate([target, noise])
     prompts = SlicePrompts(points, np.full(len(points), -1, dtype=np.int64))
     plans = DistillationSettings(agreement=AgreementSettings("auto"))
-    asked = MeasuredPrecision(np.array([1.0, 0.5]), np.ones(2), np.ones(2))
+    asked = measured_shares((1.0, 0.5))
     first, second = distill_volume(prompts, saliency, SIZE, plans, asked)
     on = replace(plans, agreement=AgreementSettings("neighbours"))
     off = replace(plans, agreement=AgreementSettings())
@@ -251,6 +248,16 @@ def test_distillation_and_its_report_ask_as_was_measured() -> None:
     assert len(first.points_yx) > len(second.points_yx) > 20
     judged = judge_prompts(prompts, saliency, SIZE, plans, asked)
     assert [len(f.rows(Fate.REJECTED_ALONE)) > 0 for f in judged.fates] == [False, True]
+
+
+def test_salient_points_are_counted_in_their_own_slice(tmp_path: Path) -> None:
+    given = [[0.0, *ON_TARGET], [0.0, *ELSEWHERE], [1.0, *ELSEWHERE], [9.0, *ON_TARGET]]
+    variant = a_variant(tmp_path, "a", [ON_TARGET, ON_TARGET, None, None, None, None], given)
+    settings = from_files()
+    found = measure_trust([variant], settings, 0, StopRequest()).salient
+    assert found.in_words(0) == "3 of 9", "three draws; one point of three that lie in the volume"
+    none = a_variant(tmp_path, "b", [ON_TARGET] * N_SLICES, [])
+    assert measure_precision([none], settings, 0).salient.tolist() == [0.0]
 
 
 @pytest.mark.parametrize("rule", ["auto", "peak"])
@@ -274,6 +281,12 @@ def test_stage_2_measures_and_says_so(rule: str, tmp_path: Path) -> None:
         "bowel: of the points that saliency trusts in the training cases, 3 of 6 are on it; the neighbouring slices "
         "are asked too"
     )
+    assert network.salient_share.item() == 1
+    refused = (
+        "bowel: of all points of the training cases, 6 of 6 are salient; a volume whose points are so no more often "
+        "than random ones is predicted from the saliency alone"
+    )
+    assert lines[2:] == ([] if share >= 0.5 else [refused]), "where peaks stand in, nothing is refused"
     assert lines[1].startswith("bowel: in training slices without a trusted prompt, ")
     assert lines[1].endswith(f" of those in what continues a trusted point's piece; such slices are decoded {way}")
     stage.stop.requested = True

@@ -17,10 +17,11 @@ from torch import nn
 
 from spdnet.inference.prompting import (
     DecoderRows,
-    MeasuredPrecision,
+    MeasuredShares,
     decoder_rows,
     distill_volume,
     distill_volume_boxes,
+    relies_on_points,
     settings_of_class,
 )
 from spdnet.inference.volume import EncodedVolume, decode_rows, decode_volume
@@ -96,16 +97,19 @@ class PromptStage(Stage):
         self._val = self.team.share([variants[0] for variants in stored])
 
     def decide(self, class_names: Sequence[str]) -> list[str]:
-        """Measure what decides about "auto" in the plans, if there is any, and keep it in the network."""
+        """Measure what decides about "auto" and about random points, if the plans ask, and keep it in the network."""
         plans = self.settings.distillation
-        if plans.mode == "raw" or "auto" not in (plans.agreement.mode, plans.empty_consensus):
+        refuses = plans.random_points == "refuse"
+        asks = "auto" in (plans.agreement.mode, plans.empty_consensus) or (refuses and relies_on_points(plans))
+        if plans.mode == "raw" or not asks:
             return []
         variants = [variants[0] for variants in self._train]
         found = measure_trust(variants, self.settings, self.seed, self.stop)
-        measured = found.precision()
+        measured = found.shares()
         self.network.point_precision.copy_(torch.from_numpy(measured.points))
         self.network.peak_precision.copy_(torch.from_numpy(measured.peaks))
         self.network.continued_precision.copy_(torch.from_numpy(measured.continued))
+        self.network.salient_share.copy_(torch.from_numpy(measured.salient))
         lines = []
         for k, name in enumerate(class_names):
             rule = settings_of_class(plans, k, measured)
@@ -120,6 +124,11 @@ class PromptStage(Stage):
                     f"{name}: in training slices without a trusted prompt, {found.peaks.in_words(k)} most salient "
                     f"pixels are on it, and {found.continued.in_words(k)} of those in what continues a trusted point's "
                     f"piece; such slices are decoded {_WAYS[rule.empty_consensus]}"
+                )
+            if refuses and relies_on_points(rule):
+                lines.append(
+                    f"{name}: of all points of the training cases, {found.salient.in_words(k)} are salient; a volume "
+                    "whose points are so no more often than random ones is predicted from the saliency alone"
                 )
         return lines
 
@@ -179,7 +188,7 @@ class PromptStage(Stage):
     ) -> DecoderRows:
         """Decoder rows of a variant; with `box_rng` only a share of the trusted boxes stays, as the plans say."""
         settings, size = self.settings.distillation, self.network.image_size
-        measured = MeasuredPrecision.of(self.network)
+        measured = MeasuredShares.of(self.network)
         consensus = distill_volume(prompts, saliency, size, settings, measured)
         boxes = distill_volume_boxes(prompts, saliency, size, settings)
         if box_rng is not None and len(prompts.boxes):

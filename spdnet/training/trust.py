@@ -14,10 +14,11 @@ from dataclasses import replace
 import numpy as np
 
 from spdnet.geometry import nearest_index, rescale_points
-from spdnet.inference.prompting import MeasuredPrecision, distill_volume, distill_volume_boxes
+from spdnet.inference.prompting import MeasuredShares, distill_volume, distill_volume_boxes, points_of_class
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import AgreementSettings
 from spdnet.prompts import SlicePrompts
+from spdnet.prompts.random_points import count_hits
 from spdnet.prompts.stand_ins import continued_peaks, saliency_peak
 from spdnet.training.embedding_store import StoredVariant
 from spdnet.training.prompt_source import draw_prompts
@@ -28,7 +29,7 @@ _SEED = 20260  # beside the training's, so that these draws are those of no epoc
 
 
 class Share:
-    """For each class, how many of some pixels are on the target; pixels with the ignore label do not count.
+    """For each class, how many of some pixels count; pixels with the ignore label do not take part.
 
     Attributes:
         n_inside, n: int64 (k,).
@@ -38,14 +39,18 @@ class Share:
         self.n_inside, self.n = np.zeros(n_classes, dtype=np.int64), np.zeros(n_classes, dtype=np.int64)
 
     def count(self, variant: StoredVariant, k: int, slice_index: np.ndarray, points_yx: np.ndarray) -> None:
-        """Add points (N, 2) of class `k`, in pixels of the saliency maps, in slices (N,)."""
+        """Add points (N, 2) of class `k`, in pixels of the saliency maps, in slices (N,): which are on the target."""
         size = variant.masks.shape[-1]
         y, x = nearest_index(rescale_points(points_yx, variant.saliency.shape[-1], size)).clip(0, size - 1).T
         inside = variant.masks[slice_index, k, y, x] > 0
         if variant.valid is not None:
             inside = inside[variant.valid[slice_index, y, x] > 0]
-        self.n_inside[k] += inside.sum()
-        self.n[k] += len(inside)
+        self.add(k, int(inside.sum()), len(inside))
+
+    def add(self, k: int, n_inside: int, n: int) -> None:
+        """Add `n` pixels for class `k`, of which `n_inside` count."""
+        self.n_inside[k] += n_inside
+        self.n[k] += n
 
     def values(self, of_none: float) -> np.ndarray:
         """float32 (k,); `of_none` where nothing was counted."""
@@ -57,14 +62,20 @@ class Share:
 
 
 class TrustMeasurement:
-    """Of the training cases: the points that saliency trusts, and what could stand in for them where it trusts none."""
+    """Of the training cases: the points that saliency trusts, and what could stand in for them where it trusts none.
+
+    Attributes:
+        points, peaks, continued: how many are on the target.
+        salient: of all points, how many are salient in their own slice.
+    """
 
     def __init__(self, n_classes: int) -> None:
-        self.points, self.peaks, self.continued = (Share(n_classes) for _ in range(3))
+        self.points, self.peaks, self.continued, self.salient = (Share(n_classes) for _ in range(4))
 
-    def precision(self) -> MeasuredPrecision:
-        """The shares that are on the target."""
-        return MeasuredPrecision(self.points.values(1), self.peaks.values(1), self.continued.values(0))
+    def shares(self) -> MeasuredShares:
+        """As the network keeps them."""
+        on_target = self.points.values(1), self.peaks.values(1), self.continued.values(0)
+        return MeasuredShares(*on_target, self.salient.values(0))
 
 
 def measure_trust(
@@ -72,9 +83,9 @@ def measure_trust(
 ) -> TrustMeasurement:
     """How often trusted points, and the pixels that would stand in for them, are on the target in training cases.
 
-    The points are those that saliency alone trusts, each counted in every slice that it prompts. The other two are
-    those of `spdnet.prompts.stand_ins`, in the slices that have no trusted prompt under the rules that the points'
-    share leads to.
+    The points are those that saliency alone trusts, each counted in every slice that it prompts. What would stand in
+    is that of `spdnet.prompts.stand_ins`, in the slices that have no trusted prompt under the rules that the points'
+    share leads to. How many of all points are salient is counted besides.
 
     Args:
         variants: one of each training case.
@@ -90,7 +101,10 @@ def measure_trust(
         for prompts in _draws(variant, settings, seed):
             for k, consensus in enumerate(distill_volume(prompts, saliency, size, by_saliency)):
                 found.points.count(variant, k, consensus.slice_index, consensus.points_yx)
-    measured = found.precision()
+                points = points_of_class(prompts, k, size, saliency.shape[-1])
+                hits = count_hits(points, saliency[:, k], rule.tau)
+                found.salient.add(k, hits.n_salient, hits.n)
+    measured = found.shares()
     for variant in stop.guard(variants):
         saliency = np.asarray(variant.saliency, dtype=np.float32)
         for prompts in _draws(variant, settings, seed):
@@ -109,7 +123,7 @@ def _count_stand_ins(
     saliency: np.ndarray,
     prompts: SlicePrompts,
     settings: SPDSettings,
-    measured: MeasuredPrecision,
+    measured: MeasuredShares,
     found: TrustMeasurement,
 ) -> None:
     rule, n_slices = settings.distillation, len(saliency)

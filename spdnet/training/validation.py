@@ -12,7 +12,7 @@ from spdnet.dataset import Labels, get_reader
 from spdnet.evaluation import nnunet_summary, write_summary_json
 from spdnet.files import write_json
 from spdnet.inference.prompt_report import judge_prompts
-from spdnet.inference.prompting import MeasuredPrecision
+from spdnet.inference.prompting import MeasuredShares
 from spdnet.inference.steps import CaseTools, NetworkResult, finish_case
 from spdnet.inference.volume import predict_volume
 from spdnet.network import SPDNetwork
@@ -65,7 +65,7 @@ def validate_cases(
         judged = saliency = None
         if s.distillation.mode != "raw":
             saliency = prediction.saliency
-            size, measured = case.mapping.image_size, MeasuredPrecision.of(network)
+            size, measured = case.mapping.image_size, MeasuredShares.of(network)
             judged = judge_prompts(prompts, saliency, size, s.distillation, measured)
         target, maps = folder / case.case, prediction.probabilities
         result = NetworkResult(case.case, target, maps, case.mapping, case.geometry, judged, saliency)

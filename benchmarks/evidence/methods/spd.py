@@ -193,7 +193,7 @@ METHODS: dict[str, SPD] = {
         _choice(
             "without_extensions",
             "SPD without our extensions",
-            distillation={"agreement": AgreementSettings(), "empty_consensus": "decode"},
+            distillation={"agreement": AgreementSettings(), "empty_consensus": "decode", "random_points": "keep"},
             prompts={"imitated_share": 0.0},
         ),
         *(_rules(mode, rule) for mode in ("off", "neighbours") for rule in ("decode", "peak", "continued")),

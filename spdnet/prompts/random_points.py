@@ -1,0 +1,72 @@
+"""Whether the points of a volume are like random ones: those of another image, or put there by mistake. Our extension.
+
+A single point tells little, as some random points fall on the target. All points of a volume together do: where those
+of the training cases hit the saliency more often than random ones would, so should these.
+
+Pure functions on arrays, in the pixel frame of the saliency maps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import xlog1py, xlogy
+
+from spdnet.geometry import nearest_index
+
+MIN_ODDS = 20.0  # of random points to points like those of the training
+
+
+@dataclass(frozen=True)
+class Hits:
+    """How often points are salient.
+
+    Attributes:
+        n_salient: points that are salient in their own slice.
+        n: points within the maps.
+        chance: that a random pixel is salient, mean over the points' slices; 0 without points.
+    """
+
+    n_salient: int
+    n: int
+    chance: float
+
+
+def count_hits(points_syx: np.ndarray, saliency: np.ndarray, tau: float) -> Hits:
+    """Count the points of one volume and class that are salient.
+
+    Args:
+        points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
+        saliency: float (S, H, W) in [0, 1].
+        tau: a pixel is salient above this.
+    """
+    index = nearest_index(np.asarray(points_syx, dtype=np.float64).reshape(-1, 3))
+    index = index[((index >= 0) & (index < saliency.shape)).all(axis=1)]
+    if not len(index):
+        return Hits(0, 0, 0.0)
+    slices, of_point = np.unique(index[:, 0], return_inverse=True)
+    shares = (saliency[slices] > tau).mean(axis=(1, 2))
+    return Hits(int((saliency[tuple(index.T)] > tau).sum()), len(index), float(shares[of_point].mean()))
+
+
+def look_random(hits: Hits, training_share: float) -> bool:
+    """Whether points hit the saliency like random ones, though those of the training hit it more often.
+
+    They do if no more of them are salient than random ones would be, and if that is `MIN_ODDS` times as likely with a
+    random point's chance of being salient as with a training point's, by the binomial distribution. So a few points
+    are never called random: they cannot tell.
+
+    Args:
+        hits: of the volume.
+        training_share: of the training cases' points, the share that is salient.
+    """
+    if training_share <= hits.chance or hits.n_salient > hits.chance * hits.n:
+        return False
+    log_odds = _log_likelihood(hits, hits.chance) - _log_likelihood(hits, training_share)
+    return bool(log_odds >= np.log(MIN_ODDS))
+
+
+def _log_likelihood(hits: Hits, chance: float) -> float:
+    """Without the binomial coefficient."""
+    return float(xlogy(hits.n_salient, chance) + xlog1py(hits.n - hits.n_salient, -chance))

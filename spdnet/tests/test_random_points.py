@@ -1,0 +1,159 @@
+"""Volumes whose points look random, beside those of the training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+
+from spdnet.inference.prompt_report import judge_prompts
+from spdnet.inference.prompting import MeasuredShares, refused_points
+from spdnet.inference.volume import VolumePrediction, predict_volume
+from spdnet.network import SPDNetwork, build_network
+from spdnet.planning.plans import BoxSettings, DistillationSettings
+from spdnet.prompts import SliceBoxes, SlicePrompts
+from spdnet.prompts.fates import Fate
+from spdnet.prompts.random_points import MIN_ODDS, Hits, count_hits, look_random
+
+SIZE, N_SLICES, CPU = 56, 20, torch.device("cpu")
+RULE = DistillationSettings(empty_consensus="decode")
+TRAINED = MeasuredShares(np.ones(1), np.zeros(1), np.ones(1), np.full(1, 0.5))
+
+
+def by_loop(points: np.ndarray, saliency: np.ndarray, tau: float) -> tuple[int, int, float]:
+    hits, shares = 0, []
+    for s, y, x in np.floor(points + 0.5).astype(int).tolist():
+        if 0 <= s < saliency.shape[0] and 0 <= y < saliency.shape[1] and 0 <= x < saliency.shape[2]:
+            hits += saliency[s, y, x] > tau
+            shares.append(np.mean(saliency[s] > tau))
+    return hits, len(shares), float(np.mean(shares)) if shares else 0.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_hits_are_counted_as_in_a_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    saliency = rng.random((6, 9, 8)).astype(np.float32) ** rng.uniform(0.5, 3, size=(6, 1, 1)).astype(np.float32)
+    points = rng.uniform([-1, -1, -1], [7, 10, 9], size=(40 * (seed > 0), 3))
+    found = count_hits(points, saliency, 0.5)
+    assert (found.n_salient, found.n, pytest.approx(found.chance)) == by_loop(points, saliency, 0.5)
+
+
+@pytest.mark.parametrize("n", [1, 10, 40, 200])
+@pytest.mark.parametrize("chance", [0.0, 0.02, 0.3, 1.0])
+@pytest.mark.parametrize("training_share", [0.0, 0.1, 0.5, 1.0])
+def test_random_is_what_the_binomial_distribution_says(n: int, chance: float, training_share: float) -> None:
+    for n_salient in range(n + 1):
+        random, trained = (binom.pmf(n_salient, n, p) for p in (chance, training_share))
+        expected = training_share > chance and n_salient <= chance * n and random >= MIN_ODDS * trained
+        assert look_random(Hits(n_salient, n, chance), training_share) == expected
+    assert not look_random(Hits(0, 0, 0.0), training_share), "no point, no verdict"
+
+
+def test_few_points_are_never_called_random() -> None:
+    assert not look_random(Hits(0, 4, 0.02), 0.5)
+    assert look_random(Hits(0, 5, 0.02), 0.5)
+    assert not look_random(Hits(1, 4, 0.3), 0.6)
+
+
+def volume(n_points: int, seed: int = 0) -> tuple[SlicePrompts, np.ndarray]:
+    """Points anywhere, of which some hit the salient square by chance, and the saliency (S, 1, M, M)."""
+    saliency = np.zeros((N_SLICES, 1, SIZE, SIZE), dtype=np.float32)
+    saliency[:, 0, 20:34, 22:36] = 0.9
+    points = np.random.default_rng(seed).uniform(0, [N_SLICES - 1, SIZE - 1, SIZE - 1], size=(n_points, 3))
+    points[:, 0] = np.rint(points[:, 0])
+    return SlicePrompts(points, np.zeros(n_points, dtype=np.int64)), saliency
+
+
+def random_volume() -> tuple[SlicePrompts, np.ndarray]:
+    """Points whose share on the saliency is at most a random one's, by the first seed that has it."""
+    for seed in range(20):
+        prompts, saliency = volume(80, seed)
+        hits = count_hits(prompts.points_syx, saliency[:, 0], RULE.tau)
+        if 0 < hits.n_salient <= hits.chance * hits.n:
+            return prompts, saliency
+    raise AssertionError("no seed")
+
+
+def test_points_are_refused_only_where_nothing_stands_in_for_them() -> None:
+    prompts, saliency = random_volume()
+    assert refused_points(prompts, saliency, SIZE, RULE, TRAINED).tolist() == [True]
+    never: list[tuple[DistillationSettings, MeasuredShares | None]] = [
+        (replace(RULE, random_points="keep"), TRAINED),
+        (replace(RULE, empty_consensus="peak"), TRAINED),
+        (replace(RULE, empty_consensus="empty"), TRAINED),
+        (replace(RULE, mode="raw"), TRAINED),
+        (RULE, None),
+        (RULE, replace(TRAINED, salient=np.zeros(1))),
+        (replace(RULE, empty_consensus="auto"), replace(TRAINED, peaks=np.ones(1))),
+    ]
+    for settings, measured in never:
+        assert not refused_points(prompts, saliency, SIZE, settings, measured).any()
+    assert refused_points(prompts, saliency, SIZE, replace(RULE, empty_consensus="auto"), TRAINED).all()
+    boxes = SliceBoxes(np.array([2]), np.array([[-0.5, -0.5, 55.5, 55.5]]), np.array([0]))
+    boxed = replace(prompts, boxes=boxes)
+    assert not refused_points(boxed, saliency, SIZE, RULE, TRAINED).any()
+    without_boxes = replace(RULE, boxes=BoxSettings("off"))
+    assert refused_points(boxed, saliency, SIZE, without_boxes, TRAINED).all()
+
+
+def test_points_on_the_target_are_not_refused() -> None:
+    prompts, saliency = random_volume()
+    points = prompts.points_syx.copy()
+    points[::4, 1:] = [27.0, 29.0]
+    mixed = SlicePrompts(points, prompts.class_index)
+    assert not refused_points(mixed, saliency, SIZE, RULE, TRAINED).any(), "a quarter is enough"
+
+
+def test_the_report_tells_that_salient_points_were_refused() -> None:
+    prompts, saliency = random_volume()
+    (fates,) = judge_prompts(prompts, saliency, SIZE, RULE, TRAINED).fates
+    n_salient = count_hits(prompts.points_syx, saliency[:, 0], RULE.tau).n_salient
+    assert n_salient > 0
+    assert len(fates.rows(Fate.REJECTED_RANDOM)) == n_salient
+    assert len(fates.rows(Fate.REJECTED_OWN)) == len(prompts) - n_salient == len(fates) - n_salient
+    (kept,) = judge_prompts(prompts, saliency, SIZE, replace(RULE, random_points="keep"), TRAINED).fates
+    assert len(kept.rows(Fate.KEPT_LOCAL)) > 0 and not len(kept.rows(Fate.REJECTED_RANDOM))
+
+
+def test_every_fate_has_a_sign_in_the_report() -> None:
+    page = (Path(__file__).parents[1] / "report" / "assets" / "points.js").read_text(encoding="utf-8")
+    for fate in Fate:
+        assert f"\n  {fate.name}: " in page
+
+
+def test_a_class_whose_points_are_refused_is_predicted_as_without_prompts() -> None:
+    torch.manual_seed(3)
+    network: SPDNetwork = build_network("tiny", 1, 1, SIZE, 4, 4, 0.0).eval()
+    slices = np.random.default_rng(0).random((N_SLICES, 1, SIZE, SIZE), dtype=np.float32)
+
+    def predict(prompts: SlicePrompts | None, **settings: object) -> VolumePrediction:
+        return predict_volume(network, slices, prompts, DistillationSettings(**settings), 8, CPU)  # type: ignore[arg-type]
+
+    saliency = predict(None).saliency[:, 0]
+    tau = float(np.quantile(saliency, 0.8))  # a fifth of the pixels is salient
+    rng = np.random.default_rng(1)
+    place = np.stack([np.repeat(np.arange(N_SLICES), 5), *rng.integers(0, saliency.shape[1], size=(2, 100))], axis=1)
+    salient = saliency[tuple(place.T)] > tau
+    place = np.concatenate([place[salient][:3], place[~salient]])
+    points = place.astype(np.float64)
+    points[:, 1:] = (points[:, 1:] + 0.5) * SIZE / saliency.shape[1] - 0.5
+    prompts = SlicePrompts(points, np.zeros(len(points), dtype=np.int64))
+    found = {}
+    for share in (0.0, 0.6):
+        network.salient_share.fill_(share)
+        found[share] = predict(prompts, tau=tau, empty_consensus="decode")
+    assert [found[share].untrusted.tolist() for share in (0.0, 0.6)] == [[False], [True]]  # type: ignore[union-attr]
+    assert np.array_equal(found[0.6].probabilities, predict(None).probabilities)
+    assert not np.array_equal(found[0.0].probabilities, found[0.6].probabilities)
+    refused, kept = (found[share].consensus[0] for share in (0.6, 0.0))  # type: ignore[index]
+    assert len(refused.slice_index) == 0 and len(kept.slice_index) > 0
+    assert np.array_equal(refused.own_saliency, kept.own_saliency)
+    network.salient_share.fill_(0.6)
+    assert np.array_equal(
+        predict(prompts, tau=tau, empty_consensus="decode", random_points="keep").probabilities,
+        found[0.0].probabilities,
+    )
