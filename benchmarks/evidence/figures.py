@@ -191,7 +191,7 @@ def sweeps(collection: Collection, condition: Condition) -> Figure | None:
 
 @mpl.rc_context(STYLE)
 def consistency(collection: Collection, condition: Condition) -> Figure | None:
-    """SPD, which asks each slice to agree with the next one, beside none, the one before, and both."""
+    """SPD, which draws adjacent slices to each other, beside none, and each slice drawn to one neighbour alone."""
     rows = [r for r in collection.rows(condition) if r.results and (r.method.name == SPD or "psc" in r.method.name)]
     spd = next((r for r in rows if r.method.name == SPD), None)
     if spd is None or len(rows) < 2:

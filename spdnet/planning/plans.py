@@ -154,10 +154,18 @@ class DistillationSettings:
 
 @dataclass(frozen=True)
 class ConsistencySettings:
-    """Pairwise Slice Consistency: weight of the term and length of the runs of adjacent slices in a batch."""
+    """Pairwise Slice Consistency.
+
+    Attributes:
+        weight: of the term.
+        run_length: of the runs of adjacent slices in a batch.
+        toward: which neighbour a slice is drawn to: "previous" or "next" (the neighbour's map is held fixed), or "both"
+            (of a pair, each to the other).
+    """
 
     weight: float = 0.1
     run_length: int = 4
+    toward: Literal["both", "previous", "next"] = "both"
 
 
 @dataclass(frozen=True)

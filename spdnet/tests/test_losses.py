@@ -139,6 +139,22 @@ def test_consistency_is_one_minus_dice_over_the_pairs_given() -> None:
     assert float(consistency_loss(sure, torch.tensor([[1, 1]]), 1.0)) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_slice_is_drawn_to_the_neighbour_that_is_asked_for() -> None:
+    maps, pairs = some_maps()[0][:, 0], torch.tensor([[0, 1]])
+    values, gradients = [], {}
+    for toward in ("both", "previous", "next"):
+        logits = maps.clone().requires_grad_()
+        loss = consistency_loss(logits, pairs, 1.0, toward=toward)  # type: ignore[arg-type]
+        loss.backward()
+        values.append(float(loss))
+        assert logits.grad is not None
+        gradients[toward] = logits.grad
+    assert len(set(values)) == 1
+    assert not gradients["previous"][0].any() and torch.equal(gradients["previous"][1], gradients["both"][1])
+    assert not gradients["next"][1].any() and torch.equal(gradients["next"][0], gradients["both"][0])
+    assert gradients["both"][0].any() and gradients["both"][1].any()
+
+
 def test_without_pairs_the_consistency_is_zero_and_can_be_added() -> None:
     logits = some_maps()[0][:, 0].requires_grad_()
     loss = consistency_loss(logits, torch.zeros((0, 2), dtype=torch.long), 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -77,14 +78,26 @@ def _mean_dice(probability: torch.Tensor, target: torch.Tensor, settings: LossSe
     return total(of_maps.sum()) / total(of_maps.new_full((), of_maps.numel()))
 
 
-def consistency_loss(logits: torch.Tensor, pairs: torch.Tensor, epsilon: float, total: Total = alone) -> torch.Tensor:
+def consistency_loss(
+    logits: torch.Tensor,
+    pairs: torch.Tensor,
+    epsilon: float,
+    total: Total = alone,
+    toward: Literal["both", "previous", "next"] = "both",
+) -> torch.Tensor:
     """L_psc: one minus the soft Dice of each slice with the next one.
 
     Args:
         logits: (n, M, M).
         pairs: int64 (p, 2), rows i and i + 1 of adjacent slices; without pairs the loss is 0.
         total: as in `segmentation_loss`.
+        toward: which neighbour a slice is drawn to; the value is the same, the gradient is not.
     """
     probability = torch.sigmoid(logits.float())
-    differences = 1 - soft_dice(probability[pairs[:, 0]], probability[pairs[:, 1]], epsilon)
+    previous, following = probability[pairs[:, 0]], probability[pairs[:, 1]]
+    if toward == "previous":
+        previous = previous.detach()
+    elif toward == "next":
+        following = following.detach()
+    differences = 1 - soft_dice(previous, following, epsilon)
     return total(differences.sum()) / total(differences.new_full((), len(pairs))).clamp(min=1)

@@ -153,10 +153,11 @@ class PromptStage(Stage):
         masks = np.concatenate([_target_masks(run) for run in batch])
         target = torch.from_numpy(masks).to(self.device, torch.float32)
         loss = self.loss(logits[:, None], target[:, None], self._valid_pixels(batch), self.team.total)
-        weight = self.settings.consistency.weight
-        if weight > 0:
+        rule = self.settings.consistency
+        if rule.weight > 0:
             pairs = torch.from_numpy(_adjacent_pairs(batch, masks)).to(self.device)
-            loss = loss + weight * consistency_loss(logits, pairs, self.settings.loss.dice_epsilon, self.team.total)
+            term = consistency_loss(logits, pairs, self.settings.loss.dice_epsilon, self.team.total, rule.toward)
+            loss = loss + rule.weight * term
         return loss
 
     def describe(self, batch: list[_Run]) -> list[str]:

@@ -24,7 +24,7 @@ class SPD(Method):
 
     Attributes:
         trainer: class of spdnet or of `benchmarks/trainers`.
-        distillation, prompts: fields of these parts of the plans that differ.
+        distillation, prompts, consistency: fields of these parts of the plans that differ.
         shares_stage1: whether stage 1 is SPD's, trained once for all.
         model: name of the method whose model it predicts with, if it has none of its own.
         prediction: further options of `spd_predict`.
@@ -34,6 +34,7 @@ class SPD(Method):
     trainer: str = "SPDTrainer"
     distillation: tuple[tuple[str, Any], ...] = ()
     prompts: tuple[tuple[str, Any], ...] = ()
+    consistency: tuple[tuple[str, Any], ...] = ()
     shares_stage1: bool = True
     model: str | None = None
     prediction: tuple[str, ...] = ()
@@ -48,7 +49,7 @@ class SPD(Method):
     @property
     def plans(self) -> str:
         """Name of its plans."""
-        return PLANS if not (self.distillation or self.prompts) else f"{PLANS}_{self.name}"
+        return PLANS if not (self.distillation or self.prompts or self.consistency) else f"{PLANS}_{self.name}"
 
     def train(self, workspace: Workspace) -> None:
         """Plan, train stage 1 if nobody has, and train stage 2."""
@@ -80,6 +81,7 @@ class SPD(Method):
             plans.settings,
             distillation=replace(plans.settings.distillation, **dict(self.distillation)),
             prompts=replace(plans.settings.prompts, **dict(self.prompts)),
+            consistency=replace(plans.settings.consistency, **dict(self.consistency)),
         )
         replace(plans, plans_name=self.plans, settings=settings).save(folder / f"{self.plans}.json")
         (folder / f"{self.plans}_2d").symlink_to(f"{PLANS}_2d")
@@ -143,6 +145,11 @@ def trained_spd(workspace: Workspace) -> Path:
     return workspace.results() / f"{spd.trainer}__{spd.plans}__2d" / "fold_all" / "checkpoint_final.pth"
 
 
+def _toward(neighbour: Literal["previous", "next"]) -> SPD:
+    title = f"SPD, consistency with the {neighbour} slice"
+    return SPD(f"psc_{neighbour}", title, "ablation", consistency=(("toward", neighbour),))
+
+
 def _context(n: int) -> SPD:
     return SPD(f"spd_context{n}", f"SPD, n = {n}", "context", distillation=(("n_context", n),))
 
@@ -198,6 +205,7 @@ METHODS: dict[str, SPD] = {
         ),
         *(_rules(mode, rule) for mode in ("off", "neighbours") for rule in ("decode", "peak", "continued")),
         *(_agreement(n, percent) for n, percent in ((4, 90), (4, 70), (8, 90))),
+        *(_toward(neighbour) for neighbour in ("previous", "next")),
         *(_context(n) for n in (0, 1, 3, 4)),
         *(_threshold(percent) for percent in (10, 20, 30, 40, 60, 70, 80, 90)),
     )
