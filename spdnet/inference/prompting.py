@@ -190,6 +190,27 @@ def trusted_points(
     return consensus
 
 
+def untrusted_classes(
+    consensus: list[Consensus],
+    boxes: list[BoxConsensus],
+    n_slices: int,
+    settings: DistillationSettings,
+    measured: MeasuredShares | None = None,
+) -> np.ndarray:
+    """The classes that are predicted from the saliency alone, bool (k,): nothing is trusted, and nothing stands in.
+
+    Args:
+        consensus, boxes: of the whole volume, one per class.
+        n_slices: of the volume.
+        settings, measured: as in `distill_volume`.
+    """
+    untrusted = np.zeros(len(consensus), dtype=bool)
+    for k, (points, own_boxes) in enumerate(zip(consensus, boxes, strict=True)):
+        if relies_on_points(settings_of_class(settings, k, measured)) and not len(points.slice_index):
+            untrusted[k] = not own_boxes.slices_with_box(n_slices).any()
+    return untrusted
+
+
 def distill_volume_boxes(
     prompts: SlicePrompts, saliency: np.ndarray, image_size: int, settings: DistillationSettings
 ) -> list[BoxConsensus]:

@@ -20,10 +20,9 @@ from spdnet.inference.prompting import (
     MeasuredShares,
     distill_volume_boxes,
     reach_of_context,
-    relies_on_points,
     rows_of_slices,
-    settings_of_class,
     trusted_points,
+    untrusted_classes,
 )
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
@@ -151,10 +150,7 @@ def predict_volume(
     measured = stream.measured
     given = prompts, stream.saliency, network.image_size, settings
     consensus, boxes = trusted_points(*given, measured), distill_volume_boxes(*given)
-    untrusted = np.zeros(len(consensus), dtype=bool)
-    for k, (points, own_boxes) in enumerate(zip(consensus, boxes, strict=True)):
-        if relies_on_points(settings_of_class(settings, k, measured)) and not len(points.slice_index):
-            untrusted[k] = not own_boxes.slices_with_box(len(slices)).any()
+    untrusted = untrusted_classes(consensus, boxes, len(slices), settings, measured)
     stream.probabilities[:, untrusted] = stream.saliency[:, untrusted]
     return VolumePrediction(stream.probabilities, stream.saliency, consensus, boxes, untrusted)
 

@@ -29,6 +29,7 @@ from spdnet.prompts.fates import Fate
 from spdnet.tests.tiny import tiny_settings
 from spdnet.training.embedding_store import StoredVariant
 from spdnet.training.prompt_stage import PromptStage
+from spdnet.training.scores import pixel_counts
 from spdnet.training.stopping import StopRequest, TrainingStoppedError
 from spdnet.training.trust import measure_trust
 
@@ -292,3 +293,26 @@ def test_stage_2_measures_and_says_so(rule: str, tmp_path: Path) -> None:
     stage.stop.requested = True
     with pytest.raises(TrainingStoppedError):
         stage.decide(["bowel"])
+
+
+def test_the_validation_during_training_is_of_what_is_predicted(tmp_path: Path) -> None:
+    settings = from_files(empty_consensus="decode", tau=0.5, agreement=AgreementSettings())
+    network, counts = tiny_network(n_classes=1), {}
+    for name, point in (("off", ELSEWHERE), ("on", ON_TARGET)):
+        folder = tmp_path / name
+        folder.mkdir()
+        case = a_variant(folder, name, [None] * N_SLICES, [[2.0, *point]]).case
+        stage = PromptStage(network, settings, [], [case], CPU, 0, folder)
+        stage.prepare()
+        (variant,) = stage.validation_batches()
+        assert isinstance(variant, StoredVariant)
+        saliency = a_variant(folder, "given", [ON_TARGET] * N_SLICES, []).saliency
+        variant.__dict__["saliency"] = saliency[..., ::2, ::2]  # a cached property; the maps have half the size
+        with torch.no_grad():
+            found = stage.validation_scores(variant)
+        alone = torch.nn.functional.interpolate(
+            torch.from_numpy(variant.saliency.astype(np.float32)), (SIZE, SIZE), mode="bilinear"
+        )
+        expected = pixel_counts((alone > 0.5).numpy(), np.array(variant.masks), None)
+        counts[name] = all(np.array_equal(found[key], expected[key]) for key in expected)
+    assert counts == {"off": True, "on": False}, "no trusted point: the saliency; one: what is decoded"

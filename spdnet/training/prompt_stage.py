@@ -23,6 +23,8 @@ from spdnet.inference.prompting import (
     distill_volume_boxes,
     relies_on_points,
     settings_of_class,
+    trusted_points,
+    untrusted_classes,
 )
 from spdnet.inference.volume import EncodedVolume, decode_rows, decode_volume
 from spdnet.network import SPDNetwork
@@ -170,13 +172,19 @@ class PromptStage(Stage):
         return self._val
 
     def validation_scores(self, batch: StoredVariant) -> dict[str, np.ndarray]:
-        """Loss and pixel counts of a case, prompts fixed; a slice that is not decoded counts as empty."""
+        """Loss and pixel counts of a case as it is predicted, prompts fixed."""
         prompts = validation_prompts(batch.case, self.settings.prompts)
         saliency = np.asarray(batch.saliency, dtype=np.float32)
         embeddings = batch.embeddings_of(np.arange(len(saliency)))
         volume = EncodedVolume(torch.from_numpy(np.array(embeddings)), saliency)
-        rows = self._rows(prompts, saliency)
-        probabilities = torch.from_numpy(decode_volume(self.network, volume, rows, self.device))
+        settings, size, measured = self.settings.distillation, self.network.image_size, MeasuredShares.of(self.network)
+        consensus = trusted_points(prompts, saliency, size, settings, measured)
+        boxes = distill_volume_boxes(prompts, saliency, size, settings)
+        rows = decoder_rows(consensus, saliency, size, settings, boxes, measured)
+        decoded = decode_volume(self.network, volume, rows, self.device)
+        untrusted = untrusted_classes(consensus, boxes, len(saliency), settings, measured)
+        decoded[:, untrusted] = saliency[:, untrusted]
+        probabilities = torch.from_numpy(decoded)
         masks = torch.from_numpy(np.array(batch.masks))
         valid = None if batch.valid is None else torch.from_numpy(np.array(batch.valid))[:, None]
         loss = self.loss(torch.logit(probabilities, eps=1e-6), masks.float(), None if valid is None else valid.float())
@@ -184,17 +192,15 @@ class PromptStage(Stage):
         counts = pixel_counts(found.numpy(), masks.numpy(), None if valid is None else valid.numpy())
         return {"loss": loss.numpy(), **counts}
 
-    def _rows(
-        self, prompts: SlicePrompts, saliency: np.ndarray, box_rng: np.random.Generator | None = None
-    ) -> DecoderRows:
-        """Decoder rows of a variant; with `box_rng` only a share of the trusted boxes stays, as the plans say."""
+    def _rows(self, prompts: SlicePrompts, saliency: np.ndarray, rng: np.random.Generator) -> DecoderRows:
+        """Decoder rows of a variant to train on: only a share of the trusted boxes stays, as the plans say."""
         settings, size = self.settings.distillation, self.network.image_size
         measured = MeasuredShares.of(self.network)
         consensus = distill_volume(prompts, saliency, size, settings, measured)
         boxes = distill_volume_boxes(prompts, saliency, size, settings)
-        if box_rng is not None and len(prompts.boxes):
+        if len(prompts.boxes):
             share = self.settings.prompts.box_share
-            boxes = [b.only_slices(box_rng.random(len(saliency)) < share) for b in boxes]
+            boxes = [b.only_slices(rng.random(len(saliency)) < share) for b in boxes]
         return decoder_rows(consensus, saliency, size, settings, boxes, measured)
 
     def _draw_batches(self, rng: np.random.Generator) -> list[list[_Run]]:
