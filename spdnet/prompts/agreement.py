@@ -52,7 +52,7 @@ def agreement(points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_slices
     if not hits.any():
         return odds
 
-    area = salient.sum(axis=(1, 2)).astype(np.float64)
+    area = np.array([np.count_nonzero(pixels) for pixels in salient], dtype=np.float64)  # faster than a sum over axes
     n_hits, n_misses = (
         _of_windows(np.bincount(index[chosen, 0], minlength=count), n_slices) for chosen in (hits, inside & ~hits)
     )
@@ -94,7 +94,8 @@ def _of_windows(values: np.ndarray, reach: int) -> np.ndarray:
 
 def _corner_and_content(salient: np.ndarray) -> tuple[tuple[int, int], np.ndarray]:
     """The part of bool maps (S, H, W), not all False, that holds all True pixels, and its first row and column."""
-    rows, columns = (np.flatnonzero(salient.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    anywhere = salient.any(axis=0)
+    rows, columns = (np.flatnonzero(anywhere.any(axis=axis)) for axis in (1, 0))
     content = salient[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return (int(rows[0]), int(columns[0])), content
 

@@ -45,9 +45,10 @@ def count_hits(points_syx: np.ndarray, saliency: np.ndarray, tau: float) -> Hits
     index = index[((index >= 0) & (index < saliency.shape)).all(axis=1)]
     if not len(index):
         return Hits(0, 0, 0.0)
-    slices, of_point = np.unique(index[:, 0], return_inverse=True)
-    shares = (saliency[slices] > tau).mean(axis=(1, 2))
-    return Hits(int((saliency[tuple(index.T)] > tau).sum()), len(index), float(shares[of_point].mean()))
+    slices, n_points = np.unique(index[:, 0], return_counts=True)
+    area = np.array([np.count_nonzero(saliency[s] > tau) for s in slices])
+    chance = float(area @ n_points) / (len(index) * saliency[0].size)
+    return Hits(int((saliency[tuple(index.T)] > tau).sum()), len(index), chance)
 
 
 def look_random(hits: Hits, training_share: float) -> bool:
