@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from spdnet.errors import ModelError
-from spdnet.inference.prompting import MeasuredShares, decoder_rows, trusted_points
+from spdnet.inference.prompting import MeasuredShares, decoder_rows, distill_volume
 from spdnet.inference.volume import predict_volume
 from spdnet.network.checkpoint import read_checkpoint
 from spdnet.network.precision import compute_dtype, place
@@ -64,7 +64,7 @@ def consensus_points(
 ) -> SlicePrompts:
     """The points that SPD trusts, each with the class and the slice that it prompts.
 
-    What may stand in where no point is trusted is not among them.
+    What may stand in where no point is trusted is not among them, and no volume's points are refused as random.
 
     Args:
         prompts: points of a volume, network frame; boxes are ignored.
@@ -73,7 +73,7 @@ def consensus_points(
         measured: what SPD measured on the training cases.
     """
     distillation, size = replace(settings.distillation, empty_consensus="empty"), settings.image_size
-    consensus = trusted_points(prompts, saliency, size, settings.distillation, measured)
+    consensus = distill_volume(prompts, saliency, size, settings.distillation, measured)
     rows = decoder_rows(consensus, saliency, size, distillation)
     row, place_in_row = np.nonzero(rows.point_is_real)
     points = np.column_stack([rows.slice_index[row], rows.points_yx[row, place_in_row]])

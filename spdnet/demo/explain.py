@@ -38,7 +38,6 @@ def draw_case(
     mask_size = volume.saliency.shape[-1]
     prompts = predictor.network_prompts(case, prediction.network_case).for_class(0).points_syx
     kept = np.column_stack([consensus.slice_index, rescale_points(consensus.points_yx, mask_size, size)])
-    tau = predictor.plans.settings.distillation.tau
     reference = to_network(predictor.reader.read_label(case.label, case.case)[0])
     draw_demo_figure(
         file,
@@ -47,7 +46,7 @@ def draw_case(
         {method: to_network(label_map) for method, label_map in label_maps.items()},
         prompts,
         kept,
-        prompts[consensus.own_saliency <= tau],
+        prompts[~np.isin(np.arange(len(prompts)), consensus.point_index)],
         choose_slices(reference, 4),
         volume.saliency[:, 0] if mask_size == size else None,
     )

@@ -58,6 +58,12 @@ class CaseMapping:
         return tuple((o, o + s) for o, s in zip(self.pad_offset, self.scaled_size, strict=True))  # type: ignore[return-value]
 
     @property
+    def content_share(self) -> float:
+        """The share of the square slices that the image fills."""
+        (top, bottom), (left, right) = self.content_box
+        return (bottom - top) * (right - left) / self.image_size**2
+
+    @property
     def scale(self) -> tuple[float, float]:
         """Network pixels per raw voxel along rows and columns."""
         rows, columns = (hi - lo for lo, hi in self.crop_box[1:])

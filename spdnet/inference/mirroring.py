@@ -46,10 +46,12 @@ def predict_mirrored(
     batch_size: int,
     device: torch.device,
     mirroring_axes: Sequence[int] | None,
+    content_share: float = 1.0,
 ) -> VolumePrediction:
     """`predict_volume`, averaged over the mirrored copies of the volume; the other arguments are its own.
 
-    Every copy distils its own mirrored prompts. nnU-Net averages logits here; spdnet averages probabilities,
+    Every copy distils its own mirrored prompts, but the volume as it is decides whether its points look random.
+    nnU-Net averages logits here; spdnet averages probabilities,
     because what is not decoded has no logit.
 
     Args:
@@ -59,13 +61,14 @@ def predict_mirrored(
         The prediction of the volume as it is, with averaged probabilities; its saliency and consensus are those of
         the volume as it is.
     """
-    prediction = predict_volume(network, slices, prompts, settings, batch_size, device)
+    how = settings, batch_size, device, content_share
+    prediction = predict_volume(network, slices, prompts, *how)
     combinations = mirror_combinations(mirroring_axes or ())
     if not combinations:
         return prediction
     total = prediction.probabilities.copy()
     for axes in combinations:
         turned = mirror_prompts(prompts, axes, slices.shape[-1]) if prompts is not None else None
-        copy = predict_volume(network, mirror_maps(slices, axes), turned, settings, batch_size, device)
+        copy = predict_volume(network, mirror_maps(slices, axes), turned, *how, prediction.refused)
         total += mirror_maps(copy.probabilities, axes)
     return replace(prediction, probabilities=total / np.float32(len(combinations) + 1))

@@ -433,8 +433,9 @@ class SPDPredictor:
             self._check_prior_suffices(["array"])
         batch_size = self.batch_size or settings.stage1.batch_size
         axes = self.allowed_mirroring_axes if self.use_mirroring else None
+        content = network_case.mapping.content_share
         return [
-            predict_mirrored(n, network_case.slices, prompts, settings.distillation, batch_size, device, axes)
+            predict_mirrored(n, network_case.slices, prompts, settings.distillation, batch_size, device, axes, content)
             for n in self.networks
         ]
 
@@ -453,25 +454,28 @@ class SPDPredictor:
         if self.verbose:
             what = f"{len(prompts)} points, {len(prompts.boxes)} boxes" if prompts is not None else "no prompts"
             logger.info("case %s: %d slices, %s", prepared.case, len(network_case.slices), what)
-        if prompts is not None and volumes[0].untrusted is not None:
-            self._warn_of_untrusted(prepared.case, prompts, volumes[0].untrusted)
+        if prompts is not None:
+            self._warn_of_untrusted(prepared.case, prompts, volumes)
         mean = _mean_probabilities(volumes)
         judged = None
         if judge and prompts is not None:
             size, measured = network_case.mapping.image_size, MeasuredShares.of(self.networks[0])
-            judged = judge_prompts(prompts, volumes[0].saliency, size, self._settings().distillation, measured)
+            rules = self._settings().distillation, measured, volumes[0].refused
+            judged = judge_prompts(prompts, volumes[0].saliency, size, *rules)
         saliency = volumes[0].saliency if keep_saliency else None
         mapping, geometry = network_case.mapping, network_case.geometry
         return NetworkResult(prepared.case, prepared.target, mean, mapping, geometry, judged, saliency)
 
-    def _warn_of_untrusted(self, case: str, prompts: SlicePrompts, untrusted: np.ndarray) -> None:
-        for k in np.flatnonzero(untrusted).tolist():
+    def _warn_of_untrusted(self, case: str, prompts: SlicePrompts, volumes: list[VolumePrediction]) -> None:
+        n_folds = np.sum([v.untrusted for v in volumes if v.untrusted is not None], axis=0)  # for each class
+        for k in np.flatnonzero(n_folds).tolist():
             own = prompts.for_class(k)
             if len(own) or len(own.boxes):
+                folds = "" if n_folds[k] == len(volumes) else f" in {n_folds[k]} of {len(volumes)} folds"
                 logger.warning(
-                    "case %s: none of the prompts for %s can be trusted; predicted from the saliency alone. Do they "
+                    "case %s: none of the prompts for %s can be trusted%s; predicted from the saliency alone. Do they "
                     "belong to this image?",
-                    *(case, self.labels.names[k]),
+                    *(case, self.labels.names[k], folds),
                 )
 
     def _run(

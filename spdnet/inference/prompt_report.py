@@ -6,7 +6,7 @@ The files go to `prompts/` in the folder of predictions, where nnU-Net's tools d
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,8 @@ from spdnet.geometry import CaseMapping, ImageGeometry
 from spdnet.inference.prompting import (
     MeasuredShares,
     asked_agreement,
+    distill_class,
     points_of_class,
-    refused_points,
     settings_of_class,
 )
 from spdnet.planning.plans import DistillationSettings
@@ -53,6 +53,7 @@ def judge_prompts(
     image_size: int,
     settings: DistillationSettings,
     measured: MeasuredShares | None = None,
+    refused: np.ndarray | None = None,
 ) -> JudgedPrompts:
     """Say what distillation makes of every point.
 
@@ -62,15 +63,22 @@ def judge_prompts(
         image_size: side of the network's slices.
         settings: of the plans.
         measured: as `settings_of_class` takes it.
+        refused: bool (k,), the classes whose points look random; None for none.
     """
     points, fates = [], []
-    refused = refused_points(prompts, saliency, image_size, settings, measured)
     for k in range(saliency.shape[1]):
         scaled = points_of_class(prompts, k, image_size, saliency.shape[-1])
         points.append(prompts.for_class(k).points_syx)
-        asked = asked_agreement(scaled, saliency[:, k], settings_of_class(settings, k, measured))
+        rule = settings_of_class(settings, k, measured)
+        asked = asked_agreement(scaled, saliency[:, k], rule)
+        near = None
+        if rule.near_points == "on":
+            with_near = distill_class(scaled, saliency[:, k], rule)
+            alone = distill_class(scaled, saliency[:, k], replace(rule, near_points="off"))
+            near = np.setdiff1d(with_near.point_index, alone.point_index)
+        is_refused = refused is not None and bool(refused[k])
         limits = settings.tau, settings.n_context, settings.max_points
-        fates.append(point_fates(scaled, saliency[:, k], *limits, *asked, bool(refused[k])))
+        fates.append(point_fates(scaled, saliency[:, k], *limits, *asked, is_refused, near))
     return JudgedPrompts(points, fates, settings.tau)
 
 

@@ -18,6 +18,7 @@ from spdnet.prompts import SliceBoxes, SlicePrompts
 from spdnet.prompts.agreement import agreement
 from spdnet.prompts.box_distillation import BoxConsensus, distill_boxes, raw_boxes
 from spdnet.prompts.distillation import Consensus, distill_prompts, limit_points, raw_prompts
+from spdnet.prompts.near_points import NEAR_SLICES, add_near_points
 from spdnet.prompts.random_points import count_hits, look_random
 from spdnet.prompts.stand_ins import FOLLOWED_SLICES, continued_peaks, saliency_peak
 
@@ -25,31 +26,34 @@ from spdnet.prompts.stand_ins import FOLLOWED_SLICES, continued_peaks, saliency_
 # Seen were 0.79 where it lights up on a look-alike and asking helps, and 0.91 to 0.94 elsewhere.
 MIN_POINT_PRECISION = 0.85
 MIN_PEAK_PRECISION = 0.5  # with "auto", the share of a class' peaks that have to be on the target for peaks to be used
+MIN_NEAR_PRECISION = 0.5  # the same of near points
 
 
 @dataclass(frozen=True)
 class MeasuredShares:
-    """What stage 2 measured on the training cases, by which "auto" in the plans is decided.
+    """What stage 2 measured on the training cases: by this "auto" in the plans is decided, and points are refused.
 
     Attributes:
-        points, peaks, continued, salient: float32 (k,), as `point_precision`, `peak_precision`, `continued_precision`
-            and `salient_share` of `SPDNetwork`.
+        points, peaks, continued, salient, near: float32 (k,), as `point_precision`, `peak_precision`,
+            `continued_precision`, `salient_share` and `near_precision` of `SPDNetwork`.
     """
 
     points: np.ndarray
     peaks: np.ndarray
     continued: np.ndarray
     salient: np.ndarray
+    near: np.ndarray
 
     @classmethod
     def of(cls, network: SPDNetwork) -> MeasuredShares:
         """That of a trained network."""
         precisions = network.point_precision, network.peak_precision, network.continued_precision
-        return cls(*(buffer.cpu().numpy() for buffer in (*precisions, network.salient_share)))
+        others = network.salient_share, network.near_precision
+        return cls(*(buffer.cpu().numpy() for buffer in (*precisions, *others)))
 
 
 def settings_of_class(settings: DistillationSettings, k: int, measured: MeasuredShares | None) -> DistillationSettings:
-    """The rules of a class, without "auto". Without measurements: no agreement, and peaks, as if all had been right."""
+    """The rules of a class, without "auto". Without measurements: no agreement, no near points, but peaks."""
     agreement, empty_consensus = settings.agreement, settings.empty_consensus
     if agreement.mode == "auto":
         too_low = measured is not None and measured.points[k] < np.float32(MIN_POINT_PRECISION)
@@ -59,7 +63,10 @@ def settings_of_class(settings: DistillationSettings, k: int, measured: Measured
             empty_consensus = "peak"
         else:
             empty_consensus = "continued" if measured.continued[k] >= MIN_PEAK_PRECISION else "decode"
-    return replace(settings, agreement=agreement, empty_consensus=empty_consensus)
+    near_points = settings.near_points
+    if near_points == "auto":
+        near_points = "on" if measured is not None and measured.near[k] >= MIN_NEAR_PRECISION else "off"
+    return replace(settings, agreement=agreement, empty_consensus=empty_consensus, near_points=near_points)
 
 
 @dataclass(frozen=True)
@@ -121,13 +128,24 @@ def distill_volume(
     results = []
     for k in range(saliency.shape[1]):
         points = points_of_class(prompts, k, image_size, saliency.shape[-1])
-        if settings.mode == "raw":
-            consensus = raw_prompts(points, len(saliency))
-        else:
-            asked = asked_agreement(points, saliency[:, k], settings_of_class(settings, k, measured))
-            consensus = distill_prompts(points, saliency[:, k], settings.tau, settings.n_context, *asked)
+        consensus = distill_class(points, saliency[:, k], settings_of_class(settings, k, measured))
         results.append(limit_points(consensus, settings.max_points))
     return results
+
+
+def distill_class(points_syx: np.ndarray, saliency: np.ndarray, settings: DistillationSettings) -> Consensus:
+    """Run CPD for one class, however many points a slice gets.
+
+    Args:
+        points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
+        saliency: float (S, M, M), in [0, 1].
+        settings: of the class, without "auto".
+    """
+    if settings.mode == "raw":
+        return raw_prompts(points_syx, len(saliency))
+    asked = asked_agreement(points_syx, saliency, settings)
+    consensus = distill_prompts(points_syx, saliency, settings.tau, settings.n_context, *asked)
+    return add_near_points(consensus, points_syx, saliency) if settings.near_points == "on" else consensus
 
 
 def asked_agreement(
@@ -145,70 +163,6 @@ def asked_agreement(
         return None, -np.inf
     odds = agreement(points_syx, saliency, settings.tau, rule.n_slices, rule.radius * saliency.shape[-1])
     return odds, float(logit(rule.min_probability))
-
-
-def relies_on_points(settings: DistillationSettings) -> bool:
-    """Whether, by the rules of a class, nothing stands in for the points of a volume that has no trusted one."""
-    return settings.mode != "raw" and settings.empty_consensus in ("continued", "decode")
-
-
-def refused_points(
-    prompts: SlicePrompts,
-    saliency: np.ndarray,
-    image_size: int,
-    settings: DistillationSettings,
-    measured: MeasuredShares | None = None,
-) -> np.ndarray:
-    """The classes whose points look random in this volume, and are refused for that: bool (k,).
-
-    A class that has boxes keeps its points, and so does one that relies on points no more than on salient pixels.
-    Arguments as in `distill_volume`; here the volume has to be whole.
-    """
-    refused = np.zeros(saliency.shape[1], dtype=bool)
-    if measured is None or settings.random_points == "keep":
-        return refused
-    for k in range(len(refused)):
-        has_boxes = settings.boxes.mode != "off" and len(prompts.boxes.for_class(k)) > 0
-        if relies_on_points(settings_of_class(settings, k, measured)) and not has_boxes:
-            points = points_of_class(prompts, k, image_size, saliency.shape[-1])
-            refused[k] = look_random(count_hits(points, saliency[:, k], settings.tau), float(measured.salient[k]))
-    return refused
-
-
-def trusted_points(
-    prompts: SlicePrompts,
-    saliency: np.ndarray,
-    image_size: int,
-    settings: DistillationSettings,
-    measured: MeasuredShares | None = None,
-) -> list[Consensus]:
-    """`distill_volume` of a whole volume, without points that are refused (`refused_points`)."""
-    given = prompts, saliency, image_size, settings, measured
-    consensus = distill_volume(*given)
-    for k in np.flatnonzero(refused_points(*given)).tolist():
-        consensus[k] = consensus[k].select(np.zeros(len(consensus[k].slice_index), dtype=bool))
-    return consensus
-
-
-def untrusted_classes(
-    consensus: list[Consensus],
-    boxes: list[BoxConsensus],
-    n_slices: int,
-    settings: DistillationSettings,
-    measured: MeasuredShares | None = None,
-) -> np.ndarray:
-    """The classes that are predicted from the saliency alone, bool (k,): nothing is trusted, and nothing stands in.
-
-    Args:
-        consensus, boxes: of the whole volume, one per class.
-        n_slices: of the volume.
-        settings, measured: as in `distill_volume`.
-    """
-    untrusted = np.zeros(len(consensus), dtype=bool)
-    for k, (points, own_boxes) in enumerate(zip(consensus, boxes, strict=True)):
-        if relies_on_points(settings_of_class(settings, k, measured)) and not len(points.slice_index):
-            untrusted[k] = not own_boxes.slices_with_box(n_slices).any()
-    return untrusted
 
 
 def distill_volume_boxes(
@@ -233,6 +187,64 @@ def distill_volume_boxes(
             found = raw_boxes(boxes, n_slices)
         results.append(found)
     return results
+
+
+def falls_back_on_saliency(settings: DistillationSettings) -> bool:
+    """Whether, by the rules of a class, a volume in which nothing is trusted is predicted from the saliency alone."""
+    return settings.mode != "raw" and settings.empty_consensus in ("continued", "decode")
+
+
+@dataclass(frozen=True)
+class DistilledVolume:
+    """What a whole volume's prompts come to.
+
+    Attributes:
+        consensus: points, one per class.
+        boxes: coarse boxes, one per class.
+        refused: bool (k,), the classes whose points look random; their consensus is empty.
+        untrusted: bool (k,), the classes that are predicted from the saliency alone.
+    """
+
+    consensus: list[Consensus]
+    boxes: list[BoxConsensus]
+    refused: np.ndarray
+    untrusted: np.ndarray
+
+
+def distill_whole_volume(
+    prompts: SlicePrompts,
+    saliency: np.ndarray,
+    image_size: int,
+    settings: DistillationSettings,
+    measured: MeasuredShares | None = None,
+    content_share: float = 1.0,
+    refused: np.ndarray | None = None,
+) -> DistilledVolume:
+    """Distil points and boxes, and see what can be told of a whole volume only: whether anything can be trusted.
+
+    Args:
+        prompts, saliency, image_size, settings, measured: as in `distill_volume`.
+        content_share: of the slices, what the image fills.
+        refused: bool (k,), the classes whose points are refused; None to decide it here. They are where the points look
+            random (`spdnet.prompts.random_points`), if the class falls back on the saliency and has no trusted box.
+    """
+    given = prompts, saliency, image_size, settings
+    consensus, boxes = distill_volume(*given, measured), distill_volume_boxes(*given)
+    n_slices, n_classes = saliency.shape[:2]
+    falls_back = [falls_back_on_saliency(settings_of_class(settings, k, measured)) for k in range(n_classes)]
+    has_box = [b.slices_with_box(n_slices).any() for b in boxes]
+    may_be_untrusted = np.array(falls_back, dtype=bool) & ~np.array(has_box, dtype=bool)
+    if refused is None:
+        refused = np.zeros(n_classes, dtype=bool)
+        if measured is not None and settings.random_points == "refuse":
+            for k in np.flatnonzero(may_be_untrusted).tolist():
+                points = points_of_class(prompts, k, image_size, saliency.shape[-1])
+                hits = count_hits(points, saliency[:, k], settings.tau, content_share)
+                refused[k] = look_random(hits, float(measured.salient[k]))
+    for k in np.flatnonzero(refused).tolist():
+        consensus[k] = consensus[k].select(np.zeros(0, dtype=np.int64))
+    is_empty = np.array([len(c.slice_index) == 0 for c in consensus], dtype=bool)
+    return DistilledVolume(consensus, boxes, refused, may_be_untrusted & is_empty)
 
 
 def decoder_rows(
@@ -308,6 +320,8 @@ def reach_of_context(settings: DistillationSettings) -> int:
     reach = settings.n_context
     if settings.agreement.mode != "off":
         reach += settings.agreement.n_slices
+    if settings.near_points != "off":
+        reach += NEAR_SLICES
     if settings.empty_consensus in ("auto", "continued"):
         reach += FOLLOWED_SLICES
     return reach

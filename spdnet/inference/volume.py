@@ -18,11 +18,9 @@ import torch
 from spdnet.inference.prompting import (
     DecoderRows,
     MeasuredShares,
-    distill_volume_boxes,
+    distill_whole_volume,
     reach_of_context,
     rows_of_slices,
-    trusted_points,
-    untrusted_classes,
 )
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
@@ -60,14 +58,16 @@ class VolumePrediction:
         saliency: of stage 1, same shape.
         consensus: points, one per class; None if no prompts were used.
         boxes: coarse boxes, likewise.
+        refused: bool (k,), the classes whose points look random; None if no prompts were used.
         untrusted: bool (k,), the classes that are predicted from the saliency alone because none of the prompts is
-            trusted; None if no prompts were used.
+            trusted, those that are refused among them; None if no prompts were used.
     """
 
     probabilities: np.ndarray
     saliency: np.ndarray
     consensus: list[Consensus] | None
     boxes: list[BoxConsensus] | None = None
+    refused: np.ndarray | None = None
     untrusted: np.ndarray | None = None
 
 
@@ -122,12 +122,14 @@ def predict_volume(
     settings: DistillationSettings,
     batch_size: int,
     device: torch.device,
+    content_share: float = 1.0,
+    refused: np.ndarray | None = None,
 ) -> VolumePrediction:
     """Segment one volume.
 
-    A class of which no prompt is trusted in any slice is predicted from the saliency alone, as without prompts, and so
-    is one whose points are refused (`refused_points`), unless the plans have the decoder asked by the peaks of the
-    saliency, or say that such slices are empty.
+    A class of which no prompt is trusted in any slice, or whose points look random, is predicted from the saliency
+    alone, as without prompts, unless the plans have the decoder asked by the peaks of the saliency, or say that such
+    slices are empty (`distill_whole_volume`).
 
     Where the GPU's memory does not suffice for a batch, batches are halved, which is logged; only a single slice that
     does not fit is an error.
@@ -139,6 +141,7 @@ def predict_volume(
         settings: of the plans.
         batch_size: slices per encoder pass.
         device: where to compute.
+        content_share, refused: as in `distill_whole_volume`.
 
     Raises:
         torch.cuda.OutOfMemoryError: not even one slice fits.
@@ -147,12 +150,11 @@ def predict_volume(
     stream.run(batch_size)
     if prompts is None:
         return VolumePrediction(stream.probabilities, stream.saliency, None)
-    measured = stream.measured
-    given = prompts, stream.saliency, network.image_size, settings
-    consensus, boxes = trusted_points(*given, measured), distill_volume_boxes(*given)
-    untrusted = untrusted_classes(consensus, boxes, len(slices), settings, measured)
-    stream.probabilities[:, untrusted] = stream.saliency[:, untrusted]
-    return VolumePrediction(stream.probabilities, stream.saliency, consensus, boxes, untrusted)
+    rules = settings, stream.measured, content_share, refused
+    found = distill_whole_volume(prompts, stream.saliency, network.image_size, *rules)
+    stream.probabilities[:, found.untrusted] = stream.saliency[:, found.untrusted]
+    maps = stream.probabilities, stream.saliency
+    return VolumePrediction(*maps, found.consensus, found.boxes, found.refused, found.untrusted)
 
 
 class BatchSize:

@@ -21,7 +21,13 @@ EMBEDDING_CHANNELS = 256
 
 
 # Not weights, yet part of a trained model; and what they are where nothing was measured, as in older models.
-MEASURED = {"point_precision": 1.0, "peak_precision": 1.0, "continued_precision": 0.0, "salient_share": 0.0}
+MEASURED = {
+    "point_precision": 1.0,
+    "peak_precision": 1.0,
+    "continued_precision": 0.0,
+    "salient_share": 0.0,
+    "near_precision": 0.0,
+}
 
 
 class SPDNetwork(nn.Module):
@@ -43,6 +49,7 @@ class SPDNetwork(nn.Module):
             that is on the target, as stage 2 measured it; 1 where there was none. Part of `own_state`.
         peak_precision: the same of the most salient pixels of training slices without trusted prompts.
         continued_precision: the same of `continued_peaks` (`spdnet.prompts.stand_ins`); 0 where there was none.
+        near_precision: the same of `add_near_points` (`spdnet.prompts.near_points`); 0 where there was none.
         salient_share: float32 (n_classes,), of the points of the training cases the share that is salient in its own
             slice; 0 where there was none.
     """
@@ -71,6 +78,7 @@ class SPDNetwork(nn.Module):
         self.peak_precision: torch.Tensor
         self.continued_precision: torch.Tensor
         self.salient_share: torch.Tensor
+        self.near_precision: torch.Tensor
         for name, value in MEASURED.items():
             self.register_buffer(name, torch.full((n_classes,), value))
         self.pixel_mean: torch.Tensor

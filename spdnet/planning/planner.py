@@ -234,8 +234,9 @@ class SPDPlanner:
         f = self.fingerprint
         flat = all(c.n_slices == 1 for c in f.cases)
         scattered = f.prompt_statistics is None or f.prompt_type == "points"  # without files: the recipe's
-        settings = DistillationSettings()
+        settings = DistillationSettings(random_points="refuse", near_points="auto")
         self.reasons["random_points"] = "points that hit the saliency like random ones may be those of another image"
+        self.reasons["near_points"] = "stage 2 sees by the training cases whether their place alone tells"
         self.reasons["empty_consensus"] = "stage 2 sees by the training cases whether salient pixels can stand in"
         self.reasons["distillation"] = (
             "2D images have no neighbouring slices: local validation only"
@@ -243,7 +244,7 @@ class SPDPlanner:
             else "tau 0.5 and n 2 as in the paper"
         )
         if flat:
-            return replace(settings, n_context=0)
+            return replace(settings, n_context=0, near_points="off")
         if scattered:
             settings = replace(settings, agreement=AgreementSettings("auto"))
             self.reasons["agreement"] = (
@@ -350,8 +351,11 @@ class SPDPlannerPaper(SPDPlanner):
         """All salient points are trusted; a slice without any gets none."""
         settings = super().choose_distillation()
         self.reasons.pop("agreement", None)
-        self.reasons["empty_consensus"] = self.reasons["random_points"] = "as in the paper"
-        return replace(settings, empty_consensus="decode", random_points="keep", agreement=AgreementSettings())
+        for name in ("empty_consensus", "random_points", "near_points"):
+            self.reasons[name] = "as in the paper"
+        return replace(
+            settings, empty_consensus="decode", random_points="keep", near_points="off", agreement=AgreementSettings()
+        )
 
     def choose_prompts(self) -> PromptSettings:
         """Files as they are."""

@@ -136,8 +136,12 @@ class DistillationSettings:
             on the target in most such slices of the training cases, else "decode") or "empty" (an empty mask). "peak",
             "continued" and "auto" are our extensions.
         random_points: what becomes of the points of a class that are salient no more often than random ones in a
-            volume (`spdnet.prompts.random_points`): "refuse" (if nothing stands in for them, the class is predicted
-            from the saliency alone, with a warning; our extension) or "keep".
+            volume (`spdnet.prompts.random_points`): "keep" (the paper's) or "refuse": the class is predicted from the
+            saliency alone, with a warning, if the rule for slices without trusted points is "continued" or "decode"
+            and no box is trusted. Our extension.
+        near_points: whether a slice without trusted points gets those of its own that lie near trusted ones of
+            neighbouring slices, salient or not (`spdnet.prompts.near_points`): "off" (the paper's), "on", or "auto":
+            for each class "on" if stage 2 finds most such points on the target in the training cases. Our extension.
         agreement: of the points of neighbouring slices.
         boxes: the same for coarse boxes, with this tau and n_context.
     """
@@ -147,7 +151,8 @@ class DistillationSettings:
     n_context: int = 2
     max_points: int = 10
     empty_consensus: Literal["auto", "peak", "continued", "decode", "empty"] = "auto"
-    random_points: Literal["refuse", "keep"] = "refuse"
+    random_points: Literal["refuse", "keep"] = "keep"
+    near_points: Literal["off", "on", "auto"] = "off"
     agreement: AgreementSettings = AgreementSettings()
     boxes: BoxSettings = BoxSettings()
 

@@ -94,8 +94,8 @@ def _of_windows(values: np.ndarray, reach: int) -> np.ndarray:
 
 def _corner_and_content(salient: np.ndarray) -> tuple[tuple[int, int], np.ndarray]:
     """The part of bool maps (S, H, W), not all False, that holds all True pixels, and its first row and column."""
-    anywhere = salient.any(axis=0)
-    rows, columns = (np.flatnonzero(anywhere.any(axis=axis)) for axis in (1, 0))
+    anywhere = np.any(salient, axis=0)
+    rows, columns = (np.flatnonzero(np.any(anywhere, axis=axis)) for axis in (1, 0))
     content = salient[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return (int(rows[0]), int(columns[0])), content
 

@@ -51,7 +51,7 @@ class Consensus:
         return self.points_yx[first:last]
 
     def select(self, chosen: np.ndarray) -> Consensus:
-        """The entries of a bool mask (M,); what is known of the given points stays."""
+        """The entries of a bool mask (M,) or of an array of indices; what is known of the given points stays."""
         names = "slice_index", "point_index", "source_slice", "points_yx", "saliency"
         return replace(self, **{name: getattr(self, name)[chosen] for name in names})
 

@@ -15,6 +15,7 @@ class Fate(Enum):
 
     KEPT_LOCAL = "kept: local"
     KEPT_CONTEXT = "kept: from a neighbouring slice"
+    KEPT_NEAR = "kept: near trusted points of neighbouring slices"
     REJECTED_OWN = "rejected: not salient in its own slice"
     REJECTED_ALONE = "rejected: the points of neighbouring slices do not agree"
     REJECTED_RANDOM = "rejected: the points of this volume look random"
@@ -25,7 +26,7 @@ class Fate(Enum):
     @property
     def is_kept(self) -> bool:
         """Whether the point reached the decoder."""
-        return self in (Fate.KEPT_LOCAL, Fate.KEPT_CONTEXT)
+        return self in (Fate.KEPT_LOCAL, Fate.KEPT_CONTEXT, Fate.KEPT_NEAR)
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def point_fates(
     agreement: np.ndarray | None = None,
     min_agreement: float = -np.inf,
     refused: bool = False,
+    near: np.ndarray | None = None,
 ) -> PointFates:
     """Judge the points of one volume and class as `distill_prompts` and `limit_points` do, and say why.
 
@@ -76,15 +78,20 @@ def point_fates(
         tau, n_context, max_points: of the plans.
         agreement, min_agreement: as `distill_prompts` takes them.
         refused: no point of the volume and class is trusted, see `spdnet.prompts.random_points`.
+        near: int64, the points that `spdnet.prompts.near_points` adds; None for none.
     """
     points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)
     n_slices, height, width = saliency.shape
+    is_near = set() if near is None else set(near.tolist())
     judged: list[tuple[int, int, int, float, float, Fate]] = []
     for index, (source, y, x) in enumerate(nearest_index(points).tolist()):
         if not (0 <= source < n_slices and 0 <= y < height and 0 <= x < width):
             judged.append((index, source, source, np.nan, np.nan, Fate.OUTSIDE))
             continue
         own = float(saliency[source, y, x])
+        if index in is_near and not refused:
+            judged.append((index, source, source, own, own, Fate.KEPT_NEAR))
+            continue
         if own <= tau:
             judged.append((index, source, source, own, own, Fate.REJECTED_OWN))
             continue

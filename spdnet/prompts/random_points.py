@@ -16,6 +16,7 @@ from scipy.special import xlog1py, xlogy
 from spdnet.geometry import nearest_index
 
 MIN_ODDS = 20.0  # of random points to points like those of the training
+MAX_SHARE = 0.9  # no training is so good that a few misses tell
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Hits:
     Attributes:
         n_salient: points that are salient in their own slice.
         n: points within the maps.
-        chance: that a random pixel is salient, mean over the points' slices; 0 without points.
+        chance: that a random pixel of the image is salient, mean over the points' slices; 0 without points.
     """
 
     n_salient: int
@@ -33,13 +34,14 @@ class Hits:
     chance: float
 
 
-def count_hits(points_syx: np.ndarray, saliency: np.ndarray, tau: float) -> Hits:
+def count_hits(points_syx: np.ndarray, saliency: np.ndarray, tau: float, content_share: float = 1.0) -> Hits:
     """Count the points of one volume and class that are salient.
 
     Args:
         points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
         saliency: float (S, H, W) in [0, 1].
         tau: a pixel is salient above this.
+        content_share: of the maps, what the image fills; points lie nowhere else.
     """
     index = nearest_index(np.asarray(points_syx, dtype=np.float64).reshape(-1, 3))
     index = index[((index >= 0) & (index < saliency.shape)).all(axis=1)]
@@ -47,24 +49,26 @@ def count_hits(points_syx: np.ndarray, saliency: np.ndarray, tau: float) -> Hits
         return Hits(0, 0, 0.0)
     slices, n_points = np.unique(index[:, 0], return_counts=True)
     area = np.array([np.count_nonzero(saliency[s] > tau) for s in slices])
-    chance = float(area @ n_points) / (len(index) * saliency[0].size)
-    return Hits(int((saliency[tuple(index.T)] > tau).sum()), len(index), chance)
+    chance = float(area @ n_points) / (len(index) * saliency[0].size * content_share)
+    return Hits(int((saliency[tuple(index.T)] > tau).sum()), len(index), min(chance, 1.0))
 
 
 def look_random(hits: Hits, training_share: float) -> bool:
     """Whether points hit the saliency like random ones, though those of the training hit it more often.
 
     They do if no more of them are salient than random ones would be, and if that is `MIN_ODDS` times as likely with a
-    random point's chance of being salient as with a training point's, by the binomial distribution. So a few points
-    are never called random: they cannot tell.
+    random point's chance of being salient as with a training point's, by the binomial distribution. About half of the
+    volumes with random points hit by chance more often than that and pass; so do those with few points, which cannot
+    tell.
 
     Args:
         hits: of the volume.
         training_share: of the training cases' points, the share that is salient.
     """
-    if training_share <= hits.chance or hits.n_salient > hits.chance * hits.n:
+    share = min(training_share, MAX_SHARE)
+    if share <= hits.chance or hits.n_salient > hits.chance * hits.n:
         return False
-    log_odds = _log_likelihood(hits, hits.chance) - _log_likelihood(hits, training_share)
+    log_odds = _log_likelihood(hits, hits.chance) - _log_likelihood(hits, share)
     return bool(log_odds >= np.log(MIN_ODDS))
 
 

@@ -23,7 +23,7 @@ class Equivariant:
 
     image_size = SIZE
     point_precision = peak_precision = continued_precision = torch.ones(1)
-    salient_share = torch.zeros(1)
+    salient_share = near_precision = torch.zeros(1)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         return images

@@ -74,8 +74,10 @@ def measured_shares(
     peaks: tuple[float, float] = (1.0, 1.0),
     continued: tuple[float, float] = (1.0, 1.0),
     salient: tuple[float, float] = (0.0, 0.0),
+    near: tuple[float, float] = (0.0, 0.0),
 ) -> MeasuredShares:
-    return MeasuredShares(*(np.array(shares, dtype=np.float32) for shares in (points, peaks, continued, salient)))
+    shares = points, peaks, continued, salient, near
+    return MeasuredShares(*(np.array(values, dtype=np.float32) for values in shares))
 
 
 def measure_precision(variants: list[StoredVariant], settings: SPDSettings, seed: int) -> MeasuredShares:
@@ -157,19 +159,31 @@ def test_what_was_measured_is_part_of_the_model() -> None:
     network.point_precision.copy_(torch.tensor([0.5, 0.875]))
     network.continued_precision.copy_(torch.tensor([0.125, 0.625]))
     network.salient_share.copy_(torch.tensor([0.375, 0.75]))
+    network.near_precision.copy_(torch.tensor([0.625, 0.25]))
     state = network.own_state()
     fresh = tiny_network()
     assert fresh.peak_precision.tolist() == fresh.point_precision.tolist() == [1.0, 1.0]
-    assert fresh.continued_precision.tolist() == fresh.salient_share.tolist() == [0.0, 0.0]
+    assert (
+        fresh.continued_precision.tolist()
+        == fresh.salient_share.tolist()
+        == fresh.near_precision.tolist()
+        == [0.0, 0.0]
+    )
     fresh.load_own_state(state)
     assert fresh.peak_precision.tolist() == [0.25, 0.75]
     assert fresh.point_precision.tolist() == [0.5, 0.875]
     assert fresh.continued_precision.tolist() == [0.125, 0.625]
     assert fresh.salient_share.tolist() == [0.375, 0.75]
+    assert fresh.near_precision.tolist() == [0.625, 0.25]
     older = {name: value for name, value in state.items() if not name.endswith(("_precision", "_share"))}
     fresh.load_own_state(older)
     assert fresh.peak_precision.tolist() == fresh.point_precision.tolist() == [1.0, 1.0]
-    assert fresh.continued_precision.tolist() == fresh.salient_share.tolist() == [0.0, 0.0]
+    assert (
+        fresh.continued_precision.tolist()
+        == fresh.salient_share.tolist()
+        == fresh.near_precision.tolist()
+        == [0.0, 0.0]
+    )
 
 
 def test_points_count_in_every_slice_that_they_prompt(tmp_path: Path) -> None:
@@ -264,7 +278,8 @@ def test_salient_points_are_counted_in_their_own_slice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rule", ["auto", "peak"])
 def test_stage_2_measures_and_says_so(rule: str, tmp_path: Path) -> None:
     mode = "auto" if rule == "auto" else "off"
-    settings = from_files(empty_consensus=rule, tau=0.0, agreement=AgreementSettings(mode))  # everything is salient
+    others = {"random_points": "refuse", "near_points": mode, "agreement": AgreementSettings(mode)}
+    settings = from_files(empty_consensus=rule, tau=0.0, **others)  # everything is salient
     case = a_variant(tmp_path, "a", [ON_TARGET] * N_SLICES, [[0, *ON_TARGET], [0, *ELSEWHERE]]).case
     network = tiny_network(n_classes=1)
     network.peak_precision.fill_(0.125)
@@ -287,7 +302,11 @@ def test_stage_2_measures_and_says_so(rule: str, tmp_path: Path) -> None:
         "bowel: of all points of the training cases, 6 of 6 are salient; a volume whose points are so no more often "
         "than random ones is predicted from the saliency alone"
     )
-    assert lines[2:] == ([] if share >= 0.5 else [refused]), "where peaks stand in, nothing is refused"
+    near = (
+        "bowel: in training slices without a trusted point, 0 of 0 points near trusted ones of neighbouring slices are on "
+        "it; place alone is no reason to trust one"
+    )
+    assert lines[2:] == [near] + ([] if share >= 0.5 else [refused]), "where peaks stand in, nothing is refused"
     assert lines[1].startswith("bowel: in training slices without a trusted prompt, ")
     assert lines[1].endswith(f" of those in what continues a trusted point's piece; such slices are decoded {way}")
     stage.stop.requested = True

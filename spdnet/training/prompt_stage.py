@@ -21,10 +21,9 @@ from spdnet.inference.prompting import (
     decoder_rows,
     distill_volume,
     distill_volume_boxes,
-    relies_on_points,
+    distill_whole_volume,
+    falls_back_on_saliency,
     settings_of_class,
-    trusted_points,
-    untrusted_classes,
 )
 from spdnet.inference.volume import EncodedVolume, decode_rows, decode_volume
 from spdnet.network import SPDNetwork
@@ -102,8 +101,8 @@ class PromptStage(Stage):
         """Measure what decides about "auto" and about random points, if the plans ask, and keep it in the network."""
         plans = self.settings.distillation
         refuses = plans.random_points == "refuse"
-        asks = "auto" in (plans.agreement.mode, plans.empty_consensus) or (refuses and relies_on_points(plans))
-        if plans.mode == "raw" or not asks:
+        chosen = plans.agreement.mode, plans.empty_consensus, plans.near_points
+        if plans.mode == "raw" or not ("auto" in chosen or (refuses and falls_back_on_saliency(plans))):
             return []
         variants = [variants[0] for variants in self._train]
         found = measure_trust(variants, self.settings, self.seed, self.stop)
@@ -112,6 +111,7 @@ class PromptStage(Stage):
         self.network.peak_precision.copy_(torch.from_numpy(measured.peaks))
         self.network.continued_precision.copy_(torch.from_numpy(measured.continued))
         self.network.salient_share.copy_(torch.from_numpy(measured.salient))
+        self.network.near_precision.copy_(torch.from_numpy(measured.near))
         lines = []
         for k, name in enumerate(class_names):
             rule = settings_of_class(plans, k, measured)
@@ -127,7 +127,13 @@ class PromptStage(Stage):
                     f"pixels are on it, and {found.continued.in_words(k)} of those in what continues a trusted point's "
                     f"piece; such slices are decoded {_WAYS[rule.empty_consensus]}"
                 )
-            if refuses and relies_on_points(rule):
+            if plans.near_points == "auto":
+                use = "such points are trusted" if rule.near_points == "on" else "place alone is no reason to trust one"
+                lines.append(
+                    f"{name}: in training slices without a trusted point, {found.near.in_words(k)} points near trusted "
+                    f"ones of neighbouring slices are on it; {use}"
+                )
+            if refuses and falls_back_on_saliency(rule) and found.salient.n[k]:
                 lines.append(
                     f"{name}: of all points of the training cases, {found.salient.in_words(k)} are salient; a volume "
                     "whose points are so no more often than random ones is predicted from the saliency alone"
@@ -178,12 +184,10 @@ class PromptStage(Stage):
         embeddings = batch.embeddings_of(np.arange(len(saliency)))
         volume = EncodedVolume(torch.from_numpy(np.array(embeddings)), saliency)
         settings, size, measured = self.settings.distillation, self.network.image_size, MeasuredShares.of(self.network)
-        consensus = trusted_points(prompts, saliency, size, settings, measured)
-        boxes = distill_volume_boxes(prompts, saliency, size, settings)
-        rows = decoder_rows(consensus, saliency, size, settings, boxes, measured)
+        given = distill_whole_volume(prompts, saliency, size, settings, measured, batch.case.mapping.content_share)
+        rows = decoder_rows(given.consensus, saliency, size, settings, given.boxes, measured)
         decoded = decode_volume(self.network, volume, rows, self.device)
-        untrusted = untrusted_classes(consensus, boxes, len(saliency), settings, measured)
-        decoded[:, untrusted] = saliency[:, untrusted]
+        decoded[:, given.untrusted] = saliency[:, given.untrusted]
         probabilities = torch.from_numpy(decoded)
         masks = torch.from_numpy(np.array(batch.masks))
         valid = None if batch.valid is None else torch.from_numpy(np.array(batch.valid))[:, None]

@@ -14,10 +14,18 @@ from dataclasses import replace
 import numpy as np
 
 from spdnet.geometry import nearest_index, rescale_points
-from spdnet.inference.prompting import MeasuredShares, distill_volume, distill_volume_boxes, points_of_class
+from spdnet.inference.prompting import (
+    MeasuredShares,
+    distill_class,
+    distill_volume,
+    distill_volume_boxes,
+    points_of_class,
+    settings_of_class,
+)
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import AgreementSettings
 from spdnet.prompts import SlicePrompts
+from spdnet.prompts.near_points import add_near_points
 from spdnet.prompts.random_points import count_hits
 from spdnet.prompts.stand_ins import continued_peaks, saliency_peak
 from spdnet.training.embedding_store import StoredVariant
@@ -29,7 +37,7 @@ _SEED = 20260  # beside the training's, so that these draws are those of no epoc
 
 
 class Share:
-    """For each class, how many of some pixels count; pixels with the ignore label do not take part.
+    """For each class, how many of some pixels count.
 
     Attributes:
         n_inside, n: int64 (k,).
@@ -39,7 +47,10 @@ class Share:
         self.n_inside, self.n = np.zeros(n_classes, dtype=np.int64), np.zeros(n_classes, dtype=np.int64)
 
     def count(self, variant: StoredVariant, k: int, slice_index: np.ndarray, points_yx: np.ndarray) -> None:
-        """Add points (N, 2) of class `k`, in pixels of the saliency maps, in slices (N,): which are on the target."""
+        """Add points (N, 2) of class `k`, in pixels of the saliency maps, in slices (N,): which are on the target.
+
+        Those under the ignore label do not take part.
+        """
         size = variant.masks.shape[-1]
         y, x = nearest_index(rescale_points(points_yx, variant.saliency.shape[-1], size)).clip(0, size - 1).T
         inside = variant.masks[slice_index, k, y, x] > 0
@@ -65,17 +76,17 @@ class TrustMeasurement:
     """Of the training cases: the points that saliency trusts, and what could stand in for them where it trusts none.
 
     Attributes:
-        points, peaks, continued: how many are on the target.
+        points, peaks, continued, near: how many are on the target.
         salient: of all points, how many are salient in their own slice.
     """
 
     def __init__(self, n_classes: int) -> None:
-        self.points, self.peaks, self.continued, self.salient = (Share(n_classes) for _ in range(4))
+        self.points, self.peaks, self.continued, self.salient, self.near = (Share(n_classes) for _ in range(5))
 
     def shares(self) -> MeasuredShares:
         """As the network keeps them."""
         on_target = self.points.values(1), self.peaks.values(1), self.continued.values(0)
-        return MeasuredShares(*on_target, self.salient.values(0))
+        return MeasuredShares(*on_target, self.salient.values(0), self.near.values(0))
 
 
 def measure_trust(
@@ -85,7 +96,8 @@ def measure_trust(
 
     The points are those that saliency alone trusts, each counted in every slice that it prompts. What would stand in
     is that of `spdnet.prompts.stand_ins`, in the slices that have no trusted prompt under the rules that the points'
-    share leads to. How many of all points are salient is counted besides.
+    share leads to; near points are those of `spdnet.prompts.near_points` under the same rules. How many of all points
+    are salient is counted besides.
 
     Args:
         variants: one of each training case.
@@ -95,7 +107,7 @@ def measure_trust(
     """
     found = TrustMeasurement(variants[0].saliency.shape[1])
     rule, size = settings.distillation, settings.image_size
-    by_saliency = replace(rule, agreement=AgreementSettings())
+    by_saliency = replace(rule, agreement=AgreementSettings(), near_points="off")
     for variant in stop.guard(variants):
         saliency = np.asarray(variant.saliency, dtype=np.float32)
         for prompts in _draws(variant, settings, seed):
@@ -108,6 +120,11 @@ def measure_trust(
     for variant in stop.guard(variants):
         saliency = np.asarray(variant.saliency, dtype=np.float32)
         for prompts in _draws(variant, settings, seed):
+            _count_near(variant, saliency, prompts, settings, measured, found.near)
+    measured = found.shares()
+    for variant in stop.guard(variants):
+        saliency = np.asarray(variant.saliency, dtype=np.float32)
+        for prompts in _draws(variant, settings, seed):
             _count_stand_ins(variant, saliency, prompts, settings, measured, found)
     return found
 
@@ -116,6 +133,22 @@ def _draws(variant: StoredVariant, settings: SPDSettings, seed: int) -> list[Sli
     """The same each time."""
     rng = np.random.default_rng([seed, _SEED, zlib.crc32(variant.name.encode())])
     return [variant.move(draw_prompts(variant.case, settings.prompts, rng)) for _ in range(_DRAWS)]
+
+
+def _count_near(
+    variant: StoredVariant,
+    saliency: np.ndarray,
+    prompts: SlicePrompts,
+    settings: SPDSettings,
+    measured: MeasuredShares,
+    found: Share,
+) -> None:
+    for k in range(saliency.shape[1]):
+        rule = replace(settings_of_class(settings.distillation, k, measured), near_points="off")
+        points, maps = points_of_class(prompts, k, settings.image_size, saliency.shape[-1]), saliency[:, k]
+        trusted = distill_class(points, maps, rule)
+        near = np.setdiff1d(add_near_points(trusted, points, maps).point_index, trusted.point_index)
+        found.count(variant, k, nearest_index(points[near, 0]), points[near, 1:])
 
 
 def _count_stand_ins(

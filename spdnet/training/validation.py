@@ -60,13 +60,14 @@ def validate_cases(
     quality = []
     for case in tqdm(team.share(cases), desc="validating", leave=False, disable=not team.is_main):
         prompts = validation_prompts(case, s.prompts)
-        prediction = predict_volume(network, case.slices, prompts, s.distillation, s.stage1.batch_size, device)
+        how = s.distillation, s.stage1.batch_size, device, case.mapping.content_share
+        prediction = predict_volume(network, case.slices, prompts, *how)
         quality.append(prompt_quality(case, prompts, prediction))
         judged = saliency = None
         if s.distillation.mode != "raw":
             saliency = prediction.saliency
             size, measured = case.mapping.image_size, MeasuredShares.of(network)
-            judged = judge_prompts(prompts, saliency, size, s.distillation, measured)
+            judged = judge_prompts(prompts, saliency, size, s.distillation, measured, prediction.refused)
         target, maps = folder / case.case, prediction.probabilities
         result = NetworkResult(case.case, target, maps, case.mapping, case.geometry, judged, saliency)
         finish_case(result, tools, save_probabilities)
