@@ -33,6 +33,7 @@ REFERENCE, PREDICTION, RAW = "#56B4E9", "#E69F00", "#F0E442"
 _MARKERS: dict[str, tuple[str, str, str]] = {  # what is shown: marker, colour, legend
     "KEPT_LOCAL": ("o", "#009E73", "kept: salient in its own slice"),
     "KEPT_CONTEXT": ("D", "#0072B2", "kept: lent by a neighbouring slice"),
+    "KEPT_NEAR": ("D", "#009E73", "kept: near trusted points of neighbouring slices"),
     "REJECTED_OWN": ("x", "#D55E00", "rejected"),
     "REJECTED_RANDOM": ("x", "#CC79A7", "rejected: the points of this volume look random"),
     "REJECTED_ALONE": ("x", "#E69F00", "rejected: neighbouring slices do not agree"),

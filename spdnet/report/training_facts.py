@@ -123,6 +123,17 @@ def _random_points(p: dict[str, Any]) -> str:
     return "refused where nothing can stand in for them: such a volume is predicted from the saliency alone"
 
 
+def _near_points(p: dict[str, Any]) -> str:
+    if p["distillation"]["mode"] == "raw":
+        return "not asked for"
+    ways = {
+        "off": "not trusted",
+        "on": "trusted where a slice has no other",
+        "auto": "trusted where a slice has no other and the training cases bear it out",
+    }
+    return ways[p["distillation"]["near_points"]]
+
+
 def _prompts(p: dict[str, Any]) -> str:
     prompts = p["prompts"]
     words = {"files": "from the prompt files", "simulated": "points simulated from the labels", "none": "no points"}
@@ -144,6 +155,7 @@ _TOPICS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("distillation", "Distillation", _distillation),
     ("agreement", "Agreement of neighbouring slices", _agreement),
     ("empty_consensus", "Slices without trusted points", _without_points),
+    ("near_points", "Points near trusted ones of neighbouring slices", _near_points),
     ("random_points", "Volumes whose points look random", _random_points),
     ("epochs", "Epochs", lambda p: _stages(p, "epochs", "d")),
     ("iterations_per_epoch", "Steps per epoch", lambda p: _stages(p, "iterations_per_epoch", "d")),

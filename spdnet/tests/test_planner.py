@@ -226,10 +226,13 @@ def test_the_paper_s_planner_changes_what_the_paper_says() -> None:
     both = [planner(prompted, "cpu", 8.0).plan() for planner in (SPDPlanner, SPDPlannerPaper)]
     assert [p.settings.distillation.empty_consensus for p in both] == ["auto", "decode"]
     assert [p.settings.distillation.agreement.mode for p in both] == ["auto", "off"]
+    assert [p.settings.distillation.near_points for p in both] == ["auto", "off"]
+    assert [p.settings.distillation.random_points for p in both] == ["refuse", "keep"]
     assert "agreement" in both[0].reasons and "agreement" not in both[1].reasons
     parts = ("loss", "stage1", "stage2", "lora", "distillation")
     assert replace(paper, **{part: getattr(ours, part) for part in parts}) == ours
-    rest = replace(paper.distillation, empty_consensus="auto", agreement=ours.distillation.agreement)
+    extensions = ("empty_consensus", "agreement", "near_points", "random_points")
+    rest = replace(paper.distillation, **{name: getattr(ours.distillation, name) for name in extensions})
     assert rest == ours.distillation
     assert PLANNERS["SPDPlannerPaper"] is SPDPlannerPaper
 

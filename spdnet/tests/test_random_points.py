@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +12,17 @@ import torch
 from scipy.stats import binom
 
 from spdnet.inference.prompt_report import judge_prompts
-from spdnet.inference.prompting import MeasuredShares, refused_points
+from spdnet.inference.prompting import MeasuredShares, distill_whole_volume
 from spdnet.inference.volume import VolumePrediction, predict_volume
 from spdnet.network import SPDNetwork, build_network
 from spdnet.planning.plans import BoxSettings, DistillationSettings
 from spdnet.prompts import SliceBoxes, SlicePrompts
 from spdnet.prompts.fates import Fate
-from spdnet.prompts.random_points import MIN_ODDS, Hits, count_hits, look_random
+from spdnet.prompts.random_points import MAX_SHARE, MIN_ODDS, Hits, count_hits, look_random
 
 SIZE, N_SLICES, CPU = 56, 20, torch.device("cpu")
-RULE = DistillationSettings(empty_consensus="decode")
-TRAINED = MeasuredShares(np.ones(1), np.zeros(1), np.ones(1), np.full(1, 0.5))
+RULE = DistillationSettings(empty_consensus="decode", random_points="refuse")
+TRAINED = MeasuredShares(np.ones(1), np.zeros(1), np.ones(1), np.full(1, 0.5), np.zeros(1))
 
 
 def by_loop(points: np.ndarray, saliency: np.ndarray, tau: float) -> tuple[int, int, float]:
@@ -46,9 +47,10 @@ def test_hits_are_counted_as_in_a_loop(seed: int) -> None:
 @pytest.mark.parametrize("chance", [0.0, 0.02, 0.3, 1.0])
 @pytest.mark.parametrize("training_share", [0.0, 0.1, 0.5, 1.0])
 def test_random_is_what_the_binomial_distribution_says(n: int, chance: float, training_share: float) -> None:
+    share = min(training_share, MAX_SHARE)
     for n_salient in range(n + 1):
-        random, trained = (binom.pmf(n_salient, n, p) for p in (chance, training_share))
-        expected = training_share > chance and n_salient <= chance * n and random >= MIN_ODDS * trained
+        random, trained = (binom.pmf(n_salient, n, p) for p in (chance, share))
+        expected = share > chance and n_salient <= chance * n and random >= MIN_ODDS * trained
         assert look_random(Hits(n_salient, n, chance), training_share) == expected
     assert not look_random(Hits(0, 0, 0.0), training_share), "no point, no verdict"
 
@@ -57,6 +59,8 @@ def test_few_points_are_never_called_random() -> None:
     assert not look_random(Hits(0, 4, 0.02), 0.5)
     assert look_random(Hits(0, 5, 0.02), 0.5)
     assert not look_random(Hits(1, 4, 0.3), 0.6)
+    assert not look_random(Hits(1, 2, 0.5), 1.0), "however good the training was"
+    assert not look_random(Hits(0, 1, 0.0), 1.0)
 
 
 def volume(n_points: int, seed: int = 0) -> tuple[SlicePrompts, np.ndarray]:
@@ -78,9 +82,13 @@ def random_volume() -> tuple[SlicePrompts, np.ndarray]:
     raise AssertionError("no seed")
 
 
+def refused(prompts: SlicePrompts, saliency: np.ndarray, *rules: Any, content_share: float = 1.0) -> np.ndarray:
+    return distill_whole_volume(prompts, saliency, *rules, content_share).refused
+
+
 def test_points_are_refused_only_where_nothing_stands_in_for_them() -> None:
     prompts, saliency = random_volume()
-    assert refused_points(prompts, saliency, SIZE, RULE, TRAINED).tolist() == [True]
+    assert refused(prompts, saliency, SIZE, RULE, TRAINED).tolist() == [True]
     never: list[tuple[DistillationSettings, MeasuredShares | None]] = [
         (replace(RULE, random_points="keep"), TRAINED),
         (replace(RULE, empty_consensus="peak"), TRAINED),
@@ -91,13 +99,15 @@ def test_points_are_refused_only_where_nothing_stands_in_for_them() -> None:
         (replace(RULE, empty_consensus="auto"), replace(TRAINED, peaks=np.ones(1))),
     ]
     for settings, measured in never:
-        assert not refused_points(prompts, saliency, SIZE, settings, measured).any()
-    assert refused_points(prompts, saliency, SIZE, replace(RULE, empty_consensus="auto"), TRAINED).all()
+        assert not refused(prompts, saliency, SIZE, settings, measured).any()
+    assert refused(prompts, saliency, SIZE, replace(RULE, empty_consensus="auto"), TRAINED).all()
     boxes = SliceBoxes(np.array([2]), np.array([[-0.5, -0.5, 55.5, 55.5]]), np.array([0]))
     boxed = replace(prompts, boxes=boxes)
-    assert not refused_points(boxed, saliency, SIZE, RULE, TRAINED).any()
+    assert not refused(boxed, saliency, SIZE, RULE, TRAINED).any()
+    stray = replace(boxes, boxes_yxyx=np.array([[0.5, 0.5, 5.5, 5.5]]))
+    assert refused(replace(prompts, boxes=stray), saliency, SIZE, RULE, TRAINED).all(), "a box that is not trusted"
     without_boxes = replace(RULE, boxes=BoxSettings("off"))
-    assert refused_points(boxed, saliency, SIZE, without_boxes, TRAINED).all()
+    assert refused(boxed, saliency, SIZE, without_boxes, TRAINED).all()
 
 
 def test_points_on_the_target_are_not_refused() -> None:
@@ -105,17 +115,39 @@ def test_points_on_the_target_are_not_refused() -> None:
     points = prompts.points_syx.copy()
     points[::4, 1:] = [27.0, 29.0]
     mixed = SlicePrompts(points, prompts.class_index)
-    assert not refused_points(mixed, saliency, SIZE, RULE, TRAINED).any(), "a quarter is enough"
+    assert not refused(mixed, saliency, SIZE, RULE, TRAINED).any(), "a quarter is enough"
+
+
+def test_points_lie_in_the_image_alone() -> None:
+    """Random points in an image that fills a half of the square: a random one hits twice as often."""
+    outcomes = []
+    for seed in range(40):
+        prompts, saliency = volume(80, seed)
+        points = prompts.points_syx.copy()
+        points[:, 2] = 14 + points[:, 2] / 2  # columns 14 to 42
+        narrow = SlicePrompts(points, prompts.class_index)
+        outcomes.append([refused(narrow, saliency, SIZE, RULE, TRAINED, content_share=s)[0] for s in (1.0, 0.5)])
+    by_square, by_image = np.mean(outcomes, axis=0)
+    assert by_square < 0.1 and 0.35 < by_image < 0.75, "about half pass by chance"
+
+
+def test_mirrored_copies_follow_the_volume_as_it_is() -> None:
+    prompts, saliency = random_volume()
+    decided = distill_whole_volume(prompts, saliency, SIZE, RULE, TRAINED, 1.0, np.array([False]))
+    assert not decided.refused.any() and not decided.untrusted.any() and len(decided.consensus[0].slice_index) > 0
+    on_target = SlicePrompts(np.array([[3.0, 27.0, 29.0]]), np.array([0]))
+    decided = distill_whole_volume(on_target, saliency, SIZE, RULE, TRAINED, 1.0, np.array([True]))
+    assert decided.untrusted.all() and len(decided.consensus[0].slice_index) == 0
 
 
 def test_the_report_tells_that_salient_points_were_refused() -> None:
     prompts, saliency = random_volume()
-    (fates,) = judge_prompts(prompts, saliency, SIZE, RULE, TRAINED).fates
+    (fates,) = judge_prompts(prompts, saliency, SIZE, RULE, TRAINED, np.array([True])).fates
     n_salient = count_hits(prompts.points_syx, saliency[:, 0], RULE.tau).n_salient
     assert n_salient > 0
     assert len(fates.rows(Fate.REJECTED_RANDOM)) == n_salient
     assert len(fates.rows(Fate.REJECTED_OWN)) == len(prompts) - n_salient == len(fates) - n_salient
-    (kept,) = judge_prompts(prompts, saliency, SIZE, replace(RULE, random_points="keep"), TRAINED).fates
+    (kept,) = judge_prompts(prompts, saliency, SIZE, RULE, TRAINED, np.array([False])).fates
     assert len(kept.rows(Fate.KEPT_LOCAL)) > 0 and not len(kept.rows(Fate.REJECTED_RANDOM))
 
 
@@ -145,7 +177,7 @@ def test_a_class_whose_points_are_refused_is_predicted_as_without_prompts() -> N
     found = {}
     for share in (0.0, 0.6):
         network.salient_share.fill_(share)
-        found[share] = predict(prompts, tau=tau, empty_consensus="decode")
+        found[share] = predict(prompts, tau=tau, empty_consensus="decode", random_points="refuse")
     assert [found[share].untrusted.tolist() for share in (0.0, 0.6)] == [[False], [True]]  # type: ignore[union-attr]
     assert np.array_equal(found[0.6].probabilities, predict(None).probabilities)
     assert not np.array_equal(found[0.0].probabilities, found[0.6].probabilities)

@@ -766,6 +766,8 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
         ("SPDTrainerEmptyMask", {"distillation.empty_consensus": "empty"}),
         ("SPDTrainerNoAgreement", {"distillation.agreement.mode": "off"}),
         ("SPDTrainerNoPeak", {"distillation.empty_consensus": "decode"}),
+        ("SPDTrainerNoNear", {"distillation.near_points": "off"}),
+        ("SPDTrainerKeepRandom", {"distillation.random_points": "keep"}),
         ("SPDTrainerPlateau", {"stage1.scheduler": "plateau", "stage2.scheduler": "plateau"}),
     ],
 )

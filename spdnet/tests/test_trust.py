@@ -303,8 +303,8 @@ def test_stage_2_measures_and_says_so(rule: str, tmp_path: Path) -> None:
         "than random ones is predicted from the saliency alone"
     )
     near = (
-        "bowel: in training slices without a trusted point, 0 of 0 points near trusted ones of neighbouring slices are on "
-        "it; place alone is no reason to trust one"
+        "bowel: in training slices without a trusted point, 0 of 0 points near trusted ones of neighbouring slices are "
+        "on it; place alone is no reason to trust one"
     )
     assert lines[2:] == [near] + ([] if share >= 0.5 else [refused]), "where peaks stand in, nothing is refused"
     assert lines[1].startswith("bowel: in training slices without a trusted prompt, ")

@@ -14,7 +14,7 @@ from spdnet.inference import volume
 from spdnet.inference.prompting import decoder_rows, distill_volume, distill_volume_boxes, rows_of_slices
 from spdnet.inference.volume import BatchSize, decode_volume, encode_volume, predict_volume
 from spdnet.network import SPDNetwork, build_network
-from spdnet.planning.plans import BoxSettings, DistillationSettings
+from spdnet.planning.plans import AgreementSettings, BoxSettings, DistillationSettings
 from spdnet.prompts import SliceBoxes, SlicePrompts
 
 CPU = torch.device("cpu")
@@ -26,6 +26,7 @@ SETTINGS = [
     DistillationSettings(tau=0.45, n_context=5, max_points=3),
     DistillationSettings(tau=0.5, n_context=1, empty_consensus="continued"),
     DistillationSettings(tau=0.5, n_context=1, boxes=BoxSettings(mode="distilled", min_salient_share=0.3)),
+    DistillationSettings(n_context=1, near_points="on", agreement=AgreementSettings("neighbours", 1, 0.5, 0.3)),
     DistillationSettings(mode="raw", boxes=BoxSettings(mode="raw")),
 ]
 
@@ -42,6 +43,7 @@ def random_prompts(n_slices: int = N_SLICES) -> SlicePrompts:
     """Points between the slices and outside the square too, and boxes, of one class or both."""
     rng = np.random.default_rng(4)
     points = np.column_stack([rng.uniform(-1, n_slices, 60), rng.uniform(-4, SIZE + 4, (60, 2))])
+    points[30:] = points[:30] + np.array([1.0, 2.0, -1.0])  # near each other in neighbouring slices
     corners = rng.uniform(0, SIZE - 20, (8, 2))
     boxes = SliceBoxes(rng.integers(0, n_slices, 8), np.hstack([corners, corners + 18]), rng.integers(-1, 2, 8))
     return SlicePrompts(points, rng.integers(-1, 2, 60), boxes)

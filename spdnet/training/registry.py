@@ -33,6 +33,8 @@ TRAINERS: dict[str, type[SPDTrainer]] = {
         ablations.SPDTrainerTruePoints,
         ablations.SPDTrainerEmptyMask,
         ablations.SPDTrainerNoAgreement,
+        ablations.SPDTrainerNoNear,
+        ablations.SPDTrainerKeepRandom,
         ablations.SPDTrainerNoPeak,
         ablations.SPDTrainerPlateau,
     )

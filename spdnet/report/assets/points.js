@@ -5,6 +5,7 @@ const POINT_KINDS = {
   raw: { label: "as given", short: "as given", colour: "#F0E442", shape: "ring", shown: true },
   kept: { label: "kept", short: "kept", colour: "#009E73", shape: "disc", shown: true },
   borrowed: { label: "kept, lent by a neighbouring slice", short: "lent", colour: "#0072B2", shape: "diamond", shown: true },
+  near: { label: "kept, near trusted points of neighbouring slices", short: "near", colour: "#009E73", shape: "diamond", shown: true },
   rejected: { label: "rejected in its own slice", short: "rejected", colour: "#D55E00", shape: "cross", shown: true },
   alone: { label: "salient, but the neighbouring slices do not agree", short: "alone", colour: "#E69F00", shape: "cross", shown: true },
   random: { label: "salient, but the points of this volume look random", short: "random", colour: "#CC79A7", shape: "cross", shown: true },
@@ -15,6 +16,7 @@ const POINT_KINDS = {
 const KIND_OF_FATE = {
   KEPT_LOCAL: "kept",
   KEPT_CONTEXT: "borrowed",
+  KEPT_NEAR: "near",
   REJECTED_OWN: "rejected",
   OUTSIDE: "rejected",
   REJECTED_ALONE: "alone",
@@ -22,7 +24,7 @@ const KIND_OF_FATE = {
   REJECTED_HERE: "declined",
   OVER_LIMIT: "surplus",
 };
-const DRAWING_ORDER = ["box", "raw", "declined", "rejected", "alone", "random", "surplus", "borrowed", "kept"];
+const DRAWING_ORDER = ["box", "raw", "declined", "rejected", "alone", "random", "surplus", "borrowed", "near", "kept"];
 
 function namedPoint([number, classIndex, source, target, y, x, own, saliency, threshold, fate]) {
   const kind = fate === "REJECTED_HERE" && source === target ? "rejected" : KIND_OF_FATE[fate];

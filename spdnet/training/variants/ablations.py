@@ -33,8 +33,8 @@ class SPDTrainerLocalOnly(SPDTrainer):
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """n = 0, no agreement."""
-        alone = replace(settings.distillation, n_context=0, agreement=AgreementSettings())
+        """n = 0, no agreement, no near points."""
+        alone = replace(settings.distillation, n_context=0, near_points="off", agreement=AgreementSettings())
         return replace(settings, distillation=alone)
 
 
@@ -124,6 +124,24 @@ class SPDTrainerNoAgreement(SPDTrainer):
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Agreement off."""
         return replace(settings, distillation=replace(settings.distillation, agreement=AgreementSettings()))
+
+
+class SPDTrainerNoNear(SPDTrainer):
+    """Only salient points are trusted, wherever the others lie."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Near points off."""
+        return replace(settings, distillation=replace(settings.distillation, near_points="off"))
+
+
+class SPDTrainerKeepRandom(SPDTrainer):
+    """No volume's points are refused because they look random."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Random points kept."""
+        return replace(settings, distillation=replace(settings.distillation, random_points="keep"))
 
 
 class SPDTrainerNoPeak(SPDTrainer):
