@@ -755,7 +755,14 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
     [
         ("SPDTrainer", {}),
         ("SPDTrainerNoPSC", {"consistency.weight": 0.0}),
-        ("SPDTrainerLocalOnly", {"distillation.n_context": 0, "distillation.agreement.mode": "off"}),
+        (
+            "SPDTrainerLocalOnly",
+            {
+                "distillation.n_context": 0,
+                "distillation.near_points": "off",
+                "distillation.agreement.mode": "off",
+            },
+        ),
         ("SPDTrainerRawPrompts", RAW),
         ("SPDTrainerRawBoxes", {"distillation.boxes.mode": "raw"}),
         ("SPDTrainerNoBoxes", {"distillation.boxes.mode": "off"}),
@@ -772,7 +779,8 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
     ],
 )
 def test_variants_change_what_they_say_and_nothing_else(name: str, changes: dict[str, Any]) -> None:
-    settings = tiny_settings(distillation=DistillationSettings(agreement=AgreementSettings("neighbours")))
+    extensions = {"near_points": "on", "random_points": "refuse", "agreement": AgreementSettings("neighbours")}
+    settings = tiny_settings(distillation=DistillationSettings(**extensions))  # type: ignore[arg-type]
     before = flat(dataclasses.asdict(settings))
     after = flat(dataclasses.asdict(get_trainer(name).adapt_settings(settings)))
     assert {k: v for k, v in after.items() if v != before[k]} == changes
