@@ -73,7 +73,7 @@ def consensus_points(
         measured: what SPD measured on the training cases.
     """
     distillation, size = replace(settings.distillation, empty_consensus="empty"), settings.image_size
-    consensus = distill_volume(prompts, saliency, size, settings.distillation, measured)
+    consensus = distill_volume(prompts, saliency, size, distillation, measured)
     rows = decoder_rows(consensus, saliency, size, distillation)
     row, place_in_row = np.nonzero(rows.point_is_real)
     points = np.column_stack([rows.slice_index[row], rows.points_yx[row, place_in_row]])

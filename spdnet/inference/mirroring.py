@@ -51,8 +51,7 @@ def predict_mirrored(
     """`predict_volume`, averaged over the mirrored copies of the volume; the other arguments are its own.
 
     Every copy distils its own mirrored prompts, but the volume as it is decides whether its points look random.
-    nnU-Net averages logits here; spdnet averages probabilities,
-    because what is not decoded has no logit.
+    nnU-Net averages logits here; spdnet averages probabilities, because what is not decoded has no logit.
 
     Args:
         mirroring_axes: in-plane axes to mirror, 0 rows and 1 columns; None or empty is plain `predict_volume`.

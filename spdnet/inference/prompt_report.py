@@ -6,7 +6,7 @@ The files go to `prompts/` in the folder of predictions, where nnU-Net's tools d
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,14 @@ from spdnet.geometry import CaseMapping, ImageGeometry
 from spdnet.inference.prompting import (
     MeasuredShares,
     asked_agreement,
-    distill_class,
     points_of_class,
     settings_of_class,
 )
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import Markup, SlicePrompts, write_markups
+from spdnet.prompts.distillation import distill_prompts
 from spdnet.prompts.fates import Fate, PointFates, point_fates
+from spdnet.prompts.near_points import near_points
 
 REPORT_FOLDER = "prompts"
 _COLUMNS = (
@@ -73,9 +74,8 @@ def judge_prompts(
         asked = asked_agreement(scaled, saliency[:, k], rule)
         near = None
         if rule.near_points == "on":
-            with_near = distill_class(scaled, saliency[:, k], rule)
-            alone = distill_class(scaled, saliency[:, k], replace(rule, near_points="off"))
-            near = np.setdiff1d(with_near.point_index, alone.point_index)
+            trusted = distill_prompts(scaled, saliency[:, k], settings.tau, settings.n_context, *asked)
+            near = near_points(trusted, scaled, saliency[:, k])
         is_refused = refused is not None and bool(refused[k])
         limits = settings.tau, settings.n_context, settings.max_points
         fates.append(point_fates(scaled, saliency[:, k], *limits, *asked, is_refused, near))

@@ -20,49 +20,53 @@ NEAR_SLICES = 2  # to either side
 NEAR_RADIUS = 1 / 14  # of the maps' side
 
 
-def add_near_points(consensus: Consensus, points_syx: np.ndarray, saliency: np.ndarray) -> Consensus:
-    """The consensus with points for slices that have none, each in its own slice.
+def near_points(consensus: Consensus, points_syx: np.ndarray, saliency: np.ndarray) -> np.ndarray:
+    """Rows int64 (m,) of the points that are near enough, of slices that have no trusted point; ascending.
 
-    Taken are points that lie in the plane at most `NEAR_RADIUS` of the maps' side from a point that is trusted in its
-    own slice, at most `NEAR_SLICES` away. What is taken here takes along no other point.
+    They lie in the plane at most `NEAR_RADIUS` of the maps' side from a point that is trusted in its own slice, at most
+    `NEAR_SLICES` away.
 
     Args:
         consensus: of a volume and class.
         points_syx: float (N, 3), slice, y, x in pixels of the saliency maps, as they were distilled.
         saliency: float (S, M, M) in [0, 1].
+    """
+    n_slices, side, _ = saliency.shape
+    points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)
+    index = nearest_index(points)
+    free = np.flatnonzero(((index >= 0) & (index < saliency.shape)).all(axis=1))
+    free = free[~consensus.slices_with_points(n_slices)[index[free, 0]]]
+    local = consensus.is_local
+    if not len(free) or not local.any():
+        return np.zeros(0, dtype=np.int64)
+    apart = 4 * side  # between slices, so that a search near one never reaches another
+    tree = cKDTree(np.column_stack([consensus.slice_index[local] * apart, consensus.points_yx[local]]))
+    is_near = np.zeros(len(free), dtype=bool)
+    for offset in (d for d in range(-NEAR_SLICES, NEAR_SLICES + 1) if d):
+        places = np.column_stack([(index[free, 0] + offset) * apart, points[free, 1:]])
+        is_near |= np.isfinite(tree.query(places, distance_upper_bound=NEAR_RADIUS * side)[0])
+    return free[is_near]
+
+
+def add_near_points(consensus: Consensus, points_syx: np.ndarray, saliency: np.ndarray) -> Consensus:
+    """The consensus with its `near_points`, each in its own slice; they take along no other point.
+
+    Arguments as there.
 
     Returns:
         Sorted by slice, like `consensus`. A point that was taken has `own_saliency` of at most tau, or was not trusted
         for the points round it.
     """
-    n_slices, side, _ = saliency.shape
     points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)
-    index = nearest_index(points)
-    inside = ((index >= 0) & (index < saliency.shape)).all(axis=1)
-    free = np.flatnonzero(inside)
-    free = free[~consensus.slices_with_points(n_slices)[index[free, 0]]]
-    local = consensus.is_local
-    if not len(free) or not local.any():
-        return consensus
-    apart = 4 * side  # between slices, so that a search near one never reaches another
-    trusted = np.column_stack([consensus.slice_index[local] * apart, consensus.points_yx[local]])
-    tree, near = cKDTree(trusted), np.zeros(len(free), dtype=bool)
-    for offset in (d for d in range(-NEAR_SLICES, NEAR_SLICES + 1) if d):
-        places = np.column_stack([(index[free, 0] + offset) * apart, points[free, 1:]])
-        near |= np.isfinite(tree.query(places, distance_upper_bound=NEAR_RADIUS * side)[0])
-    taken = free[near]
-    slices = index[taken, 0]
-    return _sorted(
-        replace(
-            consensus,
-            slice_index=np.concatenate([consensus.slice_index, slices]),
-            point_index=np.concatenate([consensus.point_index, taken]),
-            source_slice=np.concatenate([consensus.source_slice, slices]),
-            points_yx=np.concatenate([consensus.points_yx, points[taken, 1:]]),
-            saliency=np.concatenate([consensus.saliency, saliency[tuple(index[taken].T)].astype(np.float32)]),
-        )
+    taken = near_points(consensus, points, saliency)
+    index = nearest_index(points[taken])
+    slices = index[:, 0]
+    together = replace(
+        consensus,
+        slice_index=np.concatenate([consensus.slice_index, slices]),
+        point_index=np.concatenate([consensus.point_index, taken]),
+        source_slice=np.concatenate([consensus.source_slice, slices]),
+        points_yx=np.concatenate([consensus.points_yx, points[taken, 1:]]),
+        saliency=np.concatenate([consensus.saliency, saliency[tuple(index.T)].astype(np.float32)]),
     )
-
-
-def _sorted(consensus: Consensus) -> Consensus:
-    return consensus.select(np.argsort(consensus.slice_index, kind="stable"))
+    return together.select(np.argsort(together.slice_index, kind="stable"))

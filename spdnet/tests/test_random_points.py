@@ -11,6 +11,8 @@ import pytest
 import torch
 from scipy.stats import binom
 
+from spdnet.inference import prompting
+from spdnet.inference.mirroring import predict_mirrored
 from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.prompting import MeasuredShares, distill_whole_volume
 from spdnet.inference.volume import VolumePrediction, predict_volume
@@ -129,6 +131,20 @@ def test_points_lie_in_the_image_alone() -> None:
         outcomes.append([refused(narrow, saliency, SIZE, RULE, TRAINED, content_share=s)[0] for s in (1.0, 0.5)])
     by_square, by_image = np.mean(outcomes, axis=0)
     assert by_square < 0.1 and 0.35 < by_image < 0.75, "about half pass by chance"
+
+
+def test_mirrored_copies_decide_nothing_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    network = build_network("tiny", 1, 1, SIZE, 4, 4, 0.0).eval()
+    network.salient_share.fill_(0.6)
+    slices = np.random.default_rng(0).random((4, 1, SIZE, SIZE), dtype=np.float32)
+    prompts = SlicePrompts(np.array([[1.0, 20.0, 30.0]]), np.array([0]))
+    verdicts = iter([True, False, False, False])
+    monkeypatch.setattr(prompting, "look_random", lambda *_: next(verdicts))
+    rule = replace(RULE, tau=0.0)  # the point is trusted in every copy
+    found, alone = (predict_mirrored(network, slices, p, rule, 4, CPU, (0, 1)) for p in (prompts, None))
+    assert next(verdicts) is False, "asked once"
+    np.testing.assert_array_equal(found.probabilities, alone.probabilities)
 
 
 def test_mirrored_copies_follow_the_volume_as_it_is() -> None:

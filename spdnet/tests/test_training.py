@@ -36,6 +36,7 @@ from spdnet.planning.plans import (
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.tiny import tiny_settings
 from spdnet.training.embedding_store import EmbeddingStore
+from spdnet.training.losses import consistency_loss
 from spdnet.training.pretrained import load_pretrained_weights
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
 from spdnet.training.prompt_stage import PromptStage, _adjacent_pairs, _cut, _Run
@@ -213,6 +214,25 @@ def raw_true_settings(**changes: Any) -> SPDSettings:
     """Four true points per slice, all slices decoded: nothing depends on what stage 1 has learned."""
     start = {"distillation": DistillationSettings(mode="raw"), "prompts": TRUE_POINTS, "augmentation": STILL}
     return tiny_settings(**{**start, **changes})
+
+
+@pytest.mark.parametrize("toward", ["both", "previous", "next"])
+def test_stage_2_asks_for_the_consistency_of_the_plans(
+    toward: str, planned: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def spy(*arguments: Any) -> torch.Tensor:
+        asked.append(arguments[-1])
+        return consistency_loss(*arguments)
+
+    monkeypatch.setattr("spdnet.training.prompt_stage.consistency_loss", spy)
+    settings = raw_true_settings(consistency=ConsistencySettings(toward=toward))  # type: ignore[arg-type]
+    stage = PromptStage(tiny_network(settings), settings, stored_cases(planned, 1), [], CPU, 0, tmp_path)
+    stage.prepare()
+    for batch in stage.training_batches(0):
+        assert torch.isfinite(stage.training_loss(batch))
+    assert set(asked) == {toward}
 
 
 def prompt_stage(planned: Workspace, settings: SPDSettings, folder: Path, n_cases: int = 1) -> PromptStage:

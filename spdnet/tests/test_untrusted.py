@@ -82,3 +82,21 @@ def test_the_predictor_names_the_case_and_the_class(trained: Workspace, caplog: 
     (record,) = [r for r in caplog.records if "none of the prompts" in r.message]
     assert "half" in record.message and "bright" not in record.message
     assert np.array_equal(prompted, predictor.predict_single_npy_array(image, properties))
+
+
+def test_folds_that_disagree_are_told(trained: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    predictor = SPDPredictor(device="cpu", allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(trained.model(), (0, 0))
+    nothing = replace(predictor.plans.settings.distillation, tau=1.0, empty_consensus="auto")
+    predictor.plans = replace(predictor.plans, settings=replace(predictor.plans.settings, distillation=nothing))
+    for network, share in zip(predictor.networks, (1.0, 0.0), strict=True):  # the first has peaks stand in
+        network.peak_precision.fill_(share)
+        network.continued_precision.fill_(0.0)
+    image = np.random.default_rng(0).random((1, 6, 24, 28)).astype(np.float32)
+    points = np.array([[2.0, 10.0, 12.0]])
+    with caplog.at_level(logging.WARNING):
+        predictor.predict_single_npy_array(
+            image, {"spacing": (3.0, 1.0, 1.0)}, points_zyx=points, class_index=np.array([1])
+        )
+    (record,) = [r for r in caplog.records if "none of the prompts" in r.message]
+    assert "can be trusted in 1 of 2 folds; predicted" in record.message

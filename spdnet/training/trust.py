@@ -25,7 +25,7 @@ from spdnet.inference.prompting import (
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import AgreementSettings
 from spdnet.prompts import SlicePrompts
-from spdnet.prompts.near_points import add_near_points
+from spdnet.prompts.near_points import near_points
 from spdnet.prompts.random_points import count_hits
 from spdnet.prompts.stand_ins import continued_peaks, saliency_peak
 from spdnet.training.embedding_store import StoredVariant
@@ -108,29 +108,30 @@ def measure_trust(
     found = TrustMeasurement(variants[0].saliency.shape[1])
     rule, size = settings.distillation, settings.image_size
     by_saliency = replace(rule, agreement=AgreementSettings(), near_points="off")
-    for variant in stop.guard(variants):
+    drawn = [(variant, _draws(variant, settings, seed)) for variant in stop.guard(variants)]
+    for variant, draws in stop.guard(drawn):
         saliency = np.asarray(variant.saliency, dtype=np.float32)
-        for prompts in _draws(variant, settings, seed):
+        for prompts in draws:
             for k, consensus in enumerate(distill_volume(prompts, saliency, size, by_saliency)):
                 found.points.count(variant, k, consensus.slice_index, consensus.points_yx)
                 points = points_of_class(prompts, k, size, saliency.shape[-1])
                 hits = count_hits(points, saliency[:, k], rule.tau)
                 found.salient.add(k, hits.n_salient, hits.n)
     measured = found.shares()
-    for variant in stop.guard(variants):
+    for variant, draws in stop.guard(drawn):
         saliency = np.asarray(variant.saliency, dtype=np.float32)
-        for prompts in _draws(variant, settings, seed):
+        for prompts in draws:
             _count_near(variant, saliency, prompts, settings, measured, found.near)
     measured = found.shares()
-    for variant in stop.guard(variants):
+    for variant, draws in stop.guard(drawn):
         saliency = np.asarray(variant.saliency, dtype=np.float32)
-        for prompts in _draws(variant, settings, seed):
+        for prompts in draws:
             _count_stand_ins(variant, saliency, prompts, settings, measured, found)
     return found
 
 
 def _draws(variant: StoredVariant, settings: SPDSettings, seed: int) -> list[SlicePrompts]:
-    """The same each time."""
+    """By a seed of their own, for each case."""
     rng = np.random.default_rng([seed, _SEED, zlib.crc32(variant.name.encode())])
     return [variant.move(draw_prompts(variant.case, settings.prompts, rng)) for _ in range(_DRAWS)]
 
@@ -147,7 +148,7 @@ def _count_near(
         rule = replace(settings_of_class(settings.distillation, k, measured), near_points="off")
         points, maps = points_of_class(prompts, k, settings.image_size, saliency.shape[-1]), saliency[:, k]
         trusted = distill_class(points, maps, rule)
-        near = np.setdiff1d(add_near_points(trusted, points, maps).point_index, trusted.point_index)
+        near = near_points(trusted, points, maps)
         found.count(variant, k, nearest_index(points[near, 0]), points[near, 1:])
 
 

@@ -6,7 +6,7 @@ Each changes settings only, so that the stored plans say everything and predicti
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import AgreementSettings, DistillationSettings, RecipeSettings
@@ -17,6 +17,11 @@ def _with_box_mode(
     distillation: DistillationSettings, mode: Literal["distilled", "raw", "off"]
 ) -> DistillationSettings:
     return replace(distillation, boxes=replace(distillation.boxes, mode=mode))
+
+
+def _distilled(settings: SPDSettings, **changes: Any) -> SPDSettings:
+    """The settings with other fields of their distillation."""
+    return replace(settings, distillation=replace(settings.distillation, **changes))
 
 
 class SPDTrainerNoPSC(SPDTrainer):
@@ -34,8 +39,7 @@ class SPDTrainerLocalOnly(SPDTrainer):
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """n = 0, no agreement, no near points."""
-        alone = replace(settings.distillation, n_context=0, near_points="off", agreement=AgreementSettings())
-        return replace(settings, distillation=alone)
+        return _distilled(settings, n_context=0, near_points="off", agreement=AgreementSettings())
 
 
 class SPDTrainerRawPrompts(SPDTrainer):
@@ -114,7 +118,7 @@ class SPDTrainerEmptyMask(SPDTrainer):
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Empty consensus, empty mask."""
-        return replace(settings, distillation=replace(settings.distillation, empty_consensus="empty"))
+        return _distilled(settings, empty_consensus="empty")
 
 
 class SPDTrainerNoAgreement(SPDTrainer):
@@ -123,7 +127,7 @@ class SPDTrainerNoAgreement(SPDTrainer):
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Agreement off."""
-        return replace(settings, distillation=replace(settings.distillation, agreement=AgreementSettings()))
+        return _distilled(settings, agreement=AgreementSettings())
 
 
 class SPDTrainerNoNear(SPDTrainer):
@@ -132,7 +136,7 @@ class SPDTrainerNoNear(SPDTrainer):
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Near points off."""
-        return replace(settings, distillation=replace(settings.distillation, near_points="off"))
+        return _distilled(settings, near_points="off")
 
 
 class SPDTrainerKeepRandom(SPDTrainer):
@@ -141,7 +145,7 @@ class SPDTrainerKeepRandom(SPDTrainer):
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Random points kept."""
-        return replace(settings, distillation=replace(settings.distillation, random_points="keep"))
+        return _distilled(settings, random_points="keep")
 
 
 class SPDTrainerNoPeak(SPDTrainer):
@@ -150,7 +154,7 @@ class SPDTrainerNoPeak(SPDTrainer):
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Empty consensus, SAM's "not a point" token alone."""
-        return replace(settings, distillation=replace(settings.distillation, empty_consensus="decode"))
+        return _distilled(settings, empty_consensus="decode")
 
 
 class SPDTrainerPlateau(SPDTrainer):
