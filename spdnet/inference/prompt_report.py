@@ -23,13 +23,14 @@ from spdnet.inference.prompting import (
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import Markup, SlicePrompts, write_markups
 from spdnet.prompts.distillation import distill_prompts
-from spdnet.prompts.fates import Fate, PointFates, point_fates
+from spdnet.prompts.fates import Fate, PointFates, fates_by_trust, point_fates
+from spdnet.prompts.learned_trust import judge_uses
 from spdnet.prompts.near_points import near_points
 
 REPORT_FOLDER = "prompts"
 _COLUMNS = (
     "label", "point", "x_lps_mm", "y_lps_mm", "z_lps_mm", "slice", "judged_for_slice", "saliency_in_own_slice",
-    "saliency_here", "threshold", "fate",
+    "saliency_here", "threshold", "probability", "fate",
 )  # fmt: skip
 
 
@@ -71,12 +72,17 @@ def judge_prompts(
         scaled = points_of_class(prompts, k, image_size, saliency.shape[-1])
         points.append(prompts.for_class(k).points_syx)
         rule = settings_of_class(settings, k, measured)
+        is_refused = refused is not None and bool(refused[k])
+        trust = None if measured is None else measured.trust_of_class(k)
+        if rule.trust == "learned" and trust is not None:
+            judged = judge_uses(scaled, saliency[:, k], rule.n_context, trust)
+            fates.append(fates_by_trust(judged, rule.min_trust, rule.max_points, is_refused))
+            continue
         asked = asked_agreement(scaled, saliency[:, k], rule)
         near = None
         if rule.near_points == "on":
             trusted = distill_prompts(scaled, saliency[:, k], settings.tau, settings.n_context, *asked)
             near = near_points(trusted, scaled, saliency[:, k])
-        is_refused = refused is not None and bool(refused[k])
         limits = settings.tau, settings.n_context, settings.max_points
         fates.append(point_fates(scaled, saliency[:, k], *limits, *asked, is_refused, near))
     return JudgedPrompts(points, fates, settings.tau)
@@ -132,6 +138,7 @@ def _table_row(name: str, position: np.ndarray, fates: PointFates, row: int, tau
         *slices,
         *saliency,
         f"{tau:g}",
+        "" if np.isnan(fates.probability[row]) else f"{fates.probability[row]:.4f}",
         fates.fates[row].value,
     ]
 

@@ -13,12 +13,14 @@ from scipy.special import logit
 
 from spdnet.geometry import rescale_points
 from spdnet.network import SPDNetwork
-from spdnet.planning.plans import DistillationSettings
+from spdnet.planning.plans import AgreementSettings, DistillationSettings
 from spdnet.prompts import SliceBoxes, SlicePrompts
 from spdnet.prompts.agreement import agreement
 from spdnet.prompts.box_distillation import BoxConsensus, distill_boxes, raw_boxes
 from spdnet.prompts.distillation import Consensus, distill_prompts, limit_points, raw_prompts
+from spdnet.prompts.learned_trust import LearnedTrust, distill_by_trust
 from spdnet.prompts.near_points import NEAR_SLICES, add_near_points
+from spdnet.prompts.point_features import REACH
 from spdnet.prompts.random_points import count_hits, look_random
 from spdnet.prompts.stand_ins import FOLLOWED_SLICES, continued_peaks, saliency_peak
 
@@ -36,6 +38,7 @@ class MeasuredShares:
     Attributes:
         points, peaks, continued, salient, near: float32 (k,), as `point_precision`, `peak_precision`,
             `continued_precision`, `salient_share` and `near_precision` of `SPDNetwork`.
+        trust: for each class which points to trust, or None where that was not learned; empty: nowhere.
     """
 
     points: np.ndarray
@@ -43,17 +46,28 @@ class MeasuredShares:
     continued: np.ndarray
     salient: np.ndarray
     near: np.ndarray
+    trust: tuple[LearnedTrust | None, ...] = ()
 
     @classmethod
     def of(cls, network: SPDNetwork) -> MeasuredShares:
         """That of a trained network."""
         precisions = network.point_precision, network.peak_precision, network.continued_precision
         others = network.salient_share, network.near_precision
-        return cls(*(buffer.cpu().numpy() for buffer in (*precisions, *others)))
+        points, peaks, continued, salient, near = (buffer.cpu().numpy() for buffer in (*precisions, *others))
+        return cls(points, peaks, continued, salient, near, network.learned_trust())
+
+    def trust_of_class(self, k: int) -> LearnedTrust | None:
+        """Which points of a class to trust, if that was learned."""
+        return self.trust[k] if self.trust else None
 
 
 def settings_of_class(settings: DistillationSettings, k: int, measured: MeasuredShares | None) -> DistillationSettings:
     """The rules of a class, without "auto". Without measurements: no agreement, no near points, but peaks."""
+    if settings.trust == "learned":
+        if measured is None or measured.trust_of_class(k) is None:
+            settings = replace(settings, trust="saliency")
+        else:
+            settings = replace(settings, agreement=AgreementSettings(), near_points="off")
     agreement, empty_consensus = settings.agreement, settings.empty_consensus
     if agreement.mode == "auto":
         too_low = measured is not None and measured.points[k] < np.float32(MIN_POINT_PRECISION)
@@ -128,21 +142,27 @@ def distill_volume(
     results = []
     for k in range(saliency.shape[1]):
         points = points_of_class(prompts, k, image_size, saliency.shape[-1])
-        consensus = distill_class(points, saliency[:, k], settings_of_class(settings, k, measured))
+        rule, trust = settings_of_class(settings, k, measured), None if measured is None else measured.trust_of_class(k)
+        consensus = distill_class(points, saliency[:, k], rule, trust)
         results.append(limit_points(consensus, settings.max_points))
     return results
 
 
-def distill_class(points_syx: np.ndarray, saliency: np.ndarray, settings: DistillationSettings) -> Consensus:
+def distill_class(
+    points_syx: np.ndarray, saliency: np.ndarray, settings: DistillationSettings, trust: LearnedTrust | None = None
+) -> Consensus:
     """Run CPD for one class, however many points a slice gets.
 
     Args:
         points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
         saliency: float (S, M, M), in [0, 1].
-        settings: of the class, without "auto".
+        settings: of the class, from `settings_of_class`.
+        trust: what the class has learned.
     """
     if settings.mode == "raw":
         return raw_prompts(points_syx, len(saliency))
+    if settings.trust == "learned" and trust is not None:
+        return distill_by_trust(points_syx, saliency, settings.n_context, trust, settings.min_trust)
     asked = asked_agreement(points_syx, saliency, settings)
     consensus = distill_prompts(points_syx, saliency, settings.tau, settings.n_context, *asked)
     return add_near_points(consensus, points_syx, saliency) if settings.near_points == "on" else consensus
@@ -317,11 +337,12 @@ def reach_of_context(settings: DistillationSettings) -> int:
     """How many slices away a prompt can lie and still count: what `rows_of_slices` has to know around its slices."""
     if settings.mode == "raw":
         return settings.n_context if settings.boxes.mode == "distilled" else 0
-    reach = settings.n_context
-    if settings.agreement.mode != "off":
-        reach += settings.agreement.n_slices
+    looked_at = settings.agreement.n_slices if settings.agreement.mode != "off" else 0
     if settings.near_points != "off":
-        reach += NEAR_SLICES
+        looked_at += NEAR_SLICES
+    if settings.trust == "learned":
+        looked_at = max(looked_at, REACH)
+    reach = settings.n_context + looked_at
     if settings.empty_consensus in ("auto", "continued"):
         reach += FOLLOWED_SLICES
     return reach

@@ -6,6 +6,7 @@ a side, which covers the same square at another resolution.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,18 +17,31 @@ from spdnet.network.backbones import Backbone, SamParts, get_backbone
 from spdnet.network.decoding import decode_masks
 from spdnet.network.lora import adapters_disabled, add_lora, set_lora_dropout
 from spdnet.network.saliency_head import SaliencyHead
+from spdnet.prompts.learned_trust import LearnedTrust
 
 EMBEDDING_CHANNELS = 256
+_TRUST = "trust_"
 
 
-# Not weights, yet part of a trained model; and what they are where nothing was measured, as in older models.
-MEASURED = {
-    "point_precision": 1.0,
-    "peak_precision": 1.0,
-    "continued_precision": 0.0,
-    "salient_share": 0.0,
-    "near_precision": 0.0,
-}
+def measured_buffers(n_classes: int) -> dict[str, torch.Tensor]:
+    """What stage 2 learns of the training cases by counting and the like, for each class: part of a trained model.
+
+    The values, float32 (n_classes, ...), are those of a model that has learned nothing, as older ones.
+    """
+    shares = {
+        "point_precision": 1.0,
+        "peak_precision": 1.0,
+        "continued_precision": 0.0,
+        "salient_share": 0.0,
+        "near_precision": 0.0,
+        f"{_TRUST}is_learned": 0.0,
+    }
+    buffers = {name: torch.full((n_classes,), value) for name, value in shares.items()}
+    trust = {_TRUST + name: torch.zeros(n_classes, *shape) for name, shape in LearnedTrust.shapes().items()}
+    return {**buffers, **trust}
+
+
+MEASURED = frozenset(measured_buffers(1))  # their names
 
 
 class SPDNetwork(nn.Module):
@@ -52,6 +66,8 @@ class SPDNetwork(nn.Module):
         near_precision: the same of `add_near_points` (`spdnet.prompts.near_points`); 0 where there was none.
         salient_share: float32 (n_classes,), of the points of the training cases the share that is salient in its own
             slice; 0 where there was none.
+        trust_is_learned: float32 (n_classes,), 1 for the classes that have a `LearnedTrust`
+            (`spdnet.prompts.learned_trust`); its arrays are the buffers `trust_...`, (n_classes, ...).
     """
 
     def __init__(
@@ -79,8 +95,9 @@ class SPDNetwork(nn.Module):
         self.continued_precision: torch.Tensor
         self.salient_share: torch.Tensor
         self.near_precision: torch.Tensor
-        for name, value in MEASURED.items():
-            self.register_buffer(name, torch.full((n_classes,), value))
+        self.trust_is_learned: torch.Tensor
+        for name, value in measured_buffers(n_classes).items():
+            self.register_buffer(name, value)
         self.pixel_mean: torch.Tensor
         self.pixel_std: torch.Tensor
         self.prompt_encoder: Any = parts.prompt_encoder
@@ -191,6 +208,23 @@ class SPDNetwork(nn.Module):
         """What stage 2 trains: mask decoder and class embedding."""
         return {n: p for n, p in self.named_parameters() if _part(n) == 2}
 
+    def learned_trust(self) -> tuple[LearnedTrust | None, ...]:
+        """For each class which points to trust; None where that was not learned."""
+        names = LearnedTrust.shapes()
+        arrays = {name: self.get_buffer(_TRUST + name).cpu().numpy() for name in names}
+        known = self.trust_is_learned.cpu().numpy() > 0
+        return tuple(
+            LearnedTrust(**{name: array[k] for name, array in arrays.items()}) if known[k] else None
+            for k in range(self.n_classes)
+        )
+
+    def learn_trust(self, trust: Sequence[LearnedTrust | None]) -> None:
+        """Keep for each class which points to trust; None where that is not known."""
+        for k, of_class in enumerate(trust):
+            self.trust_is_learned[k] = float(of_class is not None)
+            for name in LearnedTrust.shapes() if of_class is not None else ():
+                self.get_buffer(_TRUST + name)[k] = torch.from_numpy(getattr(of_class, name))
+
     def own_state(self) -> dict[str, torch.Tensor]:
         """All that differs from the published SAM: what a checkpoint has to hold."""
         return {n: p.detach().cpu().clone() for n, p in self._own().items()}
@@ -204,7 +238,7 @@ class SPDNetwork(nn.Module):
         """
         self._refuse_prediction_form()
         own = self._own()
-        state = {**{name: torch.full((self.n_classes,), value) for name, value in MEASURED.items()}, **state}
+        state = {**measured_buffers(self.n_classes), **state}
         if own.keys() != state.keys():
             raise KeyError(f"missing {sorted(own.keys() - state.keys())}, unknown {sorted(state.keys() - own.keys())}")
         for name, parameter in own.items():
@@ -213,7 +247,7 @@ class SPDNetwork(nn.Module):
             parameter.data.copy_(state[name])
 
     def _own(self) -> dict[str, torch.Tensor]:
-        measured = {name: self.get_buffer(name) for name in MEASURED}
+        measured = {name: self.get_buffer(name) for name in measured_buffers(self.n_classes)}
         return {**self.stage1_parameters(), **self.stage2_parameters(), **measured}
 
     def _refuse_prediction_form(self) -> None:

@@ -234,7 +234,8 @@ class SPDPlanner:
         f = self.fingerprint
         flat = all(c.n_slices == 1 for c in f.cases)
         scattered = f.prompt_statistics is None or f.prompt_type == "points"  # without files: the recipe's
-        settings = DistillationSettings(random_points="refuse", near_points="auto")
+        settings = DistillationSettings(trust="learned", random_points="refuse", near_points="auto")
+        self.reasons["trust"] = "stage 2 learns from the training cases which points are likely to be on the target"
         self.reasons["random_points"] = "points that hit the saliency like random ones may be those of another image"
         self.reasons["near_points"] = "stage 2 sees by the training cases whether their place alone tells"
         self.reasons["empty_consensus"] = "stage 2 sees by the training cases whether salient pixels can stand in"
@@ -351,10 +352,15 @@ class SPDPlannerPaper(SPDPlanner):
         """All salient points are trusted; a slice without any gets none."""
         settings = super().choose_distillation()
         self.reasons.pop("agreement", None)
-        for name in ("empty_consensus", "random_points", "near_points"):
+        for name in ("trust", "empty_consensus", "random_points", "near_points"):
             self.reasons[name] = "as in the paper"
         return replace(
-            settings, empty_consensus="decode", random_points="keep", near_points="off", agreement=AgreementSettings()
+            settings,
+            trust="saliency",
+            empty_consensus="decode",
+            random_points="keep",
+            near_points="off",
+            agreement=AgreementSettings(),
         )
 
     def choose_prompts(self) -> PromptSettings:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 
 from spdnet.geometry import nearest_index
+from spdnet.prompts.learned_trust import JudgedUses
 
 
 class Fate(Enum):
@@ -17,6 +19,7 @@ class Fate(Enum):
     KEPT_CONTEXT = "kept: from a neighbouring slice"
     KEPT_NEAR = "kept: near trusted points of neighbouring slices"
     REJECTED_OWN = "rejected: not salient in its own slice"
+    REJECTED_UNLIKELY = "rejected: unlikely to be on the target"
     REJECTED_ALONE = "rejected: the points of neighbouring slices do not agree"
     REJECTED_RANDOM = "rejected: the points of this volume look random"
     REJECTED_HERE = "rejected: not salient here"
@@ -27,6 +30,10 @@ class Fate(Enum):
     def is_kept(self) -> bool:
         """Whether the point reached the decoder."""
         return self in (Fate.KEPT_LOCAL, Fate.KEPT_CONTEXT, Fate.KEPT_NEAR)
+
+
+# point, source slice, target slice, saliency in either, fate, probability
+_Judged = tuple[int, int, int, float, float, Fate, float]
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class PointFates:
         own_saliency: float32 (M,), saliency at the point in its own slice; NaN outside the maps.
         saliency: float32 (M,), saliency at the point in the target slice; NaN outside the maps.
         fates: M decisions.
+        probability: float32 (M,), of being on the target in the target slice where trust was learned; NaN elsewhere.
     """
 
     point_index: np.ndarray
@@ -50,6 +58,7 @@ class PointFates:
     own_saliency: np.ndarray
     saliency: np.ndarray
     fates: tuple[Fate, ...]
+    probability: np.ndarray
 
     def __len__(self) -> int:
         return len(self.point_index)
@@ -83,36 +92,74 @@ def point_fates(
     points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)
     n_slices, height, width = saliency.shape
     is_near = set() if near is None else set(near.tolist())
-    judged: list[tuple[int, int, int, float, float, Fate]] = []
+    judged: list[_Judged] = []
     for index, (source, y, x) in enumerate(nearest_index(points).tolist()):
         if not (0 <= source < n_slices and 0 <= y < height and 0 <= x < width):
-            judged.append((index, source, source, np.nan, np.nan, Fate.OUTSIDE))
+            judged.append((index, source, source, np.nan, np.nan, Fate.OUTSIDE, np.nan))
             continue
         own = float(saliency[source, y, x])
         if index in is_near and not refused:
-            judged.append((index, source, source, own, own, Fate.KEPT_NEAR))
+            judged.append((index, source, source, own, own, Fate.KEPT_NEAR, np.nan))
             continue
         if own <= tau:
-            judged.append((index, source, source, own, own, Fate.REJECTED_OWN))
+            judged.append((index, source, source, own, own, Fate.REJECTED_OWN, np.nan))
             continue
         if refused:
-            judged.append((index, source, source, own, own, Fate.REJECTED_RANDOM))
+            judged.append((index, source, source, own, own, Fate.REJECTED_RANDOM, np.nan))
             continue
         if agreement is not None and agreement[index] < min_agreement:
-            judged.append((index, source, source, own, own, Fate.REJECTED_ALONE))
+            judged.append((index, source, source, own, own, Fate.REJECTED_ALONE, np.nan))
             continue
         for target in range(max(0, source - n_context), min(n_slices, source + n_context + 1)):
             here = float(saliency[target, y, x])
             fate = Fate.KEPT_LOCAL if target == source else Fate.KEPT_CONTEXT
-            judged.append((index, source, target, own, here, fate if here > tau else Fate.REJECTED_HERE))
+            judged.append((index, source, target, own, here, fate if here > tau else Fate.REJECTED_HERE, np.nan))
     return _limited(judged, max_points)
 
 
-def _limited(judged: list[tuple[int, int, int, float, float, Fate]], max_points: int) -> PointFates:
+def fates_by_trust(judged: JudgedUses, min_trust: float, max_points: int, refused: bool = False) -> PointFates:
+    """Say what becomes of points that are judged by learned trust; see `point_fates`.
+
+    A point has a row for its own slice, and for every other one that it is trusted in or, if it is trusted in its own,
+    could have prompted.
+
+    Args:
+        judged: of all uses.
+        min_trust: probability above which a use counts.
+        max_points: of the plans.
+        refused: no point of the volume and class is trusted, see `spdnet.prompts.random_points`.
+    """
+    uses, likely = judged.uses, judged.probability > min_trust
+    local = uses.offset == 0
+    trusted_at_home = np.zeros(len(judged.own_saliency), dtype=bool)
+    trusted_at_home[uses.point_index[local]] = likely[local]
+    inside = np.zeros(len(judged.own_saliency), dtype=bool)
+    inside[uses.point_index] = True
+    nearest = judged.nearest_slice.tolist()
+    rows: list[_Judged] = [
+        (i, nearest[i], nearest[i], np.nan, np.nan, Fate.OUTSIDE, np.nan) for i in np.flatnonzero(~inside).tolist()
+    ]
+    for row in np.flatnonzero(local | likely | trusted_at_home[uses.point_index]).tolist():
+        point, source, target = (int(a[row]) for a in (uses.point_index, uses.source_slice, uses.slice_index))
+        if refused and source != target:
+            continue
+        if not likely[row]:
+            fate = Fate.REJECTED_UNLIKELY
+        elif refused:
+            fate = Fate.REJECTED_RANDOM
+        else:
+            fate = Fate.KEPT_LOCAL if source == target else Fate.KEPT_CONTEXT
+        own, here = float(judged.own_saliency[point]), float(judged.here[row])
+        rows.append((point, source, target, own, here, fate, float(judged.probability[row])))
+    return _limited(sorted(rows, key=lambda r: r[:3]), max_points)
+
+
+def _limited(judged: Sequence[_Judged], max_points: int) -> PointFates:
     """Mark what exceeds the decoder's points per slice: local points come first, then those of the nearest slices."""
     if not judged:
         empty = np.zeros(0, dtype=np.int64)
-        return PointFates(empty, empty, empty, empty.astype(np.float32), empty.astype(np.float32), ())
+        none = empty.astype(np.float32)
+        return PointFates(empty, empty, empty, none, none, (), none)
     point, source, target = (np.array([j[i] for j in judged], dtype=np.int64) for i in range(3))
     own, here = (np.array([j[i] for j in judged], dtype=np.float32) for i in (3, 4))
     fates = [j[5] for j in judged]
@@ -123,4 +170,5 @@ def _limited(judged: list[tuple[int, int, int, float, float, Fate]], max_points:
         taken[target[row]] = taken.get(target[row], 0) + 1
         if taken[target[row]] > max_points:
             fates[row] = Fate.OVER_LIMIT
-    return PointFates(point, source, target, own, here, tuple(fates))
+    probability = np.array([j[6] for j in judged], dtype=np.float32)
+    return PointFates(point, source, target, own, here, tuple(fates), probability)

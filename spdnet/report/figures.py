@@ -35,6 +35,7 @@ _MARKERS: dict[str, tuple[str, str, str]] = {  # what is shown: marker, colour, 
     "KEPT_CONTEXT": ("D", "#0072B2", "kept: lent by a neighbouring slice"),
     "KEPT_NEAR": ("D", "#009E73", "kept: near trusted points of neighbouring slices"),
     "REJECTED_OWN": ("x", "#D55E00", "rejected"),
+    "REJECTED_UNLIKELY": ("x", "#D55E00", "rejected: unlikely to be on the target"),
     "REJECTED_RANDOM": ("x", "#CC79A7", "rejected: the points of this volume look random"),
     "REJECTED_ALONE": ("x", "#E69F00", "rejected: neighbouring slices do not agree"),
 }

@@ -85,15 +85,18 @@ def _distillation(p: dict[str, Any]) -> str:
     d = p["distillation"]
     if d["mode"] == "raw":
         return "none: every point goes to the decoder as it is"
+    counts = f"its saliency is above {d['tau']:g}"
+    if d["trust"] == "learned":
+        counts = f"it is at least {d['min_trust']:.0%} likely to be on the target, by what was learned in training"
     return (
-        f"a point counts if its saliency is above {d['tau']:g}; lent to {d['n_context']} slices on either side; "
+        f"a point counts if {counts}; lent to {d['n_context']} slices on either side; "
         f"at most {d['max_points']} points per slice"
     )
 
 
 def _agreement(p: dict[str, Any]) -> str:
     rule = p["distillation"]["agreement"]
-    if p["distillation"]["mode"] == "raw":
+    if p["distillation"]["mode"] == "raw" or p["distillation"]["trust"] == "learned":
         return "not asked for"
     asked = (
         f"a point must be {rule['min_probability']:.0%} likely to be on the target, by the points of "
@@ -124,7 +127,7 @@ def _random_points(p: dict[str, Any]) -> str:
 
 
 def _near_points(p: dict[str, Any]) -> str:
-    if p["distillation"]["mode"] == "raw":
+    if p["distillation"]["mode"] == "raw" or p["distillation"]["trust"] == "learned":
         return "not asked for"
     ways = {
         "off": "not trusted",

@@ -38,6 +38,7 @@ from spdnet.training.prompt_source import draw_prompts, validation_prompts
 from spdnet.training.scores import pixel_counts
 from spdnet.training.stages import Batches, Stage
 from spdnet.training.trust import measure_trust
+from spdnet.training.trust_learning import learn_trust
 
 logger = logging.getLogger(__name__)
 
@@ -102,20 +103,21 @@ class PromptStage(Stage):
         plans = self.settings.distillation
         refuses = plans.random_points == "refuse"
         chosen = plans.agreement.mode, plans.empty_consensus, plans.near_points
-        if plans.mode == "raw" or not ("auto" in chosen or (refuses and falls_back_on_saliency(plans))):
+        learns = plans.trust == "learned"
+        if plans.mode == "raw" or not (learns or "auto" in chosen or (refuses and falls_back_on_saliency(plans))):
             return []
         variants = [variants[0] for variants in self._train]
-        found = measure_trust(variants, self.settings, self.seed, self.stop)
+        lines = self._learn_trust(variants, class_names) if learns else []
+        found = measure_trust(variants, self.settings, self.seed, self.stop, self.network.learned_trust())
         measured = found.shares()
         self.network.point_precision.copy_(torch.from_numpy(measured.points))
         self.network.peak_precision.copy_(torch.from_numpy(measured.peaks))
         self.network.continued_precision.copy_(torch.from_numpy(measured.continued))
         self.network.salient_share.copy_(torch.from_numpy(measured.salient))
         self.network.near_precision.copy_(torch.from_numpy(measured.near))
-        lines = []
         for k, name in enumerate(class_names):
             rule = settings_of_class(plans, k, measured)
-            if plans.agreement.mode == "auto":
+            if plans.agreement.mode == "auto" and rule.trust == "saliency":
                 asked = "are asked too" if rule.agreement.mode == "neighbours" else "need not be asked"
                 lines.append(
                     f"{name}: of the points that saliency trusts in the training cases, {found.points.in_words(k)} are "
@@ -127,7 +129,7 @@ class PromptStage(Stage):
                     f"pixels are on it, and {found.continued.in_words(k)} of those in what continues a trusted point's "
                     f"piece; such slices are decoded {_WAYS[rule.empty_consensus]}"
                 )
-            if plans.near_points == "auto":
+            if plans.near_points == "auto" and rule.trust == "saliency":
                 use = "such points are trusted" if rule.near_points == "on" else "place alone is no reason to trust one"
                 lines.append(
                     f"{name}: in training slices without a trusted point, {found.near.in_words(k)} points near trusted "
@@ -138,6 +140,24 @@ class PromptStage(Stage):
                     f"{name}: of all points of the training cases, {found.salient.in_words(k)} are salient; a volume "
                     "whose points are so no more often than random ones is predicted from the saliency alone"
                 )
+        return lines
+
+    def _learn_trust(self, variants: list[StoredVariant], class_names: Sequence[str]) -> list[str]:
+        """Learn from the training cases which points to trust, keep it in the network, and say how well it tells."""
+        learned = learn_trust(variants, self.settings, self.seed, self.stop)
+        self.network.learn_trust([trust for trust, _ in learned])
+        lines = []
+        for name, (trust, examples) in zip(class_names, learned, strict=True):
+            on_target = examples.on_target
+            seen = f"{name}: of {len(on_target)} places that points of the training cases would prompt"
+            if trust is None:
+                lines.append(f"{seen}, {on_target.sum()} are on it: too few of a kind to learn from, saliency decides")
+                continue
+            trusted = trust.probability(examples.features) > self.settings.distillation.min_trust
+            lines.append(
+                f"{seen}, {trusted.sum()} are trusted; {(trusted & on_target).sum()} of these are on it, and "
+                f"{(~trusted & on_target).sum()} of the others"
+            )
         return lines
 
     def finish(self) -> None:

@@ -33,6 +33,7 @@ TRAINERS: dict[str, type[SPDTrainer]] = {
         ablations.SPDTrainerTruePoints,
         ablations.SPDTrainerEmptyMask,
         ablations.SPDTrainerNoAgreement,
+        ablations.SPDTrainerSaliencyTrust,
         ablations.SPDTrainerNoNear,
         ablations.SPDTrainerKeepRandom,
         ablations.SPDTrainerNoPeak,

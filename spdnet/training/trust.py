@@ -25,6 +25,7 @@ from spdnet.inference.prompting import (
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import AgreementSettings
 from spdnet.prompts import SlicePrompts
+from spdnet.prompts.learned_trust import LearnedTrust
 from spdnet.prompts.near_points import near_points
 from spdnet.prompts.random_points import count_hits
 from spdnet.prompts.stand_ins import continued_peaks, saliency_peak
@@ -80,17 +81,22 @@ class TrustMeasurement:
         salient: of all points, how many are salient in their own slice.
     """
 
-    def __init__(self, n_classes: int) -> None:
+    def __init__(self, n_classes: int, trust: tuple[LearnedTrust | None, ...] = ()) -> None:
+        self._trust = trust
         self.points, self.peaks, self.continued, self.salient, self.near = (Share(n_classes) for _ in range(5))
 
     def shares(self) -> MeasuredShares:
         """As the network keeps them."""
         on_target = self.points.values(1), self.peaks.values(1), self.continued.values(0)
-        return MeasuredShares(*on_target, self.salient.values(0), self.near.values(0))
+        return MeasuredShares(*on_target, self.salient.values(0), self.near.values(0), self._trust)
 
 
 def measure_trust(
-    variants: list[StoredVariant], settings: SPDSettings, seed: int, stop: StopRequest
+    variants: list[StoredVariant],
+    settings: SPDSettings,
+    seed: int,
+    stop: StopRequest,
+    trust: tuple[LearnedTrust | None, ...] = (),
 ) -> TrustMeasurement:
     """How often trusted points, and the pixels that would stand in for them, are on the target in training cases.
 
@@ -104,10 +110,11 @@ def measure_trust(
         settings: of the plans.
         seed: of the training.
         stop: looked at between cases.
+        trust: what the classes have learned; the points' share does not depend on it.
     """
-    found = TrustMeasurement(variants[0].saliency.shape[1])
+    found = TrustMeasurement(variants[0].saliency.shape[1], trust)
     rule, size = settings.distillation, settings.image_size
-    by_saliency = replace(rule, agreement=AgreementSettings(), near_points="off")
+    by_saliency = replace(rule, agreement=AgreementSettings(), near_points="off", trust="saliency")
     drawn = [(variant, _draws(variant, settings, seed)) for variant in stop.guard(variants)]
     for variant, draws in stop.guard(drawn):
         saliency = np.asarray(variant.saliency, dtype=np.float32)
@@ -147,7 +154,7 @@ def _count_near(
     for k in range(saliency.shape[1]):
         rule = replace(settings_of_class(settings.distillation, k, measured), near_points="off")
         points, maps = points_of_class(prompts, k, settings.image_size, saliency.shape[-1]), saliency[:, k]
-        trusted = distill_class(points, maps, rule)
+        trusted = distill_class(points, maps, rule, measured.trust_of_class(k))
         near = near_points(trusted, points, maps)
         found.count(variant, k, nearest_index(points[near, 0]), points[near, 1:])
 

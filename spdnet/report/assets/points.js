@@ -7,6 +7,7 @@ const POINT_KINDS = {
   borrowed: { label: "kept, lent by a neighbouring slice", short: "lent", colour: "#0072B2", shape: "diamond", shown: true },
   near: { label: "kept, near trusted points of neighbouring slices", short: "near", colour: "#009E73", shape: "diamond", shown: true },
   rejected: { label: "rejected in its own slice", short: "rejected", colour: "#D55E00", shape: "cross", shown: true },
+  unlikely: { label: "unlikely to be on the target", short: "unlikely", colour: "#D55E00", shape: "cross", shown: true },
   alone: { label: "salient, but the neighbouring slices do not agree", short: "alone", colour: "#E69F00", shape: "cross", shown: true },
   random: { label: "salient, but the points of this volume look random", short: "random", colour: "#CC79A7", shape: "cross", shown: true },
   declined: { label: "lent, but not salient here", short: "not salient here", colour: "#CC79A7", shape: "triangle", shown: false },
@@ -19,12 +20,13 @@ const KIND_OF_FATE = {
   KEPT_NEAR: "near",
   REJECTED_OWN: "rejected",
   OUTSIDE: "rejected",
+  REJECTED_UNLIKELY: "unlikely",
   REJECTED_ALONE: "alone",
   REJECTED_RANDOM: "random",
   REJECTED_HERE: "declined",
   OVER_LIMIT: "surplus",
 };
-const DRAWING_ORDER = ["box", "raw", "declined", "rejected", "alone", "random", "surplus", "borrowed", "near", "kept"];
+const DRAWING_ORDER = ["box", "raw", "declined", "rejected", "unlikely", "alone", "random", "surplus", "borrowed", "near", "kept"];
 
 function namedPoint([number, classIndex, source, target, y, x, own, saliency, threshold, fate]) {
   const kind = fate === "REJECTED_HERE" && source === target ? "rejected" : KIND_OF_FATE[fate];

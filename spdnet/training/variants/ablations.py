@@ -38,8 +38,17 @@ class SPDTrainerLocalOnly(SPDTrainer):
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """n = 0, no agreement, no near points."""
-        return _distilled(settings, n_context=0, near_points="off", agreement=AgreementSettings())
+        """Trust by saliency, n = 0, no agreement, no near points."""
+        return _distilled(settings, trust="saliency", n_context=0, near_points="off", agreement=AgreementSettings())
+
+
+class SPDTrainerSaliencyTrust(SPDTrainer):
+    """Points are trusted by the saliency and by rules; nothing is learned about them."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Trust by saliency."""
+        return _distilled(settings, trust="saliency")
 
 
 class SPDTrainerRawPrompts(SPDTrainer):
@@ -126,8 +135,8 @@ class SPDTrainerNoAgreement(SPDTrainer):
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """Agreement off."""
-        return _distilled(settings, agreement=AgreementSettings())
+        """Trust by saliency, agreement off."""
+        return _distilled(settings, trust="saliency", agreement=AgreementSettings())
 
 
 class SPDTrainerNoNear(SPDTrainer):
@@ -135,8 +144,8 @@ class SPDTrainerNoNear(SPDTrainer):
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """Near points off."""
-        return _distilled(settings, near_points="off")
+        """Trust by saliency, near points off."""
+        return _distilled(settings, trust="saliency", near_points="off")
 
 
 class SPDTrainerKeepRandom(SPDTrainer):

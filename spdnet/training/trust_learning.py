@@ -1,0 +1,141 @@
+"""Stage 2's first step where the plans say so: learn from the training cases which points to trust.
+
+The points are drawn as for the training of the decoder. In every second draw some are dropped and others added at
+random, so that what is learned does not hang on how many points there happen to be.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from spdnet.geometry import nearest_index, rescale_points
+from spdnet.inference.prompting import points_of_class
+from spdnet.planning import SPDSettings
+from spdnet.prompts.learned_trust import LearnedTrust
+from spdnet.prompts.point_features import describe_uses, point_uses
+from spdnet.training.embedding_store import StoredVariant
+from spdnet.training.prompt_source import draw_prompts
+from spdnet.training.stopping import StopRequest
+
+_DRAWS = 6  # of prompts for each case, every second one perturbed
+_SEED = 20261  # beside the training's, so that these draws are those of no epoch
+_LEAST_KEPT, _MOST_ADDED = 0.2, 2.0  # shares of the points, of perturbed draws
+_MOST_USES = 100_000  # of a class, to learn from
+_LEAST_USES = 20  # on the target, and as many beside it
+_BATCH, _EPOCHS, _MOST_STEPS, _LEAST_STEPS = 256, 15, 3000, 200
+_LEARNING_RATE, _WEIGHT_DECAY = 3e-3, 1.0
+
+
+class Examples(NamedTuple):
+    """Uses of points: features float32 (Q, F), and whether the point is on the target there, bool (Q,)."""
+
+    features: np.ndarray
+    on_target: np.ndarray
+
+
+def learn_trust(
+    variants: Sequence[StoredVariant], settings: SPDSettings, seed: int, stop: StopRequest
+) -> list[tuple[LearnedTrust | None, Examples]]:
+    """For each class what the training cases teach, None if they have too few points, and what it was learned from.
+
+    All draws depend on the seed and the names of the cases alone.
+
+    Args:
+        variants: one of each training case.
+        settings: of the plans.
+        seed: of the training.
+        stop: looked at between cases.
+    """
+    n_classes = variants[0].saliency.shape[1]
+    parts: list[list[Examples]] = [[] for _ in range(n_classes)]
+    for variant in stop.guard(variants):
+        for k, examples in enumerate(_examples(variant, settings, seed)):
+            parts[k].append(examples)
+    learned = []
+    for k, own in enumerate(parts):
+        rng = np.random.default_rng([seed, _SEED, k])
+        features, on_target = (np.concatenate(arrays) for arrays in zip(*own, strict=True))
+        chosen = rng.permutation(len(on_target))[:_MOST_USES]
+        examples = Examples(features[chosen], on_target[chosen])
+        n_on = int(examples.on_target.sum())
+        enough = min(n_on, len(examples.on_target) - n_on) >= _LEAST_USES
+        learned.append((fit_trust(examples, rng) if enough else None, examples))
+    return learned
+
+
+def _examples(variant: StoredVariant, settings: SPDSettings, seed: int) -> list[Examples]:
+    """Of one case, for each class; what lies under the ignore label is left out."""
+    rng = np.random.default_rng([seed, _SEED, zlib.crc32(variant.name.encode())])
+    saliency = np.asarray(variant.saliency, dtype=np.float32)
+    n_slices, n_classes, side, _ = saliency.shape
+    size, n_context = settings.image_size, settings.distillation.n_context
+    parts: list[list[Examples]] = [[] for _ in range(n_classes)]
+    for draw in range(_DRAWS):
+        prompts = variant.move(draw_prompts(variant.case, settings.prompts, rng))
+        for k in range(n_classes):
+            points = points_of_class(prompts, k, size, side)
+            if draw % 2:
+                points = _perturbed(points, n_slices, rng)
+            uses = point_uses(points, saliency[:, k].shape, n_context)
+            y, x = nearest_index(rescale_points(uses.pixel.astype(np.float64), side, size)).clip(0, size - 1).T
+            on_target = variant.masks[uses.slice_index, k, y, x] > 0
+            examples = Examples(describe_uses(uses, saliency[:, k]), np.asarray(on_target))
+            if variant.valid is not None:
+                known = np.asarray(variant.valid[uses.slice_index, y, x] > 0)
+                examples = Examples(examples.features[known], examples.on_target[known])
+            parts[k].append(examples)
+    return [Examples(*(np.concatenate(arrays) for arrays in zip(*own, strict=True))) for own in parts]
+
+
+def _perturbed(points_syx: np.ndarray, n_slices: int, rng: np.random.Generator) -> np.ndarray:
+    """Some of the points (N, 3), and others anywhere in the slices, within the rectangle that the points span."""
+    if not len(points_syx):
+        return points_syx
+    kept = points_syx[rng.random(len(points_syx)) < rng.uniform(_LEAST_KEPT, 1)]
+    n_added = rng.poisson(rng.uniform(0, _MOST_ADDED) * len(points_syx))
+    low, high = points_syx[:, 1:].min(axis=0), points_syx[:, 1:].max(axis=0)
+    added = np.column_stack([rng.integers(n_slices, size=n_added), rng.uniform(low, high, (n_added, 2))])
+    return np.concatenate([kept, added])
+
+
+def fit_trust(examples: Examples, rng: np.random.Generator) -> LearnedTrust:
+    """Fit by cross-entropy, on the CPU; the result depends on the examples and the generator alone.
+
+    Args:
+        examples: some of either kind.
+        rng: draws the weights to begin with and the batches.
+    """
+    mean, deviation = examples.features.mean(axis=0), examples.features.std(axis=0)
+    scale = np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
+    shapes = LearnedTrust.shapes()
+    start = {name: np.zeros(shapes[name], dtype=np.float32) for name in shapes}
+    for name in ("weight_1", "weight_2", "weight_3"):
+        bound = 1 / np.sqrt(shapes[name][0])
+        start[name] = rng.uniform(-bound, bound, shapes[name]).astype(np.float32)
+    untrained = LearnedTrust(**{**start, "mean": mean, "scale": scale})
+    weights = {name: torch.from_numpy(start[name]).requires_grad_() for name in shapes if name not in ("mean", "scale")}
+    inputs = torch.from_numpy(untrained.standardized(examples.features))
+    target = torch.from_numpy(examples.on_target.astype(np.float32))
+    n = len(target)
+    steps = int(np.clip(_EPOCHS * n // _BATCH, _LEAST_STEPS, _MOST_STEPS))
+    optimizer = torch.optim.AdamW(list(weights.values()), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        batch = torch.from_numpy(rng.integers(n, size=_BATCH))
+        hidden = torch.relu(inputs[batch] @ weights["weight_1"] + weights["bias_1"])
+        hidden = torch.relu(hidden @ weights["weight_2"] + weights["bias_2"])
+        logits = hidden @ weights["weight_3"] + weights["bias_3"]
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, target[batch])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    found = {name: weight.detach().numpy() for name, weight in weights.items()}
+    return LearnedTrust(**{f.name: found.get(f.name, getattr(untrained, f.name)) for f in fields(LearnedTrust)})
