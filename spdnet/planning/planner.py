@@ -27,6 +27,7 @@ from spdnet.planning.plans import (
     NormalizationSettings,
     PromptSettings,
     RecipeSettings,
+    SelectionSettings,
     SPDPlans,
     SPDSettings,
     StageSettings,
@@ -35,6 +36,10 @@ from spdnet.prompts.imitation import recipe_like
 
 # A target that is only two or three tokens wide cannot be delineated. Four is a choice, not yet a measured one.
 MIN_TOKENS_ACROSS_TARGET = 4.0
+MIN_CASES_TO_HOLD_OUT = 10  # of the data set; four fifths of them train in a fold
+HELD_OUT_SHARE = 0.2
+PASSES_UNCHECKED = 10  # over the slices, in stage 1 without held-out cases; see docs/results.md
+LEAST_ITERATIONS = 250  # however few the slices are
 IMITATED_SHARE = 0.5  # of the training prompts, where there are files; see docs/results.md
 # Largest input by device: beyond it a slice costs more than a user would wait for.
 LARGEST_IMAGE = {("lite", "cpu"): 112, ("lite", "cuda"): 224, ("vit", "cpu"): 224, ("vit", "cuda"): 448}
@@ -90,6 +95,7 @@ class SPDPlanner:
             stage2=stage2,
             augmentation=self.choose_augmentation(backbone, image_size),
             prompts=self.choose_prompts(),
+            selection=self.choose_selection(),
         )
         f = self.fingerprint
         names = f.dataset_name, self.plans_name, f.image_reader_writer
@@ -203,6 +209,10 @@ class SPDPlanner:
         batch = max(2, 2 ** int(math.log2(batch)))
         per_epoch = int(np.clip(math.ceil(n_slices / batch), 25, 250))
         total1, total2 = (2500, 1500) if self.device == "cpu" else (12500, 7500)
+        length = f"about {total1} and {total2} iterations on {self.device}"
+        if len(self.fingerprint.cases) < MIN_CASES_TO_HOLD_OUT:
+            total1 = min(total1, max(LEAST_ITERATIONS, math.ceil(PASSES_UNCHECKED * n_slices / batch)))
+            length = f"about {total1} and {total2} iterations: {PASSES_UNCHECKED} passes of stage 1 over so few cases"
         epochs1, epochs2 = (int(np.clip(round(total / per_epoch), 5, 100)) for total in (total1, total2))
         self.reasons["batch_size"] = (
             f"{batch} slices: about {per_slice / 2**20:.0f} MiB each, at most half of {self.memory_gb:.0f} GB"
@@ -212,11 +222,22 @@ class SPDPlanner:
             "0.75 in both stages: distillation can drop what saliency finds too much, but never add what it misses; "
             "with 0.5 a decoder that is given one point per slice can stay at empty masks"
         )
-        self.reasons["epochs"] = f"about {total1} and {total2} iterations on {self.device}"
+        self.reasons["epochs"] = length
         return (
             StageSettings(epochs1, per_epoch, batch, 1e-3, focal_alpha=0.75),
             StageSettings(epochs2, per_epoch, batch, 5e-4, focal_alpha=0.75),
         )
+
+    def choose_selection(self) -> SelectionSettings:
+        """Stage 1 ends with the weights that suit a fifth of the cases best, if there are enough to do without them."""
+        n_cases = len(self.fingerprint.cases)
+        if n_cases < MIN_CASES_TO_HOLD_OUT:
+            self.reasons["selection"] = f"{n_cases} cases: too few for stage 1 to do without some"
+            return SelectionSettings()
+        self.reasons["selection"] = (
+            "stage 1 ends when cases that it holds out fare best, before it knows the others by heart"
+        )
+        return SelectionSettings(HELD_OUT_SHARE)
 
     def choose_augmentation(self, backbone: Backbone, image_size: int) -> AugmentationSettings:
         """The same for all data, but for what stage 2 stores: by the room on the disk; see `choose_storage`."""
@@ -369,6 +390,11 @@ class SPDPlannerPaper(SPDPlanner):
         if prompts.source == "files":
             self.reasons["prompts"] = self.reasons["prompts"].split(";")[0]
         return replace(prompts, imitated_share=0.0)
+
+    def choose_selection(self) -> SelectionSettings:
+        """The last weights."""
+        self.reasons["selection"] = "as in the paper"
+        return SelectionSettings()
 
     def choose_lora(self) -> LoraSettings:
         """The paper's dropout on any device."""

@@ -201,6 +201,27 @@ class StageSettings:
 
 
 @dataclass(frozen=True)
+class SelectionSettings:
+    """Which weights stage 1 ends with; our extension.
+
+    Attributes:
+        held_out_share: of the training cases, those that stage 1 does not train on. It ends with the running average of
+            its weights after the epoch in which the loss on them was lowest. 0: it trains on all cases and ends with
+            its last weights. Stage 2 trains on all cases.
+        decay: of the running average, for each step of the optimiser.
+    """
+
+    held_out_share: float = 0.0
+    decay: float = 0.98
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out_share < 1:
+            raise PlansError(f"spd.selection.held_out_share is {self.held_out_share}; it must be from 0 to below 1")
+        if not 0 <= self.decay < 1:
+            raise PlansError(f"spd.selection.decay is {self.decay}; it must be from 0 to below 1")
+
+
+@dataclass(frozen=True)
 class AugmentationSettings:
     """Spatial and intensity augmentation of slices.
 
@@ -306,6 +327,7 @@ class SPDSettings:
     stage2: StageSettings
     augmentation: AugmentationSettings
     prompts: PromptSettings
+    selection: SelectionSettings = SelectionSettings()
 
 
 @dataclass(frozen=True)

@@ -309,6 +309,16 @@ def test_the_batch_fits_in_half_of_the_memory() -> None:
     assert plan(device="cuda", memory_gb=1000, backbone="lite").settings.stage1.batch_size == 32
 
 
+def test_stage_1_is_checked_by_held_out_cases_or_short() -> None:
+    few, enough = (plan(a_fingerprint(*[a_case(n_slices=64)] * n)) for n in (9, 10))
+    assert (few.settings.selection.held_out_share, enough.settings.selection.held_out_share) == (0.0, 0.2)
+    stages = [p.settings.stage1 for p in (few, enough)]
+    passes = [s.epochs * s.iterations_per_epoch * s.batch_size / (64 * n) for s, n in zip(stages, (9, 10), strict=True)]
+    assert 9 < passes[0] < 12 < passes[1]
+    tiny = plan(a_fingerprint(a_case(n_slices=16))).settings.stage1
+    assert tiny.epochs * tiny.iterations_per_epoch == 250
+
+
 def test_an_epoch_is_one_pass_within_limits() -> None:
     def iterations(n_slices: int) -> int:
         return plan(a_fingerprint(a_case(n_slices=n_slices)), memory_gb=1000).settings.stage1.iterations_per_epoch
@@ -316,7 +326,7 @@ def test_an_epoch_is_one_pass_within_limits() -> None:
     assert iterations(16) == 25
     assert iterations(16 * 40 - 1) == 40
     assert iterations(16 * 1000) == 250
-    few, many = plan(a_fingerprint(a_case(n_slices=16))), plan(a_fingerprint(a_case(n_slices=16_000)))
+    few, many = (plan(a_fingerprint(*[a_case(n_slices=n)] * 10)) for n in (16, 1600))
     assert few.settings.stage1.epochs > many.settings.stage1.epochs >= 5
 
 

@@ -31,6 +31,7 @@ from spdnet.planning.plans import (
     DistillationSettings,
     PromptSettings,
     RecipeSettings,
+    SelectionSettings,
     StageSettings,
 )
 from spdnet.tests.conftest import Workspace
@@ -534,19 +535,24 @@ def records(trainer: SPDTrainer) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if k not in ("started", "ended", "waited")} for r in trainer.log.state()]
 
 
-def test_a_resumed_training_ends_bit_equal_wherever_it_was_cut_off(planned: Workspace) -> None:
-    straight = run(make_trainer(planned))
+@pytest.mark.parametrize("held_out_share", [0.0, 0.4])
+def test_a_resumed_training_ends_bit_equal_wherever_it_was_cut_off(planned: Workspace, held_out_share: float) -> None:
+    def change(settings: SPDSettings) -> SPDSettings:
+        return replace(settings, selection=SelectionSettings(held_out_share))
+
+    straight = run(make_trainer(planned, change=change))
+    assert bool(straight.held_out_cases) == bool(held_out_share)
     expected, curve = straight.network.own_state(), records(straight)
     assert len(curve) == 4
     for epochs_done in (1, 2, 3, 4):
-        first = make_trainer(planned, trainer_class=interrupted_after(epochs_done))
+        first = make_trainer(planned, trainer_class=interrupted_after(epochs_done), change=change)
         (first.output_folder / "checkpoint_final.pth").unlink(missing_ok=True)
         with pytest.raises(KeyboardInterrupt):
             run(first)
         file = resume_checkpoint(first.output_folder)
         assert file is not None
         assert file.name == "checkpoint_latest.pth"
-        second = make_trainer(planned)
+        second = make_trainer(planned, change=change)
         second.initialize()
         second.load_checkpoint(file)
         second.run_training()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 
@@ -10,21 +11,41 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
-from spdnet.planning import StoredCase
+from spdnet.planning import SPDSettings, StoredCase
 from spdnet.planning.plans import StageSettings
 from spdnet.training.sampling import BatchRequest, RequestList, SliceBatch, SliceBatches, draw_batches
 from spdnet.training.scores import pixel_counts
 from spdnet.training.stages import Batches, Stage
 
+_CHECKED = 0.25  # held-out slices of an epoch, at most, for each that is trained on
 _GRACE_S = 60  # for how long a data worker goes on after SIGTERM
 
 
 class SaliencyStage(Stage):
-    """Trains on single slices, augmented afresh every time."""
+    """Trains on single slices, augmented afresh every time.
+
+    Args:
+        network, settings, train_cases, val_cases, device, seed: as in the base class.
+        held_out_cases: others, to choose the weights by.
+    """
 
     number = 1
     name = "stage 1 (saliency)"
+
+    def __init__(
+        self,
+        network: SPDNetwork,
+        settings: SPDSettings,
+        train_cases: list[StoredCase],
+        val_cases: list[StoredCase],
+        device: torch.device,
+        seed: int,
+        held_out_cases: list[StoredCase] | None = None,
+    ) -> None:
+        super().__init__(network, settings, train_cases, val_cases, device, seed)
+        self.held_out_cases = held_out_cases or []
 
     @property
     def stage_settings(self) -> StageSettings:
@@ -41,14 +62,14 @@ class SaliencyStage(Stage):
         self._is_target = np.concatenate([c.target_slices for c in self.train_cases])
         self._train_requests = RequestList([])
         self._train_loader = self._loader(self.train_cases, self._train_requests)
-        val_table, size = slice_table(self.val_cases), self.stage_settings.batch_size
-        batches = [np.arange(i, min(i + size, len(val_table))) for i in range(0, len(val_table), size)]
-        shared = self.team.share(batches)
-        self._val_loader = self._loader(self.val_cases, RequestList([BatchRequest(rows) for rows in shared]))
+        self._val_loader = self._ordered_loader(self.val_cases, None)
+        s = self.stage_settings
+        most = math.ceil(s.batch_size * s.iterations_per_epoch * _CHECKED)
+        self._held_out_loader = self._ordered_loader(self.held_out_cases, most)
 
     def finish(self) -> None:
         """End the data workers, also if somebody still holds the loaders."""
-        for name in ("_train_loader", "_val_loader"):
+        for name in ("_train_loader", "_val_loader", "_held_out_loader"):
             loader = self.__dict__.pop(name, None)
             if loader is not None:
                 loader._iterator = None  # persistent workers end with their iterator
@@ -77,6 +98,10 @@ class SaliencyStage(Stage):
         """All slices of the validation cases, in order; this process' share of the batches."""
         return self._val_loader
 
+    def held_out_batches(self) -> Batches:
+        """Slices of the held-out cases, in order: all, or evenly spaced as many as cost little beside an epoch."""
+        return self._held_out_loader
+
     def validation_scores(self, batch: SliceBatch) -> dict[str, np.ndarray]:
         """Loss and pixel counts of the saliency map, cut at 0.5."""
         batch = batch.to(self.device)
@@ -86,6 +111,13 @@ class SaliencyStage(Stage):
         found = nn.functional.interpolate(logits.float(), batch.masks.shape[-2:], mode="bilinear") > 0
         valid = None if batch.valid is None else batch.valid.cpu().numpy()
         return {"loss": loss.cpu().numpy(), **pixel_counts(found.cpu().numpy(), batch.masks.cpu().numpy(), valid)}
+
+    def _ordered_loader(self, cases: list[StoredCase], most: int | None) -> DataLoader:
+        """This process' share of the cases' slices in batches, in order, at most so many of all."""
+        n, size = len(slice_table(cases)), self.stage_settings.batch_size
+        rows = np.arange(n) if most is None or n <= most else np.linspace(0, n - 1, most).round().astype(np.int64)
+        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
+        return self._loader(cases, RequestList([BatchRequest(part) for part in self.team.share(batches)]))
 
     def _loader(self, cases: list[StoredCase], requests: RequestList) -> DataLoader:
         """Data workers live as long as the loader; on a GPU batches come in page-locked memory."""

@@ -90,6 +90,10 @@ class Stage(ABC):
     def validation_scores(self, batch: Any) -> dict[str, np.ndarray]:
         """Forward pass of a validation batch: "loss" and the counts of `pixel_counts`."""
 
+    def held_out_batches(self) -> Batches:
+        """This process' share of the cases that are held out to choose the stage's weights by, in batches."""
+        return []
+
     def prepare(self) -> None:
         """Leave gradients to this stage's parameters alone; called once before the first epoch or after a resume."""
         self.network.requires_grad_(False)

@@ -12,6 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from spdnet.training.pretrained import load_pretrained_weights, load_stage1_weig
 from spdnet.training.prompt_stage import PromptStage
 from spdnet.training.saliency_stage import SaliencyStage
 from spdnet.training.scores import pseudo_dice
+from spdnet.training.selection import WeightSelection, hold_out
 from spdnet.training.stages import Batches, Stage
 from spdnet.training.stopping import StopRequest, TrainingStoppedError
 from spdnet.training.trackers import Tracker
@@ -108,6 +110,7 @@ class SPDTrainer:
         self._resume_state: dict[str, Any] | None = None
         self._stage_runs = False
         self._iteration = 0
+        self._selection: WeightSelection | None = None
         self.network: SPDNetwork
         self.stage: Stage
         self.optimizer: torch.optim.Optimizer
@@ -152,6 +155,8 @@ class SPDTrainer:
         """
         with self.team.main_first():
             self.train_cases, self.val_cases = self.get_tr_and_val_datasets()
+            share = self.settings.selection.held_out_share
+            self.stage1_cases, self.held_out_cases = hold_out(self.train_cases, share, self.seed)
             self._check_input_size()
             self._check_batch_size()
             torch.manual_seed(self.seed)
@@ -185,11 +190,13 @@ class SPDTrainer:
 
     def build_stage(self, number: int) -> Stage:
         """Stage 1 or 2 on the current network."""
-        arguments = (self.network, self.settings, self.train_cases, self.val_cases, self.device, self.seed)
+        how = self.device, self.seed
         if number == 1:
-            return SaliencyStage(*arguments)
+            cases = self.stage1_cases, self.val_cases
+            return SaliencyStage(self.network, self.settings, *cases, *how, self.held_out_cases)
+        cases = self.train_cases, self.val_cases
         cache = self.preprocessed_folder if self.keep_embeddings else self.output_folder
-        return PromptStage(*arguments, cache, self.keep_embeddings)
+        return PromptStage(self.network, self.settings, *cases, *how, cache, self.keep_embeddings)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolynomialLR | ReduceLROnPlateau]:
         """Optimiser and learning-rate schedule of the current stage, as the plans say."""
@@ -261,11 +268,22 @@ class SPDTrainer:
         batches = tqdm(self.dataloader_train, desc=name, leave=False, disable=silent)
         guarded = self.stop.guard(self._clock.watch(batches))
         self.on_train_epoch_end([self.train_step(batch) for batch in guarded])
-        with torch.no_grad():
+        with torch.no_grad(), self._selection.averaged() if self._selection is not None else nullcontext():
             self.on_validation_epoch_start()
             guarded = self.stop.guard(self._clock.watch(self.dataloader_val))
             self.on_validation_epoch_end([self.validation_step(batch) for batch in guarded])
+            self._check_held_out()
         self.on_epoch_end()
+
+    def _check_held_out(self) -> None:
+        """Loss on the cases that stage 1 holds out, of the averaged weights."""
+        if self._selection is None:
+            return
+        guarded = self.stop.guard(self._clock.watch(self.stage.held_out_batches()))
+        losses = [float(output["loss"]) for output in self.team.collect([self.validation_step(b) for b in guarded])]
+        mean = float(np.mean(losses))
+        self._losses["held_out"] = mean
+        self._selection.offer(mean, self.current_epoch)
 
     def on_train_start(self) -> None:
         """Write plans, dataset.json and debug.json beside the fold, and the state that the training starts from."""
@@ -295,13 +313,14 @@ class SPDTrainer:
             "seed": self.seed,
             "train_cases": [c.case for c in self.train_cases],
             "val_cases": [c.case for c in self.val_cases],
+            "held_out_in_stage_1": [c.case for c in self.held_out_cases],
             "plans": self.plans.to_dict(),
         }
         write_debug_file(self.output_folder, self.device, training)
         self.print_to_log_file(
             f"{type(self).__name__} on {self.plans.dataset_name}, fold {self.fold}: {len(self.train_cases)} training "
-            f"and {len(self.val_cases)} validation cases, {self.settings.backbone} at {self.settings.image_size} px on "
-            f"{self.device}, seed {self.seed}"
+            f"cases ({len(self.held_out_cases)} held out in stage 1) and {len(self.val_cases)} validation cases, "
+            f"{self.settings.backbone} at {self.settings.image_size} px on {self.device}, seed {self.seed}"
         )
 
     def on_train_end(self) -> None:
@@ -330,11 +349,16 @@ class SPDTrainer:
             for line in self.stage.decide(self.labels.names):
                 self.print_to_log_file(line)
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
+        self._selection = None
+        if self.stage.number == 1 and self.held_out_cases:
+            self._selection = WeightSelection(self.network.stage1_parameters(), self.settings.selection.decay)
         self.loss_of_batch = parallel_loss(self.network, self.stage.training_loss, self.stage.some_unused)
         self._stage_runs = True
         if self._resume_state is not None:
             self.optimizer.load_state_dict(self._resume_state["optimizer"])
             self.lr_scheduler.load_state_dict(self._resume_state["lr_scheduler"])
+            if self._selection is not None and self._resume_state["selection"] is not None:
+                self._selection.load_state(self._resume_state["selection"])
 
     def on_stage_end(self) -> None:
         """Release what the stage holds, also after an error."""
@@ -346,7 +370,7 @@ class SPDTrainer:
         self._epoch_started = time.time()
         self._clock = WaitClock()
         self._iteration = 0
-        self._losses: dict[str, float | None] = {"train": None, "val": None}
+        self._losses: dict[str, float | None] = {"train": None, "val": None, "held_out": None}
         self._dice: list[float] = []
         with self._clock.running():
             self.dataloader_train, self.dataloader_val = self.get_dataloaders()
@@ -373,6 +397,8 @@ class SPDTrainer:
             if not norm.is_cuda:  # there it would have to be waited for; the next loss tells
                 self._check_finite("gradient", float(norm), batch)
             self.optimizer.step()
+        if self._selection is not None:
+            self._selection.update()
         self._iteration += 1
         return {"loss": loss.detach() / self.team.size}
 
@@ -436,9 +462,21 @@ class SPDTrainer:
         for tracker in self.trackers:
             tracker.add(record, len(self.log.records) - 1, self.labels.names)
         self.current_epoch += 1
+        if self._selection is not None:
+            self._take_best_weights(self._selection)
         if self.stage_number == N_STAGES and self.smoothed_dice is not None:
             self._keep_best(self.smoothed_dice)
         self.save_checkpoint(LATEST)
+
+    def _take_best_weights(self, selection: WeightSelection) -> None:
+        """Say how the held-out cases fare; after the stage's last epoch end with what suits them best."""
+        self.print_to_log_file(f"loss on the {len(self.held_out_cases)} held-out cases: {self._losses['held_out']:.4f}")
+        if self.current_epoch == self.stage.stage_settings.epochs:
+            selection.restore()
+            self.print_to_log_file(
+                f"stage 1 ends with its weights of epoch {selection.best_epoch}, when that was lowest: "
+                f"{selection.best_loss:.4f}"
+            )
 
     def _keep_best(self, smoothed_dice: float) -> None:
         if self.best_smoothed_dice is None or smoothed_dice > self.best_smoothed_dice:
@@ -485,6 +523,7 @@ class SPDTrainer:
                     "stage_number": self.stage_number,
                     "stage_epoch": self.current_epoch,
                     "lr_scheduler_state": self.lr_scheduler.state_dict() if running else None,
+                    "selection_state": self._selection.state() if running and self._selection is not None else None,
                     "smoothed_dice": self.smoothed_dice,
                     "records": self.log.state(),
                     **({} if problem is None else {"problem": problem}),
@@ -518,7 +557,11 @@ class SPDTrainer:
         self.smoothed_dice, self.best_smoothed_dice = own["smoothed_dice"], content["_best_ema"]
         self.log.load_state(own["records"])
         if content["optimizer_state"] is not None:
-            self._resume_state = {"optimizer": content["optimizer_state"], "lr_scheduler": own["lr_scheduler_state"]}
+            self._resume_state = {
+                "optimizer": content["optimizer_state"],
+                "lr_scheduler": own["lr_scheduler_state"],
+                "selection": own.get("selection_state"),  # older checkpoints have none
+            }
 
     def start_from_stage1(self, file: Path) -> None:
         """Take LoRA and saliency head from another training's checkpoint and go straight to stage 2.

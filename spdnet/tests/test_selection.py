@@ -1,0 +1,148 @@
+"""Which weights stage 1 ends with: the held-out cases, the running average, and what a training makes of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from spdnet.errors import PlansError
+from spdnet.planning import SPDSettings
+from spdnet.planning.plans import SelectionSettings
+from spdnet.tests.conftest import Workspace
+from spdnet.tests.test_training import make_trainer, run
+from spdnet.training.selection import WeightSelection, hold_out
+from spdnet.training.trainer import SPDTrainer
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "held"), [(24, 0.2, 5), (10, 0.25, 3), (2, 0.9, 1), (1, 0.9, 0), (8, 0.0, 0), (0, 0.5, 0)]
+)
+def test_a_share_of_the_cases_is_held_out_by_the_seed(n: int, share: float, held: int) -> None:
+    cases = [f"case_{i}" for i in range(n)]
+    kept, out = hold_out(cases, share, 3)
+    assert len(out) == held and sorted(kept + out) == sorted(cases)
+    assert kept == [c for c in cases if c in kept] and out == [c for c in cases if c in out]
+    assert (kept, out) == hold_out(cases, share, 3)
+    if n == 24:
+        assert any(hold_out(cases, share, seed)[1] != out for seed in range(5))
+
+
+def selection_of(value: float = 0.0, decay: float = 0.5) -> tuple[torch.nn.Parameter, WeightSelection]:
+    weight = torch.nn.Parameter(torch.full((2,), value))
+    return weight, WeightSelection({"w": weight}, decay)
+
+
+def test_the_average_forgets_what_it_began_with_and_is_lent_to_the_network() -> None:
+    weight, selection = selection_of(100.0, decay=0.9)
+    expected = 100.0
+    for step in range(1, 200):
+        with torch.no_grad():
+            weight.fill_(step % 7)
+        selection.update()
+        decay = min(0.9, step / (step + 9))
+        expected = decay * expected + (1 - decay) * (step % 7)
+    with selection.averaged():
+        assert weight.tolist() == pytest.approx([expected] * 2, rel=1e-5)
+    assert weight.tolist() == [199 % 7] * 2
+    assert abs(expected - 3) < 1
+
+
+def test_what_was_best_is_kept_whatever_comes_after() -> None:
+    weight, selection = selection_of(decay=0.0)
+    for epoch, (value, loss) in enumerate([(1, 0.5), (2, 0.3), (3, 0.4), (4, 0.3)]):
+        with torch.no_grad():
+            weight.fill_(value)
+        selection.update()
+        selection.offer(loss, epoch)
+    assert (selection.best_epoch, selection.best_loss) == (1, 0.3), "the first of equals"
+    selection.restore()
+    assert weight.tolist() == [2, 2]
+
+
+def test_it_goes_on_from_its_state() -> None:
+    weight, selection = selection_of(decay=0.9)
+    again, other = selection_of(decay=0.9)
+    for step in range(20):
+        with torch.no_grad():
+            weight.fill_(float(step**2 % 11))
+        selection.update()
+        selection.offer(float(step % 5), step)
+        if step == 9:
+            other.load_state(selection.state())
+        elif step > 9:
+            with torch.no_grad():
+                again.copy_(weight)
+            other.update()
+            other.offer(float(step % 5), step)
+    first, second = selection.state(), other.state()
+    assert {k: v for k, v in first.items() if k not in ("average", "best")} == {
+        k: v for k, v in second.items() if k not in ("average", "best")
+    }
+    assert all(torch.equal(first[part]["w"], second[part]["w"]) for part in ("average", "best"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("held_out_share", 1.0), ("held_out_share", -0.1), ("decay", 1.0)])
+def test_impossible_settings_are_refused(name: str, value: float) -> None:
+    with pytest.raises(PlansError, match=rf"selection\.{name} is {value}"):
+        SelectionSettings(**{name: value})
+
+
+def holding_out(settings: SPDSettings) -> SPDSettings:
+    """Half of the cases, and a learning rate at which a late epoch is not the best."""
+    stage1 = replace(settings.stage1, learning_rate=0.05)
+    return replace(settings, stage1=stage1, selection=SelectionSettings(0.5, 0.5))
+
+
+class Watched(SPDTrainer):
+    """Keeps what stage 1 trains on, the losses and averages of its epochs, and the weights that it ends with."""
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.averages: list[dict[str, torch.Tensor]] = []
+        self.checked: list[float] = []
+        self.ended_with: dict[str, torch.Tensor] = {}
+
+    def on_epoch_end(self) -> None:
+        if self.stage_number == 1:
+            assert self._selection is not None
+            with self._selection.averaged(), torch.no_grad():
+                weights = self.network.stage1_parameters()
+                self.averages.append({n: p.detach().clone() for n, p in weights.items()})
+                losses = [float(self.stage.validation_scores(b)["loss"]) for b in self.stage.held_out_batches()]
+            self.checked.append(float(np.mean(losses)))
+        super().on_epoch_end()
+        if self.stage_number == 1:
+            self.ended_with = {n: p.detach().clone() for n, p in self.network.stage1_parameters().items()}
+
+
+def test_stage_1_ends_with_the_average_that_the_held_out_cases_like_best(planned: Workspace) -> None:
+    trainer = make_trainer(planned, "all", (5, 1), Watched, holding_out)
+    run(trainer)
+    assert isinstance(trainer, Watched)
+    held_out = {c.case for c in trainer.held_out_cases}
+    assert held_out and held_out.isdisjoint(c.case for c in trainer.stage1_cases)
+    assert held_out < {c.case for c in trainer.train_cases}, "stage 2 has them all"
+    best = int(np.argmin(trainer.checked))
+    assert len(set(trainer.checked)) == 5
+    assert all(torch.equal(p, trainer.averages[best][n]) for n, p in trainer.ended_with.items())
+    final = trainer.network.stage1_parameters()
+    assert all(torch.equal(p, trainer.ended_with[n]) for n, p in final.items()), "stage 2 leaves it alone"
+    (log,) = trainer.output_folder.glob("training_log_*.txt")
+    text = log.read_text(encoding="utf-8")
+    told = [float(v) for v in re.findall(r"loss on the \d+ held-out cases: ([\d.]+)", text)]
+    np.testing.assert_allclose(told, trainer.checked, atol=1e-4)
+    assert f"ends with its weights of epoch {best}" in text
+    debug = json.loads((trainer.output_folder / "debug.json").read_text(encoding="utf-8"))
+    assert set(debug["held_out_in_stage_1"]) == held_out
+
+
+def test_without_a_share_nothing_is_held_out(planned: Workspace) -> None:
+    trainer = make_trainer(planned, "all", (1, 0))
+    run(trainer)
+    assert trainer.held_out_cases == [] and trainer._selection is None
+    assert trainer.stage1_cases == trainer.train_cases
