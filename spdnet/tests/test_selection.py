@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,11 @@ from spdnet.planning import SPDSettings
 from spdnet.planning.plans import SelectionSettings
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.test_training import make_trainer, run
+from spdnet.training.embedding_store import StoredVariant
 from spdnet.training.selection import WeightSelection, hold_out
 from spdnet.training.trainer import SPDTrainer
+from spdnet.training.trust import TrustMeasurement, measure_trust
+from spdnet.training.trust_learning import learn_trust
 
 
 @pytest.mark.parametrize(
@@ -146,3 +150,31 @@ def test_without_a_share_nothing_is_held_out(planned: Workspace) -> None:
     run(trainer)
     assert trainer.held_out_cases == [] and trainer._selection is None
     assert trainer.stage1_cases == trainer.train_cases
+
+
+def test_stage_2_measures_on_the_cases_that_stage_1_held_out(
+    planned: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[list[str]] = []
+    emphasised: list[set[str]] = []
+
+    def measure(variants: list[StoredVariant], *arguments: Any) -> TrustMeasurement:
+        measured.append([v.case.case for v in variants])
+        return measure_trust(variants, *arguments)
+
+    def learn(variants: Any, settings: Any, seed: Any, stop: Any, held_out: set[str]) -> Any:
+        emphasised.append(held_out)
+        return learn_trust(variants, settings, seed, stop, held_out)
+
+    monkeypatch.setattr("spdnet.training.prompt_stage.measure_trust", measure)
+    monkeypatch.setattr("spdnet.training.prompt_stage.learn_trust", learn)
+    first = run(make_trainer(planned, "all", (1, 1), change=holding_out))
+    held_out = [c.case for c in first.held_out_cases]
+    file = first.output_folder / "checkpoint_final.pth"
+    other = make_trainer(planned, "all", (1, 1))  # its own plans hold out none
+    other.initialize()
+    other.start_from_stage1(file)
+    other.run_training()
+    assert measured == [held_out] * 2 and emphasised == [set(held_out)] * 2
+    run(make_trainer(planned, "all", (1, 1)))
+    assert len(measured[-1]) == len(first.train_cases) and not emphasised[-1], "without any, all count alike"

@@ -196,7 +196,8 @@ class SPDTrainer:
             return SaliencyStage(self.network, self.settings, *cases, *how, self.held_out_cases)
         cases = self.train_cases, self.val_cases
         cache = self.preprocessed_folder if self.keep_embeddings else self.output_folder
-        return PromptStage(self.network, self.settings, *cases, *how, cache, self.keep_embeddings)
+        kept = self.keep_embeddings, self.held_out_cases
+        return PromptStage(self.network, self.settings, *cases, *how, cache, *kept)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolynomialLR | ReduceLROnPlateau]:
         """Optimiser and learning-rate schedule of the current stage, as the plans say."""
@@ -520,6 +521,7 @@ class SPDTrainer:
                     "trainer_name": type(self).__name__,
                     "settings": dataclasses.asdict(self.settings),
                     "seed": self.seed,
+                    "held_out_cases": [c.case for c in self.held_out_cases],
                     "stage_number": self.stage_number,
                     "stage_epoch": self.current_epoch,
                     "lr_scheduler_state": self.lr_scheduler.state_dict() if running else None,
@@ -552,6 +554,9 @@ class SPDTrainer:
             raise ModelError(f"{source} does not fit the plans of this training: {error}") from error
         self._resumed = True
         self.seed = own["seed"]
+        held_out = own.get("held_out_cases", [])  # older checkpoints have none
+        self.stage1_cases = [c for c in self.train_cases if c.case not in held_out]
+        self.held_out_cases = [c for c in self.train_cases if c.case in held_out]
         self._tell_changed_settings(own["settings"])
         self.stage_number, self.current_epoch = own["stage_number"], own["stage_epoch"]
         self.smoothed_dice, self.best_smoothed_dice = own["smoothed_dice"], content["_best_ema"]
@@ -573,7 +578,11 @@ class SPDTrainer:
         self._check_plans(content, str(file))
         load_stage1_weights(self.network, content["network_weights"], file)
         self.stage_number, self.current_epoch = 2, 0
-        self.print_to_log_file(f"stage 1 taken from {file}")
+        held_out = content["spd"].get("held_out_cases", [])  # older checkpoints have none
+        self.held_out_cases = [c for c in self.train_cases if c.case in held_out]
+        self.print_to_log_file(
+            f"stage 1 taken from {file}; it held out {len(self.held_out_cases)} of the training cases"
+        )
 
     def load_pretrained_weights(self, file: Path) -> None:
         """Start from another training's weights; layers that depend on the classes stay as drawn where they differ.

@@ -7,7 +7,7 @@ random, so that what is learned does not hang on how many points there happen to
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from spdnet.training.prompt_source import draw_prompts
 from spdnet.training.stopping import StopRequest
 
 _DRAWS = 6  # of prompts for each case, every second one perturbed
+_DRAWS_OF_HELD_OUT = 24  # of cases that stage 1 has not seen, so that they count for about as much as all others
 _SEED = 20261  # beside the training's, so that these draws are those of no epoch
 _LEAST_KEPT, _MOST_ADDED = 0.2, 2.0  # shares of the points, of perturbed draws
 _MOST_USES = 100_000  # of a class, to learn from
@@ -41,7 +42,11 @@ class Examples(NamedTuple):
 
 
 def learn_trust(
-    variants: Sequence[StoredVariant], settings: SPDSettings, seed: int, stop: StopRequest
+    variants: Sequence[StoredVariant],
+    settings: SPDSettings,
+    seed: int,
+    stop: StopRequest,
+    held_out: Collection[str] = (),
 ) -> list[tuple[LearnedTrust | None, Examples]]:
     """For each class what the training cases teach, None if they have too few points, and what it was learned from.
 
@@ -52,11 +57,14 @@ def learn_trust(
         settings: of the plans.
         seed: of the training.
         stop: looked at between cases.
+        held_out: names of the cases that stage 1 has not seen. Their saliency errs as that of new cases does, so more
+            is drawn for them.
     """
     n_classes = variants[0].saliency.shape[1]
     parts: list[list[Examples]] = [[] for _ in range(n_classes)]
     for variant in stop.guard(variants):
-        for k, examples in enumerate(_examples(variant, settings, seed)):
+        n_draws = _DRAWS_OF_HELD_OUT if variant.case.case in held_out else _DRAWS
+        for k, examples in enumerate(_examples(variant, settings, seed, n_draws)):
             parts[k].append(examples)
     learned = []
     for k, own in enumerate(parts):
@@ -70,14 +78,14 @@ def learn_trust(
     return learned
 
 
-def _examples(variant: StoredVariant, settings: SPDSettings, seed: int) -> list[Examples]:
+def _examples(variant: StoredVariant, settings: SPDSettings, seed: int, n_draws: int) -> list[Examples]:
     """Of one case, for each class; what lies under the ignore label is left out."""
     rng = np.random.default_rng([seed, _SEED, zlib.crc32(variant.name.encode())])
     saliency = np.asarray(variant.saliency, dtype=np.float32)
     n_slices, n_classes, side, _ = saliency.shape
     size, n_context = settings.image_size, settings.distillation.n_context
     parts: list[list[Examples]] = [[] for _ in range(n_classes)]
-    for draw in range(_DRAWS):
+    for draw in range(n_draws):
         prompts = variant.move(draw_prompts(variant.case, settings.prompts, rng))
         for k in range(n_classes):
             points = points_of_class(prompts, k, size, side)
