@@ -117,7 +117,7 @@ class Watched(SPDTrainer):
             with self._selection.averaged(), torch.no_grad():
                 weights = self.network.stage1_parameters()
                 self.averages.append({n: p.detach().clone() for n, p in weights.items()})
-                losses = [float(self.stage.validation_scores(b)["loss"]) for b in self.stage.held_out_batches()]
+                losses = [self.stage.held_out_loss(b) for b in self.stage.held_out_batches()]
             self.checked.append(float(np.mean(losses)))
         super().on_epoch_end()
         if self.stage_number == 1:
@@ -138,7 +138,7 @@ def test_stage_1_ends_with_the_average_that_the_held_out_cases_like_best(planned
     assert all(torch.equal(p, trainer.ended_with[n]) for n, p in final.items()), "stage 2 leaves it alone"
     (log,) = trainer.output_folder.glob("training_log_*.txt")
     text = log.read_text(encoding="utf-8")
-    told = [float(v) for v in re.findall(r"loss on the \d+ held-out cases: ([\d.]+)", text)]
+    told = [float(v) for v in re.findall(r"cross-entropy on the \d+ held-out cases: ([\d.]+)", text)]
     np.testing.assert_allclose(told, trainer.checked, atol=1e-4)
     assert f"ends with its weights of epoch {best}" in text
     debug = json.loads((trainer.output_folder / "debug.json").read_text(encoding="utf-8"))
@@ -178,3 +178,23 @@ def test_stage_2_measures_on_the_cases_that_stage_1_held_out(
     assert measured == [held_out] * 2 and emphasised == [set(held_out)] * 2
     run(make_trainer(planned, "all", (1, 1)))
     assert len(measured[-1]) == len(first.train_cases) and not emphasised[-1], "without any, all count alike"
+
+
+def test_the_held_out_cases_are_scored_by_weighted_cross_entropy(planned: Workspace) -> None:
+    trainer = make_trainer(planned, "all", (1, 0), change=holding_out)
+    trainer.initialize()
+    trainer.network.eval()
+    stage = trainer.build_stage(1)
+    stage.prepare()
+    batches = list(stage.held_out_batches())
+    assert sum(len(b.names) for b in batches) <= sum(len(c.slices) for c in trainer.held_out_cases)
+    for batch in batches:
+        with torch.no_grad():
+            logits = trainer.network.saliency_logits(trainer.network.encode(batch.images)).float()
+            logits = torch.nn.functional.interpolate(logits, batch.masks.shape[-2:], mode="bilinear")
+            alpha = torch.where(
+                batch.masks > 0.5, stage.stage_settings.focal_alpha, 1 - stage.stage_settings.focal_alpha
+            )
+            each = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.masks, alpha)
+            assert stage.held_out_loss(batch) == pytest.approx(float(each), rel=1e-4)
+    stage.finish()

@@ -1,7 +1,7 @@
 """Which weights a stage ends with: by training cases that it does not train on.
 
 A prior that has seen a few volumes often knows them by heart: it finds their targets surely and misses those of others
-as surely. The loss on cases that are held out shows when that begins.
+as surely. The cross-entropy of cases that are held out shows when that begins.
 """
 
 from __future__ import annotations

@@ -94,6 +94,10 @@ class Stage(ABC):
         """This process' share of the cases that are held out to choose the stage's weights by, in batches."""
         return []
 
+    def held_out_loss(self, batch: Any) -> float:
+        """By what the weights are chosen, of a batch of held-out cases; lower is better."""
+        raise NotImplementedError
+
     def prepare(self) -> None:
         """Leave gradients to this stage's parameters alone; called once before the first epoch or after a resume."""
         self.network.requires_grad_(False)

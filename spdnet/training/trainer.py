@@ -281,8 +281,7 @@ class SPDTrainer:
         if self._selection is None:
             return
         guarded = self.stop.guard(self._clock.watch(self.stage.held_out_batches()))
-        losses = [float(output["loss"]) for output in self.team.collect([self.validation_step(b) for b in guarded])]
-        mean = float(np.mean(losses))
+        mean = float(np.mean(self.team.collect([self.stage.held_out_loss(batch) for batch in guarded])))
         self._losses["held_out"] = mean
         self._selection.offer(mean, self.current_epoch)
 
@@ -471,7 +470,9 @@ class SPDTrainer:
 
     def _take_best_weights(self, selection: WeightSelection) -> None:
         """Say how the held-out cases fare; after the stage's last epoch end with what suits them best."""
-        self.print_to_log_file(f"loss on the {len(self.held_out_cases)} held-out cases: {self._losses['held_out']:.4f}")
+        self.print_to_log_file(
+            f"cross-entropy on the {len(self.held_out_cases)} held-out cases: {self._losses['held_out']:.4f}"
+        )
         if self.current_epoch == self.stage.stage_settings.epochs:
             selection.restore()
             self.print_to_log_file(
