@@ -31,6 +31,8 @@ class Budget:
             stage 2 and their encoder as long as both.
         unet_iterations: optimiser steps of the networks that are trained from nothing, MONAI's.
         nnunet_epochs: of nnU-Net, 250 steps each.
+        held_out_share: of the training cases, what stage 1 chooses its weights by; 0, in trainings too short to need
+            it, lets it train on all; None: what the planner chooses.
         frozen: methods without training need no budget.
     """
 
@@ -39,12 +41,20 @@ class Budget:
     epochs: tuple[int, int] = (8, 24)
     unet_iterations: int = 1500
     nnunet_epochs: int = 10
+    held_out_share: float | None = 0.0
 
 
 PROFILES = {
     "trial": Budget(epochs=(1, 1), unet_iterations=20, nnunet_epochs=1),  # whether everything runs
     "small": Budget(),  # two CPU cores
-    "full": Budget(backbone="vit_b", image_size=None, epochs=(100, 60), unet_iterations=40000, nnunet_epochs=250),
+    "full": Budget(
+        backbone="vit_b",
+        image_size=None,
+        epochs=(100, 60),
+        unet_iterations=40000,
+        nnunet_epochs=250,
+        held_out_share=None,
+    ),
 }
 
 

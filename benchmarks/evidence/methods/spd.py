@@ -101,6 +101,12 @@ def plan(workspace: Workspace, dataset: str) -> None:
     if workspace.budget.image_size is not None:
         command += ["-image_size", str(workspace.budget.image_size)]
     workspace.run(command, "plan")
+    share = workspace.budget.held_out_share
+    if share is not None:
+        file = workspace.preprocessed(dataset) / f"{PLANS}.json"
+        plans = SPDPlans.load(file)
+        selection = replace(plans.settings.selection, held_out_share=share)
+        replace(plans, settings=replace(plans.settings, selection=selection)).save(file)
 
 
 def train(
