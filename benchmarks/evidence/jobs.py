@@ -47,6 +47,8 @@ class Budget:
 PROFILES = {
     "trial": Budget(epochs=(1, 1), unet_iterations=20, nnunet_epochs=1),  # whether everything runs
     "small": Budget(),  # two CPU cores
+    "long": Budget(epochs=(32, 24), held_out_share=None),  # stage 1 as the planner would train it, at most
+    "long_unchecked": Budget(epochs=(32, 24)),
     "full": Budget(
         backbone="vit_b",
         image_size=None,
