@@ -27,9 +27,10 @@ from spdnet.prompts.simulate_files import case_generator
 
 # Training and test volumes by profile and family; what is not named is taken whole. Training volumes are drawn by the
 # setting's seed, test volumes are evenly spaced in sorted order and the same for every seed.
+_FEW = {"phantom": (24, 20), "hippocampus": (24, 20), "left_atrium": (12, 4), "kits23": (24, 20)}
 SIZES: dict[str, dict[str, tuple[int, int]]] = {
     "trial": dict.fromkeys(("phantom", "hippocampus", "left_atrium", "fumpe", "kits23"), (5, 2)),
-    "small": {"phantom": (24, 20), "hippocampus": (24, 20), "left_atrium": (12, 4), "kits23": (24, 20)},
+    **dict.fromkeys(("small", "long", "long_unchecked"), _FEW),
     "full": {"phantom": (200, 60)},
 }
 PHANTOM_SEED = 2604  # not the demo's, some of whose cases were looked at while the method was made
