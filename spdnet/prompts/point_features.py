@@ -10,6 +10,7 @@ Pure functions on arrays, in the pixel frame of the saliency maps.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import logit
@@ -23,7 +24,7 @@ _SURROUNDINGS = 1 / 32  # the same of a place's surroundings
 _CELLS = 64  # about as many to a side: what is near is coarse, so the maps need not be fine
 _SMOOTH = 0.2  # points, added to counts before their logarithm
 _LEAST_SALIENCY = 1e-3
-_OFFSETS = np.arange(-REACH, REACH + 1)
+_ONE_SIDE = 4  # slices, before a place and after it
 
 
 @dataclass(frozen=True)
@@ -99,29 +100,24 @@ def describe_uses(uses: PointUses, saliency: np.ndarray) -> np.ndarray:
         _logit(around[place] / _kernel(cells, _SURROUNDINGS * cells).sum(axis=0).max() ** 2),
         _logit(saliency.max(axis=(1, 2))[s]),
     ]
-    slices = s[:, None] + _OFFSETS
-    is_there = (slices >= 0) & (slices < n_slices)
-    stack = slices.clip(0, n_slices - 1), place[1][:, None], place[2][:, None]
-    others = is_there & (_OFFSETS != 0)
-    is_source = slices == uses.source_slice[:, None]
+    own, lent = np.where(uses.offset == 0, weight, 0.0), np.where(uses.offset == 0, 0.0, weight)
+    before, after = np.where(uses.offset > 0, lent, 0.0), np.where(uses.offset < 0, lent, 0.0)
+    neighbours = _Neighbours(place, maps.shape)
     for width in _WIDTHS:
-        near_points, near_area = (_near(m, width * cells) for m in (points, maps))
-        found = np.where(others, near_points[stack], 0.0) - np.where(others & is_source, weight[:, None], 0.0)
-        chance = np.where(others, near_area[stack], 0.0) * density[s][:, None]
+        points_near, area_near = (neighbours.sums(_near(m, width * cells)) for m in (points, maps))
         for window in _WINDOWS:
-            within = np.abs(_OFFSETS) <= window
-            n_found, n_chance = found[:, within].sum(axis=1), chance[:, within].sum(axis=1)
-            surplus = np.log((n_found + _SMOOTH).clip(min=_SMOOTH / 2) / (n_chance + _SMOOTH))
-            columns += [surplus, n_found / others[:, within].sum(axis=1).clip(min=1)]
-        columns.append(near_points[place] - np.where(uses.offset == 0, weight, 0.0))
-    sides = [
-        found[:, chosen].sum(axis=1) for chosen in ((_OFFSETS < 0) & (_OFFSETS >= -4), (_OFFSETS > 0) & (_OFFSETS <= 4))
-    ]
+            found = points_near.around(window) - np.where(np.abs(uses.offset) <= window, lent, 0.0)
+            surplus = np.log(
+                (found + _SMOOTH).clip(min=_SMOOTH / 2) / (density[s] * area_near.around(window) + _SMOOTH)
+            )
+            columns += [surplus, found / _n_others(s, window, n_slices).clip(min=1)]
+        columns.append(points_near.here - own)
+    sides = points_near.before[:, _ONE_SIDE - 1] - before, points_near.after[:, _ONE_SIDE - 1] - after
     columns += [np.minimum(*sides), np.maximum(*sides)]
 
     n_points = np.bincount(s[local], minlength=n_slices)
     total = np.bincount(s[local], weights=weight[local], minlength=n_slices)
-    columns += [np.log1p(n_points[s]), total[s] - np.where(uses.offset == 0, weight, 0.0)]
+    columns += [np.log1p(n_points[s]), total[s] - own]
     surplus_of_point = np.zeros(len(weight_of_point))
     surplus_of_point[uses.point_index[local]] = surplus[local]
     columns += [
@@ -143,11 +139,15 @@ def _logit(probability: np.ndarray) -> np.ndarray:
 
 def _shrink(maps: np.ndarray, factor: int) -> np.ndarray:
     """Means float32 (S, m, m) over blocks of `factor` pixels a side; what is beyond the edge is 0."""
+    maps = maps.astype(np.float32, copy=False)
+    if factor == 1:
+        return maps
     n, side, _ = maps.shape
-    missing = -side % factor
-    padded = np.pad(maps.astype(np.float32), ((0, 0), (0, missing), (0, missing)))
+    if missing := -side % factor:
+        maps = np.pad(maps, ((0, 0), (0, missing), (0, missing)))
     cells = (side + missing) // factor
-    return padded.reshape(n, cells, factor, cells, factor).mean(axis=(2, 4))
+    of_rows = maps.reshape(n, -1, cells, factor).sum(axis=3)
+    return of_rows.reshape(n, cells, factor, cells).sum(axis=2) / np.float32(factor**2)
 
 
 def _kernel(cells: int, width: float) -> np.ndarray:
@@ -171,7 +171,42 @@ def _density_of_chance(maps: np.ndarray, slices: np.ndarray, weight: np.ndarray)
 
 
 def _within_reach(values: np.ndarray) -> np.ndarray:
-    return np.convolve(values, np.ones(len(_OFFSETS)))[REACH : REACH + len(values)]
+    return np.convolve(values, np.ones(2 * REACH + 1))[REACH : REACH + len(values)]
+
+
+def _n_others(slices: np.ndarray, window: int, n_slices: int) -> np.ndarray:
+    """How many other slices lie within a window: int64 (Q,)."""
+    return (slices + window).clip(max=n_slices - 1) - (slices - window).clip(min=0)
+
+
+class _Sums(NamedTuple):
+    """What a map holds at places, float32 (Q,), and up to so many slices before and after them, (Q, REACH)."""
+
+    here: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+
+    def around(self, window: int) -> np.ndarray:
+        """In the other slices at most `window` away."""
+        return self.before[:, window - 1] + self.after[:, window - 1]
+
+
+class _Neighbours:
+    """Looks places (slices, rows and columns, (Q,) each) of maps (S, m, m) up in all slices within `REACH`."""
+
+    def __init__(self, place: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> None:
+        slices, rows, columns = place
+        _, height, width = shape
+        of_slice = height * width
+        steps = np.arange(2 * REACH + 1) * of_slice
+        self._index = (slices * of_slice + rows * width + columns)[:, None] + steps
+
+    def sums(self, maps: np.ndarray) -> _Sums:
+        """What is beyond the first and the last slice counts as 0."""
+        padded = np.zeros((len(maps) + 2 * REACH, *maps.shape[1:]), dtype=maps.dtype)
+        padded[REACH:-REACH] = maps
+        near = padded.ravel()[self._index]
+        return _Sums(near[:, REACH], near[:, REACH - 1 :: -1].cumsum(axis=1), near[:, REACH + 1 :].cumsum(axis=1))
 
 
 def _best_other(uses: PointUses, local: np.ndarray, value_of_point: np.ndarray, if_none: float) -> np.ndarray:
