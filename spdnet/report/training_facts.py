@@ -86,7 +86,7 @@ def _distillation(p: dict[str, Any]) -> str:
     if d["mode"] == "raw":
         return "none: every point goes to the decoder as it is"
     counts = f"its saliency is above {d['tau']:g}"
-    if d["trust"] == "learned":
+    if d.get("trust") == "learned":
         counts = f"it is at least {d['min_trust']:.0%} likely to be on the target, by what was learned in training"
     return (
         f"a point counts if {counts}; lent to {d['n_context']} slices on either side; "
@@ -96,7 +96,7 @@ def _distillation(p: dict[str, Any]) -> str:
 
 def _agreement(p: dict[str, Any]) -> str:
     rule = p["distillation"]["agreement"]
-    if p["distillation"]["mode"] == "raw" or p["distillation"]["trust"] == "learned":
+    if p["distillation"]["mode"] == "raw" or p["distillation"].get("trust") == "learned":
         return "not asked for"
     asked = (
         f"a point must be {rule['min_probability']:.0%} likely to be on the target, by the points of "
@@ -127,7 +127,7 @@ def _random_points(p: dict[str, Any]) -> str:
 
 
 def _near_points(p: dict[str, Any]) -> str:
-    if p["distillation"]["mode"] == "raw" or p["distillation"]["trust"] == "learned":
+    if p["distillation"]["mode"] == "raw" or p["distillation"].get("trust") == "learned":
         return "not asked for"
     ways = {
         "off": "not trusted",
@@ -135,6 +135,13 @@ def _near_points(p: dict[str, Any]) -> str:
         "auto": "trusted where a slice has no other and the training cases bear it out",
     }
     return ways[p["distillation"]["near_points"]]
+
+
+def _selection(p: dict[str, Any]) -> str:
+    rule = p.get("selection", {"held_out_share": 0.0})
+    if not rule["held_out_share"]:
+        return "the last ones"
+    return f"those that suit {rule['held_out_share']:.0%} of the training cases best, which it is not trained on"
 
 
 def _prompts(p: dict[str, Any]) -> str:
@@ -160,6 +167,7 @@ _TOPICS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("empty_consensus", "Slices without trusted points", _without_points),
     ("near_points", "Points near trusted ones of neighbouring slices", _near_points),
     ("random_points", "Volumes whose points look random", _random_points),
+    ("selection", "Weights of stage 1", _selection),
     ("epochs", "Epochs", lambda p: _stages(p, "epochs", "d")),
     ("iterations_per_epoch", "Steps per epoch", lambda p: _stages(p, "iterations_per_epoch", "d")),
     ("batch_size", "Batch size", lambda p: _stages(p, "batch_size", "d")),

@@ -28,9 +28,9 @@ const KIND_OF_FATE = {
 };
 const DRAWING_ORDER = ["box", "raw", "declined", "rejected", "unlikely", "alone", "random", "surplus", "borrowed", "near", "kept"];
 
-function namedPoint([number, classIndex, source, target, y, x, own, saliency, threshold, fate]) {
+function namedPoint([number, classIndex, source, target, y, x, own, saliency, threshold, fate, probability]) {
   const kind = fate === "REJECTED_HERE" && source === target ? "rejected" : KIND_OF_FATE[fate];
-  return { number, classIndex, source, target, y, x, own, saliency, threshold, fate, kind };
+  return { number, classIndex, source, target, y, x, own, saliency, threshold, fate, kind, probability };
 }
 
 // Points to draw in a slice: those given there, and those judged for it; in the order of drawing.
@@ -51,6 +51,7 @@ function describePoint(point) {
   const name = overview.classes.length > 1 ? ` for ${overview.classes[point.classIndex].name}` : "";
   const lines = [`Point ${point.number}${name}: ${POINT_KINDS[point.kind].label}`];
   lines.push(`saliency here ${decimals(point.saliency, 2)}, threshold ${decimals(point.threshold, 2)}`);
+  if (point.probability !== null) lines.push(`on the target here: ${decimals(100 * point.probability, 0)} % likely`);
   if (point.source !== point.target) {
     lines.push(`from slice ${point.source}, saliency there ${decimals(point.own, 2)}`);
   }
