@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from spdnet.errors import ConfigurationError
 from spdnet.network.checkpoint import read_checkpoint
-from spdnet.planning.plans import LossSettings
+from spdnet.planning.plans import LossSettings, SelectionSettings
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.test_training import make_trainer, records
 from spdnet.training.batch_shares import balanced_shares, share_batches
@@ -182,6 +182,7 @@ def trained_alone_or_together(planned: Workspace, batch_size: int) -> tuple[Any,
             stage1=replace(settings.stage1, batch_size=batch_size, iterations_per_epoch=3),
             stage2=replace(settings.stage2, batch_size=batch_size, iterations_per_epoch=3),
             lora=replace(settings.lora, dropout=0.0),
+            selection=SelectionSettings(0.3),
         )
 
     trainer = make_trainer(planned, epochs=(3, 3), trainer_class=SGDTrainer, change=doubled)

@@ -25,6 +25,9 @@ class Equivariant:
     point_precision = peak_precision = continued_precision = torch.ones(1)
     salient_share = near_precision = torch.zeros(1)
 
+    def learned_trust(self) -> tuple[None]:
+        return (None,)
+
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         return images
 

@@ -36,6 +36,7 @@ def quiet(planned: Workspace) -> None:
         plans["spd"][stage]["iterations_per_epoch"] = 3
     plans["spd"]["stage1"]["learning_rate"] = 1e-2
     plans["spd"]["lora"]["dropout"] = 0.1
+    plans["spd"]["selection"]["held_out_share"] = 0.3
     plans["spd"]["distillation"]["tau"] = 0.3
     file.write_text(json.dumps(plans), encoding="utf-8")
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from spdnet.errors import PlansError
+from spdnet.network.checkpoint import read_checkpoint
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import SelectionSettings
 from spdnet.tests.conftest import Workspace
-from spdnet.tests.test_training import make_trainer, run
+from spdnet.tests.test_training import interrupted_after, make_trainer, run
 from spdnet.training.embedding_store import StoredVariant
 from spdnet.training.selection import WeightSelection, hold_out
 from spdnet.training.trainer import SPDTrainer
@@ -28,12 +29,21 @@ from spdnet.training.trust_learning import learn_trust
 )
 def test_a_share_of_the_cases_is_held_out_by_the_seed(n: int, share: float, held: int) -> None:
     cases = [f"case_{i}" for i in range(n)]
-    kept, out = hold_out(cases, share, 3)
+    kept, out = hold_out(cases, [True] * n, share, 3)
     assert len(out) == held and sorted(kept + out) == sorted(cases)
     assert kept == [c for c in cases if c in kept] and out == [c for c in cases if c in out]
-    assert (kept, out) == hold_out(cases, share, 3)
+    assert (kept, out) == hold_out(cases, [True] * n, share, 3)
     if n == 24:
-        assert any(hold_out(cases, share, seed)[1] != out for seed in range(5))
+        assert any(hold_out(cases, [True] * n, share, seed)[1] != out for seed in range(5))
+
+
+def test_cases_without_target_are_never_held_out() -> None:
+    has_target = [i % 3 == 0 for i in range(12)]
+    for seed in range(5):
+        kept, out = hold_out(range(12), has_target, 0.9, seed)
+        assert len(out) == 3 and all(has_target[i] for i in out), "one with target stays"
+        assert sorted([*kept, *out]) == list(range(12))
+    assert hold_out(range(3), [False] * 3, 0.9, 0)[1] == []
 
 
 def selection_of(value: float = 0.0, decay: float = 0.5) -> tuple[torch.nn.Parameter, WeightSelection]:
@@ -198,3 +208,45 @@ def test_the_held_out_cases_are_scored_by_weighted_cross_entropy(planned: Worksp
             each = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.masks, alpha)
             assert stage.held_out_loss(batch) == pytest.approx(float(each), rel=1e-4)
     stage.finish()
+
+
+class OwnStep(Watched):
+    """A variant that makes its steps itself."""
+
+    def train_step(self, batch: Any) -> dict[str, Any]:
+        self.optimizer.zero_grad()
+        loss = self.loss_of_batch(batch)
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.detach()}
+
+
+def test_a_variant_that_makes_its_own_steps_is_averaged_too(planned: Workspace) -> None:
+    trainer = make_trainer(planned, "all", (2, 0), OwnStep, holding_out)
+    trainer.initialize()
+    before = {n: p.detach().clone() for n, p in trainer.network.stage1_parameters().items()}
+    trainer.run_training()
+    assert isinstance(trainer, OwnStep)
+    assert any(not torch.equal(p, before[n]) for n, p in trainer.ended_with.items())
+    best = int(np.argmin(trainer.checked))
+    assert all(torch.equal(p, trainer.averages[best][n]) for n, p in trainer.ended_with.items())
+
+
+def test_a_stage_1_that_is_cut_short_or_taken_over_ends_with_its_best_too(planned: Workspace) -> None:
+    Interrupted = interrupted_after(3)  # noqa: N806 - a class
+    first = make_trainer(planned, "all", (5, 1), Interrupted, holding_out)
+    with pytest.raises(KeyboardInterrupt):
+        run(first)
+    file = first.output_folder / "checkpoint_latest.pth"
+    state = read_checkpoint(file)["spd"]["selection_state"]
+    continued = make_trainer(planned, "all", (3, 1), change=holding_out)
+    continued.initialize()
+    continued.load_checkpoint(file)
+    taken = make_trainer(planned, "all", (5, 1), change=holding_out)
+    taken.initialize()
+    taken.start_from_stage1(file)
+    assert 0 <= state["best_epoch"] < 3
+    for trainer in (continued, taken):
+        weights = trainer.network.stage1_parameters()
+        assert all(torch.equal(p, state["best"][n]) for n, p in weights.items())
+    assert any(not torch.equal(p, state["average"][n]) for n, p in first.network.stage1_parameters().items())

@@ -48,6 +48,7 @@ class SaliencyStage(Stage):
     ) -> None:
         super().__init__(network, settings, train_cases, val_cases, device, seed)
         self.held_out_cases = held_out_cases or []
+        self.holds_cases_out = bool(self.held_out_cases)
 
     @property
     def stage_settings(self) -> StageSettings:

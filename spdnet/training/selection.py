@@ -20,16 +20,20 @@ Case = TypeVar("Case")
 _SEED = 20262  # beside the training's
 
 
-def hold_out(cases: Sequence[Case], share: float, seed: int) -> tuple[list[Case], list[Case]]:
+def hold_out(
+    cases: Sequence[Case], has_target: Sequence[bool], share: float, seed: int
+) -> tuple[list[Case], list[Case]]:
     """Cases to train on, and those to hold out, drawn by the seed; both in the order given.
 
     Args:
         cases: all.
-        share: to hold out, rounded; at least one stays to train on.
+        has_target: which hold any; the others tell nothing of what is missed, and are trained on.
+        share: to hold out of those that do, rounded; at least one of them stays to train on.
         seed: of the training.
     """
-    n = min(math.floor(share * len(cases) + 0.5), len(cases) - 1)
-    chosen = set(np.random.default_rng([seed, _SEED]).permutation(len(cases))[: max(n, 0)].tolist())
+    eligible = np.flatnonzero(has_target)
+    n = min(math.floor(share * len(eligible) + 0.5), len(eligible) - 1)
+    chosen = set(np.random.default_rng([seed, _SEED]).permutation(eligible)[: max(n, 0)].tolist())
     return [c for i, c in enumerate(cases) if i not in chosen], [c for i, c in enumerate(cases) if i in chosen]
 
 
@@ -58,8 +62,8 @@ class WeightSelection:
         self.best_epoch = -1
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take the weights into the average, after a step of the optimiser."""
+    def update(self, *_: Any) -> None:
+        """Take the weights into the average, after a step of the optimiser; fit to be its hook."""
         self._steps += 1
         decay = min(self._decay, self._steps / (self._steps + 9))
         for name, weight in self._weights.items():
@@ -88,6 +92,11 @@ class WeightSelection:
         parts = {"average": self._average, "best": self._best}
         tensors = {name: {n: value.cpu().clone() for n, value in part.items()} for name, part in parts.items()}
         return {**tensors, "steps": self._steps, "best_loss": self.best_loss, "best_epoch": self.best_epoch}
+
+    @staticmethod
+    def best_of(state: dict[str, Any] | None) -> dict[str, torch.Tensor]:
+        """What a state would have ended with, by name; nothing where there is no state, or nothing was checked yet."""
+        return {} if state is None or state["best_epoch"] < 0 else state["best"]
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Inverse of `state`."""

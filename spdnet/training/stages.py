@@ -34,6 +34,7 @@ class Stage(ABC):
 
     Attributes:
         number: 1 or 2. name: for messages.
+        holds_cases_out: whether there are cases that it is not trained on, to choose its weights by.
         some_unused: whether some of the parameters do not take part in every loss.
         team: the processes that train together. Batches, training and validation alike, are this process' share; the
             training loss is that of the whole batch.
@@ -43,6 +44,7 @@ class Stage(ABC):
     number: int
     name: str
     some_unused: bool = False
+    holds_cases_out: bool = False
 
     def __init__(
         self,

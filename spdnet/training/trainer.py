@@ -155,8 +155,9 @@ class SPDTrainer:
         """
         with self.team.main_first():
             self.train_cases, self.val_cases = self.get_tr_and_val_datasets()
+            has_target = [bool(case.target_slices.any()) for case in self.train_cases]
             share = self.settings.selection.held_out_share
-            self.stage1_cases, self.held_out_cases = hold_out(self.train_cases, share, self.seed)
+            self.stage1_cases, self.held_out_cases = hold_out(self.train_cases, has_target, share, self.seed)
             self._check_input_size()
             self._check_batch_size()
             torch.manual_seed(self.seed)
@@ -350,8 +351,9 @@ class SPDTrainer:
                 self.print_to_log_file(line)
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         self._selection = None
-        if self.stage.number == 1 and self.held_out_cases:
+        if self.stage.holds_cases_out:
             self._selection = WeightSelection(self.network.stage1_parameters(), self.settings.selection.decay)
+            self.optimizer.register_step_post_hook(self._selection.update)
         self.loss_of_batch = parallel_loss(self.network, self.stage.training_loss, self.stage.some_unused)
         self._stage_runs = True
         if self._resume_state is not None:
@@ -397,8 +399,6 @@ class SPDTrainer:
             if not norm.is_cuda:  # there it would have to be waited for; the next loss tells
                 self._check_finite("gradient", float(norm), batch)
             self.optimizer.step()
-        if self._selection is not None:
-            self._selection.update()
         self._iteration += 1
         return {"loss": loss.detach() / self.team.size}
 
@@ -560,6 +560,8 @@ class SPDTrainer:
         self.held_out_cases = [c for c in self.train_cases if c.case in held_out]
         self._tell_changed_settings(own["settings"])
         self.stage_number, self.current_epoch = own["stage_number"], own["stage_epoch"]
+        if self.stage_number == 1 and self.current_epoch >= self.settings.stage1.epochs:  # fewer epochs than before
+            self._load_best(own.get("selection_state"))
         self.smoothed_dice, self.best_smoothed_dice = own["smoothed_dice"], content["_best_ema"]
         self.log.load_state(own["records"])
         if content["optimizer_state"] is not None:
@@ -578,12 +580,16 @@ class SPDTrainer:
         content = read_checkpoint(file)
         self._check_plans(content, str(file))
         load_stage1_weights(self.network, content["network_weights"], file)
+        self._load_best(content["spd"].get("selection_state"))  # of a training that is still in stage 1
         self.stage_number, self.current_epoch = 2, 0
         held_out = content["spd"].get("held_out_cases", [])  # older checkpoints have none
         self.held_out_cases = [c for c in self.train_cases if c.case in held_out]
         self.print_to_log_file(
             f"stage 1 taken from {file}; it held out {len(self.held_out_cases)} of the training cases"
         )
+
+    def _load_best(self, selection_state: dict[str, Any] | None) -> None:
+        self.network.load_own_state({**self.network.own_state(), **WeightSelection.best_of(selection_state)})
 
     def load_pretrained_weights(self, file: Path) -> None:
         """Start from another training's weights; layers that depend on the classes stay as drawn where they differ.
