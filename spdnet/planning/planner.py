@@ -209,10 +209,13 @@ class SPDPlanner:
         batch = max(2, 2 ** int(math.log2(batch)))
         per_epoch = int(np.clip(math.ceil(n_slices / batch), 25, 250))
         total1, total2 = (2500, 1500) if self.device == "cpu" else (12500, 7500)
-        length = f"about {total1} and {total2} iterations on {self.device}"
+        why = f"on {self.device}"
         if len(self.fingerprint.cases) < MIN_CASES_TO_HOLD_OUT:
             total1 = min(total1, max(LEAST_ITERATIONS, math.ceil(PASSES_UNCHECKED * n_slices / batch)))
-            length = f"about {total1} and {total2} iterations: {PASSES_UNCHECKED} passes of stage 1 over so few cases"
+            why += (
+                f"; stage 1 has too few cases to hold some out, so it makes at most {PASSES_UNCHECKED} passes, or "
+                f"{LEAST_ITERATIONS} iterations"
+            )
         epochs1, epochs2 = (int(np.clip(round(total / per_epoch), 5, 100)) for total in (total1, total2))
         self.reasons["batch_size"] = (
             f"{batch} slices: about {per_slice / 2**20:.0f} MiB each, at most half of {self.memory_gb:.0f} GB"
@@ -222,7 +225,7 @@ class SPDPlanner:
             "0.75 in both stages: distillation can drop what saliency finds too much, but never add what it misses; "
             "with 0.5 a decoder that is given one point per slice can stay at empty masks"
         )
-        self.reasons["epochs"] = length
+        self.reasons["epochs"] = f"about {total1} and {total2} iterations {why}"
         return (
             StageSettings(epochs1, per_epoch, batch, 1e-3, focal_alpha=0.75),
             StageSettings(epochs2, per_epoch, batch, 5e-4, focal_alpha=0.75),
@@ -255,8 +258,7 @@ class SPDPlanner:
         f = self.fingerprint
         flat = all(c.n_slices == 1 for c in f.cases)
         scattered = f.prompt_statistics is None or f.prompt_type == "points"  # without files: the recipe's
-        settings = DistillationSettings(trust="learned", random_points="refuse", near_points="auto")
-        self.reasons["trust"] = "stage 2 learns from the training cases which points are likely to be on the target"
+        settings = DistillationSettings(random_points="refuse", near_points="auto")
         self.reasons["random_points"] = "points that hit the saliency like random ones may be those of another image"
         self.reasons["near_points"] = "stage 2 sees by the training cases whether their place alone tells"
         self.reasons["empty_consensus"] = "stage 2 sees by the training cases whether salient pixels can stand in"
@@ -373,11 +375,10 @@ class SPDPlannerPaper(SPDPlanner):
         """All salient points are trusted; a slice without any gets none."""
         settings = super().choose_distillation()
         self.reasons.pop("agreement", None)
-        for name in ("trust", "empty_consensus", "random_points", "near_points"):
+        for name in ("empty_consensus", "random_points", "near_points"):
             self.reasons[name] = "as in the paper"
         return replace(
             settings,
-            trust="saliency",
             empty_consensus="decode",
             random_points="keep",
             near_points="off",

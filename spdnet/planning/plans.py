@@ -467,7 +467,7 @@ _RANGES: dict[type, dict[str, _Range]] = {
     SPDSettings: {"image_size": _Range(1, 8192), "pixel_spacing_mm": _POSITIVE},
     LoraSettings: {"rank": _NOT_NEGATIVE, "alpha": _NOT_NEGATIVE, "dropout": _SHARE},
     LossSettings: dict.fromkeys(("dice_weight", "focal_weight", "focal_gamma", "dice_epsilon"), _NOT_NEGATIVE),
-    DistillationSettings: {"tau": _SHARE, "n_context": _NOT_NEGATIVE, "max_points": _FROM_ONE},
+    DistillationSettings: {"tau": _SHARE, "n_context": _NOT_NEGATIVE, "max_points": _FROM_ONE, "min_trust": _SHARE},
     ConsistencySettings: {"weight": _NOT_NEGATIVE, "run_length": _FROM_ONE},
     StageSettings: {
         "epochs": _NOT_NEGATIVE,

@@ -70,7 +70,7 @@ def point_uses(points_syx: np.ndarray, shape: tuple[int, ...], n_context: int) -
 def describe_uses(uses: PointUses, saliency: np.ndarray) -> np.ndarray:
     """Features float32 (Q, F) of uses; every point within the maps has to be among them in its own slice.
 
-    They depend on the slices within `REACH` alone.
+    They depend on the slices within `REACH` of the one that is prompted, and of the point's own.
 
     Args:
         uses: of the points of one volume and class.
@@ -101,7 +101,8 @@ def describe_uses(uses: PointUses, saliency: np.ndarray) -> np.ndarray:
         _logit(saliency.max(axis=(1, 2))[s]),
     ]
     own, lent = np.where(uses.offset == 0, weight, 0.0), np.where(uses.offset == 0, 0.0, weight)
-    before, after = np.where(uses.offset > 0, lent, 0.0), np.where(uses.offset < 0, lent, 0.0)
+    one_side = np.where(np.abs(uses.offset) <= _ONE_SIDE, lent, 0.0)
+    before, after = np.where(uses.offset > 0, one_side, 0.0), np.where(uses.offset < 0, one_side, 0.0)
     neighbours = _Neighbours(place, maps.shape)
     for width in _WIDTHS:
         points_near, area_near = (neighbours.sums(_near(m, width * cells)) for m in (points, maps))

@@ -79,44 +79,62 @@ def test_uses_are_those_that_distillation_considers() -> None:
     assert len(np.unique(uses.point_index)) < 60, "some lie outside"
 
 
-def test_features_are_what_a_loop_over_points_counts() -> None:
+def logit_of(probability: float) -> float:
+    return float(logit(np.clip(probability, 1e-3, 1 - 1e-3)))
+
+
+@pytest.mark.parametrize("n_context", [0, 2, 6])
+def test_features_are_what_a_loop_over_points_counts(n_context: int) -> None:
     rng = np.random.default_rng(2)
     saliency = rng.uniform(0, 1, (20, SIDE, SIDE)).astype(np.float32)
     points = np.column_stack([rng.uniform(0, 19, 50), rng.uniform(0, SIDE - 1, (50, 2))])
-    uses = point_uses(points, saliency.shape, 2)
+    uses = point_uses(points, saliency.shape, n_context)
     found = describe_uses(uses, saliency)
     pixels = np.floor(points + 0.5).astype(int)
     weights = saliency[tuple(pixels.T)].astype(float)
     y, x = np.mgrid[:SIDE, :SIDE]
-    for row in rng.choice(len(found), 25, replace=False).tolist():
-        s, p, (py, px) = int(uses.slice_index[row]), int(uses.point_index[row]), uses.pixel[row]
+
+    def counted(p: int, place: tuple[int, int], width: float, slices: list[int]) -> float:
+        """Other points that lie near in some slices."""
+        return float(
+            sum(
+                w * np.exp(-((pixels[q, 1] - place[0]) ** 2 + (pixels[q, 2] - place[1]) ** 2) / (2 * width**2))
+                for q, w in enumerate(weights)
+                if q != p and pixels[q, 0] in slices
+            )
+        )
+
+    def near(place: tuple[int, int], width: float) -> np.ndarray:
+        return np.exp(-((y - place[0]) ** 2 + (x - place[1]) ** 2) / (2 * width**2))
+
+    def surplus(p: int, s: int, place: tuple[int, int], width: float, window: int) -> tuple[float, float]:
         reached = [t for t in range(20) if abs(t - s) <= REACH]
         missed = sum(1 - w for q, w in enumerate(weights) if pixels[q, 0] in reached)
         density = missed / sum(SIDE**2 - saliency[t].sum() for t in reached)
-        expected = [logit(np.clip(saliency[s, py, px], 1e-3, 1 - 1e-3))]
+        others = [t for t in range(20) if 0 < abs(t - s) <= window]
+        n = counted(p, place, width, others)
+        chance = density * sum((saliency[t] * near(place, width)).sum() for t in others)
+        return float(np.log((n + 0.2) / (chance + 0.2))), n / len(others)
+
+    def at_home(q: int) -> float:
+        return surplus(q, pixels[q, 0], (pixels[q, 1], pixels[q, 2]), SIDE / 8, 8)[0]
+
+    for row in rng.choice(len(found), 25, replace=False).tolist():
+        s, p = int(uses.slice_index[row]), int(uses.point_index[row])
+        place = int(uses.pixel[row, 0]), int(uses.pixel[row, 1])
+        around = (saliency[s] * near(place, SIDE / 32)).sum() / near((SIDE // 2, SIDE // 2), SIDE / 32).sum()
+        expected = [logit_of(saliency[s][place]), logit_of(around), logit_of(saliency[s].max())]
         for width in (SIDE / 16, SIDE / 8):
             for window in (2, 4, 8):
-                others = [t for t in range(20) if 0 < abs(t - s) <= window]
-                n = sum(
-                    w * np.exp(-((pixels[q, 1] - py) ** 2 + (pixels[q, 2] - px) ** 2) / (2 * width**2))
-                    for q, w in enumerate(weights)
-                    if q != p and pixels[q, 0] in others
-                )
-                near = np.exp(-((y - py) ** 2 + (x - px) ** 2) / (2 * width**2))
-                chance = density * sum((saliency[t] * near).sum() for t in others)
-                expected += [np.log((n + 0.2) / (chance + 0.2)), n / len(others)]
-            expected.append(
-                sum(
-                    w * np.exp(-((pixels[q, 1] - py) ** 2 + (pixels[q, 2] - px) ** 2) / (2 * width**2))
-                    for q, w in enumerate(weights)
-                    if q != p and pixels[q, 0] == s
-                )
-            )
+                expected += surplus(p, s, place, width, window)
+            expected.append(counted(p, place, width, [s]))
+        sides = [counted(p, place, SIDE / 8, list(part)) for part in (range(s - 4, s), range(s + 1, s + 5))]
         there = [q for q in range(50) if pixels[q, 0] == s and q != p]
-        expected += [np.log1p(sum(pixels[:, 0] == s)), sum(weights[q] for q in there)]
+        expected += [min(sides), max(sides), np.log1p(sum(pixels[:, 0] == s)), sum(weights[q] for q in there)]
         expected += [max((weights[q] for q in there), default=0.0)]
-        chosen = [0, *range(3, 17), 19, 20, 21]
-        np.testing.assert_allclose(found[row, chosen], expected, rtol=2e-3, atol=2e-3)
+        expected += [max((at_home(q) for q in there), default=np.log(0.2))]
+        expected += [abs(s - pixels[p, 0]), logit_of(weights[p]), at_home(p)]
+        np.testing.assert_allclose(found[row], expected, rtol=2e-3, atol=2e-3)
     assert found.shape == (len(uses.slice_index), N_FEATURES) and found.dtype == np.float32
 
 

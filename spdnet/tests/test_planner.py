@@ -224,7 +224,6 @@ def test_the_paper_s_planner_changes_what_the_paper_says() -> None:
     assert paper.lora.dropout == 0.1
     prompted = a_fingerprint(*[a_case(prompt_statistics=POINTS)] * 2)
     both = [planner(prompted, "cpu", 8.0).plan() for planner in (SPDPlanner, SPDPlannerPaper)]
-    assert [p.settings.distillation.trust for p in both] == ["learned", "saliency"]
     assert [p.settings.distillation.empty_consensus for p in both] == ["auto", "decode"]
     assert [p.settings.distillation.agreement.mode for p in both] == ["auto", "off"]
     assert [p.settings.distillation.near_points for p in both] == ["auto", "off"]
@@ -232,7 +231,7 @@ def test_the_paper_s_planner_changes_what_the_paper_says() -> None:
     assert "agreement" in both[0].reasons and "agreement" not in both[1].reasons
     parts = ("loss", "stage1", "stage2", "lora", "distillation")
     assert replace(paper, **{part: getattr(ours, part) for part in parts}) == ours
-    extensions = ("trust", "empty_consensus", "agreement", "near_points", "random_points")
+    extensions = ("empty_consensus", "agreement", "near_points", "random_points")
     rest = replace(paper.distillation, **{name: getattr(ours.distillation, name) for name in extensions})
     assert rest == ours.distillation
     assert PLANNERS["SPDPlannerPaper"] is SPDPlannerPaper

@@ -52,7 +52,9 @@ def test_every_point_is_told_in_a_markup_and_in_the_table(trained: Workspace) ->
             assert found == set(zip(consensus[k].slice_index.tolist(), consensus[k].point_index.tolist(), strict=True))
             assert {int(r["point"]) for r in own} == set(range(1, len(given.for_class(k)) + 1))
             for row in own:
-                assert (float(row["probability"]) > 0.5) == (row["fate"].startswith(("kept", "left out")))
+                decided = float(row["saliency_here"])
+                assert (decided > float(row["threshold"])) == (row["fate"].startswith(("kept", "left out")))
+                assert row["probability"] == "", "trust was not learned"
         markups = read_markups(folder / "prompts" / f"{case.case}.mrk.json")
         assert sum(len(m.points_lps_mm) for m in markups) == len(rows)
         assert {m.name.split(", ", 1)[1] for m in markups} == {r["fate"] for r in rows} <= {f.value for f in Fate}

@@ -786,7 +786,6 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
         (
             "SPDTrainerLocalOnly",
             {
-                "distillation.trust": "saliency",
                 "distillation.n_context": 0,
                 "distillation.near_points": "off",
                 "distillation.agreement.mode": "off",
@@ -800,17 +799,16 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
         ("SPDTrainerSAMTuning", {**RAW, "lora.rank": 0, "stage1.epochs": 0}),
         ("SPDTrainerTruePoints", {**RAW, "prompts.recipe.mode": "true_points"}),
         ("SPDTrainerEmptyMask", {"distillation.empty_consensus": "empty"}),
-        ("SPDTrainerSaliencyTrust", {"distillation.trust": "saliency"}),
-        ("SPDTrainerNoAgreement", {"distillation.trust": "saliency", "distillation.agreement.mode": "off"}),
+        ("SPDTrainerLearnedTrust", {"distillation.trust": "learned"}),
+        ("SPDTrainerNoAgreement", {"distillation.agreement.mode": "off"}),
         ("SPDTrainerNoPeak", {"distillation.empty_consensus": "decode"}),
-        ("SPDTrainerNoNear", {"distillation.trust": "saliency", "distillation.near_points": "off"}),
+        ("SPDTrainerNoNear", {"distillation.near_points": "off"}),
         ("SPDTrainerKeepRandom", {"distillation.random_points": "keep"}),
         ("SPDTrainerPlateau", {"stage1.scheduler": "plateau", "stage2.scheduler": "plateau"}),
     ],
 )
 def test_variants_change_what_they_say_and_nothing_else(name: str, changes: dict[str, Any]) -> None:
     extensions = {"near_points": "on", "random_points": "refuse", "agreement": AgreementSettings("neighbours")}
-    extensions["trust"] = "learned"
     settings = tiny_settings(distillation=DistillationSettings(**extensions))  # type: ignore[arg-type]
     before = flat(dataclasses.asdict(settings))
     after = flat(dataclasses.asdict(get_trainer(name).adapt_settings(settings)))

@@ -33,7 +33,7 @@ TRAINERS: dict[str, type[SPDTrainer]] = {
         ablations.SPDTrainerTruePoints,
         ablations.SPDTrainerEmptyMask,
         ablations.SPDTrainerNoAgreement,
-        ablations.SPDTrainerSaliencyTrust,
+        ablations.SPDTrainerLearnedTrust,
         ablations.SPDTrainerNoNear,
         ablations.SPDTrainerKeepRandom,
         ablations.SPDTrainerNoPeak,

@@ -6,6 +6,7 @@ random, so that what is learned does not hang on how many points there happen to
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import fields
@@ -28,7 +29,7 @@ _DRAWS = 6  # of prompts for each case, every second one perturbed
 _DRAWS_OF_HELD_OUT = 24  # of cases that stage 1 has not seen, so that they count for about as much as all others
 _SEED = 20261  # beside the training's, so that these draws are those of no epoch
 _LEAST_KEPT, _MOST_ADDED = 0.2, 2.0  # shares of the points, of perturbed draws
-_MOST_USES = 100_000  # of a class, to learn from
+_MOST_USES = 100_000  # of a class, to learn from; the cases have equal shares
 _LEAST_USES = 20  # on the target, and as many beside it
 _BATCH, _EPOCHS, _MOST_STEPS, _LEAST_STEPS = 256, 15, 3000, 200
 _LEARNING_RATE, _WEIGHT_DECAY = 3e-3, 1.0
@@ -61,25 +62,25 @@ def learn_trust(
             is drawn for them.
     """
     n_classes = variants[0].saliency.shape[1]
+    n_draws = [_DRAWS_OF_HELD_OUT if v.case.case in held_out else _DRAWS for v in variants]
+    of_draw = math.ceil(_MOST_USES / sum(n_draws))
     parts: list[list[Examples]] = [[] for _ in range(n_classes)]
-    for variant in stop.guard(variants):
-        n_draws = _DRAWS_OF_HELD_OUT if variant.case.case in held_out else _DRAWS
-        for k, examples in enumerate(_examples(variant, settings, seed, n_draws)):
+    for variant, n in stop.guard(list(zip(variants, n_draws, strict=True))):
+        for k, examples in enumerate(_examples(variant, settings, seed, n, of_draw)):
             parts[k].append(examples)
     learned = []
     for k, own in enumerate(parts):
         rng = np.random.default_rng([seed, _SEED, k])
         features, on_target = (np.concatenate(arrays) for arrays in zip(*own, strict=True))
-        chosen = rng.permutation(len(on_target))[:_MOST_USES]
-        examples = Examples(features[chosen], on_target[chosen])
+        examples = Examples(features, on_target)
         n_on = int(examples.on_target.sum())
         enough = min(n_on, len(examples.on_target) - n_on) >= _LEAST_USES
         learned.append((fit_trust(examples, rng) if enough else None, examples))
     return learned
 
 
-def _examples(variant: StoredVariant, settings: SPDSettings, seed: int, n_draws: int) -> list[Examples]:
-    """Of one case, for each class; what lies under the ignore label is left out."""
+def _examples(variant: StoredVariant, settings: SPDSettings, seed: int, n_draws: int, most: int) -> list[Examples]:
+    """Of one case, for each class, at most so many of a draw; what lies under the ignore label is left out."""
     rng = np.random.default_rng([seed, _SEED, zlib.crc32(variant.name.encode())])
     saliency = np.asarray(variant.saliency, dtype=np.float32)
     n_slices, n_classes, side, _ = saliency.shape
@@ -94,11 +95,10 @@ def _examples(variant: StoredVariant, settings: SPDSettings, seed: int, n_draws:
             uses = point_uses(points, saliency[:, k].shape, n_context)
             y, x = nearest_index(rescale_points(uses.pixel.astype(np.float64), side, size)).clip(0, size - 1).T
             on_target = variant.masks[uses.slice_index, k, y, x] > 0
-            examples = Examples(describe_uses(uses, saliency[:, k]), np.asarray(on_target))
+            chosen = rng.permutation(len(on_target))[:most]
             if variant.valid is not None:
-                known = np.asarray(variant.valid[uses.slice_index, y, x] > 0)
-                examples = Examples(examples.features[known], examples.on_target[known])
-            parts[k].append(examples)
+                chosen = chosen[np.asarray(variant.valid[uses.slice_index, y, x] > 0)[chosen]]
+            parts[k].append(Examples(describe_uses(uses, saliency[:, k])[chosen], np.asarray(on_target)[chosen]))
     return [Examples(*(np.concatenate(arrays) for arrays in zip(*own, strict=True))) for own in parts]
 
 

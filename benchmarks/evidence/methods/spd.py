@@ -180,10 +180,6 @@ def _agreement(n_slices: int, percent: int) -> SPD:
     return _choice(f"agreement_n{n_slices}_p{percent}", title, {"agreement": agreement, "empty_consensus": "decode"})
 
 
-def _least_trust(percent: int) -> SPD:
-    return _choice(f"trust_{percent}", f"SPD, trusted if {percent} % likely", {"min_trust": percent / 100})
-
-
 def _threshold(percent: int) -> SPD:
     tau = percent / 100
     return SPD(f"spd_tau{percent}", f"SPD, tau = {tau:.1f}", "threshold", distillation=(("tau", tau),))
@@ -205,8 +201,7 @@ METHODS: dict[str, SPD] = {
         _choice("agreement_off", "SPD, no agreement", distillation={"agreement": AgreementSettings()}),
         _choice("peak_on", "SPD, peaks in all classes", distillation={"empty_consensus": "peak"}),
         _choice("peak_off", "SPD, no peaks", distillation={"empty_consensus": "decode"}),
-        _choice("trust_saliency", "SPD, trust by saliency and rules", distillation={"trust": "saliency"}),
-        *(_least_trust(percent) for percent in (30, 70)),
+        _choice("trust_learned", "SPD, learned trust", distillation={"trust": "learned"}),
         _choice("near_off", "SPD, no near points", distillation={"near_points": "off"}),
         _choice("near_on", "SPD, near points in all classes", distillation={"near_points": "on"}),
         _choice("random_kept", "SPD, random points kept", distillation={"random_points": "keep"}),

@@ -10,7 +10,7 @@ const POINT_KINDS = {
   unlikely: { label: "unlikely to be on the target", short: "unlikely", colour: "#D55E00", shape: "cross", shown: true },
   alone: { label: "salient, but the neighbouring slices do not agree", short: "alone", colour: "#E69F00", shape: "cross", shown: true },
   random: { label: "salient, but the points of this volume look random", short: "random", colour: "#CC79A7", shape: "cross", shown: true },
-  declined: { label: "lent, but not salient here", short: "not salient here", colour: "#CC79A7", shape: "triangle", shown: false },
+  declined: { label: "could be lent, but not trusted here", short: "not trusted here", colour: "#CC79A7", shape: "triangle", shown: false },
   surplus: { label: "left out: too many", short: "left out", colour: "#999999", shape: "square", shown: true },
   box: { label: "coarse boxes", short: "box", colour: "#F0E442", shape: "box", shown: true },
 };
@@ -29,7 +29,9 @@ const KIND_OF_FATE = {
 const DRAWING_ORDER = ["box", "raw", "declined", "rejected", "unlikely", "alone", "random", "surplus", "borrowed", "near", "kept"];
 
 function namedPoint([number, classIndex, source, target, y, x, own, saliency, threshold, fate, probability]) {
-  const kind = fate === "REJECTED_HERE" && source === target ? "rejected" : KIND_OF_FATE[fate];
+  let kind = KIND_OF_FATE[fate];
+  if (fate === "REJECTED_HERE" && source === target) kind = "rejected";
+  if (fate === "REJECTED_UNLIKELY" && source !== target) kind = "declined";
   return { number, classIndex, source, target, y, x, own, saliency, threshold, fate, kind, probability };
 }
 

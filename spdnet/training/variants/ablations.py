@@ -38,17 +38,17 @@ class SPDTrainerLocalOnly(SPDTrainer):
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """Trust by saliency, n = 0, no agreement, no near points."""
-        return _distilled(settings, trust="saliency", n_context=0, near_points="off", agreement=AgreementSettings())
+        """n = 0, no agreement, no near points."""
+        return _distilled(settings, n_context=0, near_points="off", agreement=AgreementSettings())
 
 
-class SPDTrainerSaliencyTrust(SPDTrainer):
-    """Points are trusted by the saliency and by rules; nothing is learned about them."""
+class SPDTrainerLearnedTrust(SPDTrainer):
+    """Which points to trust is learned from the training cases, in place of the saliency's threshold and the rules."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """Trust by saliency."""
-        return _distilled(settings, trust="saliency")
+        """Learned trust."""
+        return _distilled(settings, trust="learned")
 
 
 class SPDTrainerRawPrompts(SPDTrainer):
@@ -135,8 +135,8 @@ class SPDTrainerNoAgreement(SPDTrainer):
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """Trust by saliency, agreement off."""
-        return _distilled(settings, trust="saliency", agreement=AgreementSettings())
+        """Agreement off."""
+        return _distilled(settings, agreement=AgreementSettings())
 
 
 class SPDTrainerNoNear(SPDTrainer):
@@ -144,8 +144,8 @@ class SPDTrainerNoNear(SPDTrainer):
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """Trust by saliency, near points off."""
-        return _distilled(settings, trust="saliency", near_points="off")
+        """Near points off."""
+        return _distilled(settings, near_points="off")
 
 
 class SPDTrainerKeepRandom(SPDTrainer):
