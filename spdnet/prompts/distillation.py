@@ -29,8 +29,8 @@ class Consensus:
         source_slice: int64 (M,), slice in which the point was placed; equals `slice_index` for local points.
         points_yx: float64 (M, 2), position in pixels of the saliency map.
         saliency: float32 (M,), saliency at the point in the slice that it prompts.
-        own_saliency: float32 (N,), for every given point its saliency in its own slice; 0 outside the map. A
-            point was rejected everywhere if this is at most tau.
+        own_saliency: float32 (N,), for every given point its saliency in its own slice; 0 outside the map. Where
+            saliency decides, a point was rejected everywhere if this is at most tau.
     """
 
     slice_index: np.ndarray

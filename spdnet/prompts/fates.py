@@ -40,7 +40,8 @@ _Judged = tuple[int, int, int, float, float, Fate, float]
 class PointFates:
     """One row for each slice that a point could have prompted, sorted by point, then slice.
 
-    A point that is rejected in its own slice has one row, of that slice: it is judged nowhere else.
+    A point that is rejected in its own slice has one row, of that slice: it is judged nowhere else, but where trust was
+    learned, which may find it likely in another slice all the same.
 
     Attributes:
         point_index: int64 (M,), row of the point among those given.

@@ -232,7 +232,9 @@ def _mark_judged(axis: Axes, points: Sequence[JudgedPoint], slice_index: int) ->
     """Rejected points below kept ones; each on a white one, so that it shows on any ground."""
     for name in reversed(_MARKERS):
         marker, colour, _ = _MARKERS[name]
-        chosen = [(p.x, p.y) for p in points if p.target_slice == slice_index and p.fate is Fate[name]]
+        own = Fate[name] is Fate.REJECTED_UNLIKELY  # what another slice could have lent was never there
+        shown = [p for p in points if p.target_slice == slice_index and (p.is_at_home or not own)]
+        chosen = [(p.x, p.y) for p in shown if p.fate is Fate[name]]
         if not chosen:
             continue
         x, y = np.array(chosen).T
