@@ -31,7 +31,7 @@ from spdnet.report.sources import ReportSource
 # Okabe and Ito's colours, as in the page; markers differ in shape as well.
 REFERENCE, PREDICTION, RAW = "#56B4E9", "#E69F00", "#F0E442"
 _MARKERS: dict[str, tuple[str, str, str]] = {  # what is shown: marker, colour, legend
-    "KEPT_LOCAL": ("o", "#009E73", "kept: salient in its own slice"),
+    "KEPT_LOCAL": ("o", "#009E73", "kept: in its own slice"),
     "KEPT_CONTEXT": ("D", "#0072B2", "kept: lent by a neighbouring slice"),
     "KEPT_NEAR": ("D", "#009E73", "kept: near trusted points of neighbouring slices"),
     "REJECTED_OWN": ("x", "#D55E00", "rejected"),

@@ -96,8 +96,10 @@ def _distillation(p: dict[str, Any]) -> str:
 
 def _agreement(p: dict[str, Any]) -> str:
     rule = p["distillation"]["agreement"]
-    if p["distillation"]["mode"] == "raw" or p["distillation"].get("trust") == "learned":
+    if p["distillation"]["mode"] == "raw":
         return "not asked for"
+    if p["distillation"].get("trust") == "learned":
+        return "part of what is learned"
     asked = (
         f"a point must be {rule['min_probability']:.0%} likely to be on the target, by the points of "
         f"{rule['n_slices']} slices on either side"
@@ -127,8 +129,10 @@ def _random_points(p: dict[str, Any]) -> str:
 
 
 def _near_points(p: dict[str, Any]) -> str:
-    if p["distillation"]["mode"] == "raw" or p["distillation"].get("trust") == "learned":
+    if p["distillation"]["mode"] == "raw":
         return "not asked for"
+    if p["distillation"].get("trust") == "learned":
+        return "part of what is learned"
     ways = {
         "off": "not trusted",
         "on": "trusted where a slice has no other",

@@ -9,7 +9,7 @@ const POINT_KINDS = {
   rejected: { label: "rejected in its own slice", short: "rejected", colour: "#D55E00", shape: "cross", shown: true },
   unlikely: { label: "unlikely to be on the target", short: "unlikely", colour: "#D55E00", shape: "cross", shown: true },
   alone: { label: "salient, but the neighbouring slices do not agree", short: "alone", colour: "#E69F00", shape: "cross", shown: true },
-  random: { label: "salient, but the points of this volume look random", short: "random", colour: "#CC79A7", shape: "cross", shown: true },
+  random: { label: "trusted by itself, but the points of this volume look random", short: "random", colour: "#CC79A7", shape: "cross", shown: true },
   declined: { label: "could be lent, but not trusted here", short: "not trusted here", colour: "#CC79A7", shape: "triangle", shown: false },
   surplus: { label: "left out: too many", short: "left out", colour: "#999999", shape: "square", shown: true },
   box: { label: "coarse boxes", short: "box", colour: "#F0E442", shape: "box", shown: true },
