@@ -18,7 +18,7 @@ from spdnet.planning.plans import SelectionSettings
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.test_training import interrupted_after, make_trainer, run
 from spdnet.training.embedding_store import StoredVariant
-from spdnet.training.selection import WeightSelection, hold_out
+from spdnet.training.selection import TOLERANCE, Checked, WeightSelection, hold_out
 from spdnet.training.trainer import SPDTrainer
 from spdnet.training.trust import TrustMeasurement, measure_trust
 from spdnet.training.trust_learning import learn_trust
@@ -66,38 +66,70 @@ def test_the_average_forgets_what_it_began_with_and_is_lent_to_the_network() -> 
     assert abs(expected - 3) < 1
 
 
-def test_what_was_best_is_kept_whatever_comes_after() -> None:
+def offered(checks: list[tuple[float, float]]) -> tuple[torch.nn.Parameter, WeightSelection]:
+    """A weight that is 0, 1, ... in the epochs, whose held-out cases fare so."""
     weight, selection = selection_of(decay=0.0)
-    for epoch, (value, loss) in enumerate([(1, 0.5), (2, 0.3), (3, 0.4), (4, 0.3)]):
+    for epoch, (cross_entropy, loss) in enumerate(checks):
         with torch.no_grad():
-            weight.fill_(value)
+            weight.fill_(epoch)
         selection.update()
-        selection.offer(loss, epoch)
-    assert (selection.best_epoch, selection.best_loss) == (1, 0.3), "the first of equals"
+        selection.offer(Checked(cross_entropy, loss), epoch)
+    return weight, selection
+
+
+@pytest.mark.parametrize(
+    ("checks", "best"),
+    [
+        ([(0.5, 0.5), (0.3, 0.3), (0.4, 0.4), (0.3, 0.3)], 1),  # the first of equals
+        ([(0.30, 0.6), (0.20, 0.5), (0.22, 0.4), (0.30, 0.2)], 2),  # the last is sure of what it misses
+        ([(0.22, 0.1), (0.25, 0.2), (0.20, 0.9)], 0),  # within the tolerance of what came later
+        ([(0.24, 0.1), (0.22, 0.2), (0.20, 0.9)], 1),  # beyond it, but for the second
+        ([(0.2, 0.1)], 0),
+    ],
+)
+def test_the_lowest_loss_is_kept_where_cross_entropy_is_about_the_lowest(
+    checks: list[tuple[float, float]], best: int
+) -> None:
+    weight, selection = offered(checks)
+    assert selection.best_epoch == best
     selection.restore()
-    assert weight.tolist() == [2, 2]
+    assert weight.tolist() == [best] * 2
+    assert WeightSelection.best_of(selection.state())["w"].tolist() == [best] * 2
+
+
+def test_any_course_is_judged_as_if_all_epochs_were_kept() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        checks = rng.uniform(0.2, 0.3, (30, 2)).round(2).tolist()
+        lowest = min(c for c, _ in checks)
+        allowed = [(loss, e) for e, (c, loss) in enumerate(checks) if c <= TOLERANCE * lowest]
+        _, selection = offered([(c, loss) for c, loss in checks])
+        assert selection.best_epoch == min(allowed)[1]
+        assert len(selection.state()["candidates"]) < 12, "what can never be chosen is not kept"
 
 
 def test_it_goes_on_from_its_state() -> None:
     weight, selection = selection_of(decay=0.9)
     again, other = selection_of(decay=0.9)
+    rng = np.random.default_rng(1)
     for step in range(20):
+        checked = Checked(*rng.uniform(0.2, 0.25, 2).tolist())
         with torch.no_grad():
             weight.fill_(float(step**2 % 11))
         selection.update()
-        selection.offer(float(step % 5), step)
+        selection.offer(checked, step)
         if step == 9:
             other.load_state(selection.state())
         elif step > 9:
             with torch.no_grad():
                 again.copy_(weight)
             other.update()
-            other.offer(float(step % 5), step)
+            other.offer(checked, step)
     first, second = selection.state(), other.state()
-    assert {k: v for k, v in first.items() if k not in ("average", "best")} == {
-        k: v for k, v in second.items() if k not in ("average", "best")
-    }
-    assert all(torch.equal(first[part]["w"], second[part]["w"]) for part in ("average", "best"))
+    assert torch.equal(first["average"]["w"], second["average"]["w"]) and first["steps"] == second["steps"]
+    for one, two in zip(first["candidates"], second["candidates"], strict=True):
+        assert (one["epoch"], one["checked"]) == (two["epoch"], two["checked"])
+        assert torch.equal(one["weights"]["w"], two["weights"]["w"])
 
 
 @pytest.mark.parametrize(("name", "value"), [("held_out_share", 1.0), ("held_out_share", -0.1), ("decay", 1.0)])
@@ -118,7 +150,7 @@ class Watched(SPDTrainer):
     def on_train_start(self) -> None:
         super().on_train_start()
         self.averages: list[dict[str, torch.Tensor]] = []
-        self.checked: list[float] = []
+        self.checked: list[Checked] = []
         self.ended_with: dict[str, torch.Tensor] = {}
 
     def on_epoch_end(self) -> None:
@@ -127,11 +159,17 @@ class Watched(SPDTrainer):
             with self._selection.averaged(), torch.no_grad():
                 weights = self.network.stage1_parameters()
                 self.averages.append({n: p.detach().clone() for n, p in weights.items()})
-                losses = [self.stage.held_out_loss(b) for b in self.stage.held_out_batches()]
-            self.checked.append(float(np.mean(losses)))
+                found = [self.stage.check_held_out(b) for b in self.stage.held_out_batches()]
+            self.checked.append(Checked(*np.mean(found, axis=0).tolist()))
         super().on_epoch_end()
         if self.stage_number == 1:
             self.ended_with = {n: p.detach().clone() for n, p in self.network.stage1_parameters().items()}
+
+
+def best_epoch(trainer: Watched) -> int:
+    lowest = min(c.cross_entropy for c in trainer.checked)
+    allowed = [(c.loss, e) for e, c in enumerate(trainer.checked) if c.cross_entropy <= TOLERANCE * lowest]
+    return min(allowed)[1]
 
 
 def test_stage_1_ends_with_the_average_that_the_held_out_cases_like_best(planned: Workspace) -> None:
@@ -141,14 +179,15 @@ def test_stage_1_ends_with_the_average_that_the_held_out_cases_like_best(planned
     held_out = {c.case for c in trainer.held_out_cases}
     assert held_out and held_out.isdisjoint(c.case for c in trainer.stage1_cases)
     assert held_out < {c.case for c in trainer.train_cases}, "stage 2 has them all"
-    best = int(np.argmin(trainer.checked))
+    best = best_epoch(trainer)
     assert len(set(trainer.checked)) == 5
     assert all(torch.equal(p, trainer.averages[best][n]) for n, p in trainer.ended_with.items())
     final = trainer.network.stage1_parameters()
     assert all(torch.equal(p, trainer.ended_with[n]) for n, p in final.items()), "stage 2 leaves it alone"
     (log,) = trainer.output_folder.glob("training_log_*.txt")
     text = log.read_text(encoding="utf-8")
-    told = [float(v) for v in re.findall(r"cross-entropy on the \d+ held-out cases: ([\d.]+)", text)]
+    told = re.findall(r"\d+ held-out cases: cross-entropy ([\d.]+), loss ([\d.]+)", text)
+    told = [(float(c), float(loss)) for c, loss in told]
     np.testing.assert_allclose(told, trainer.checked, atol=1e-4)
     assert f"ends with its weights of epoch {best}" in text
     debug = json.loads((trainer.output_folder / "debug.json").read_text(encoding="utf-8"))
@@ -176,17 +215,20 @@ def test_stage_2_measures_on_the_cases_that_stage_1_held_out(
         emphasised.append(held_out)
         return learn_trust(variants, settings, seed, stop, held_out)
 
+    def learning(settings: SPDSettings) -> SPDSettings:
+        return replace(settings, distillation=replace(settings.distillation, trust="learned"))
+
     monkeypatch.setattr("spdnet.training.prompt_stage.measure_trust", measure)
     monkeypatch.setattr("spdnet.training.prompt_stage.learn_trust", learn)
-    first = run(make_trainer(planned, "all", (1, 1), change=holding_out))
+    first = run(make_trainer(planned, "all", (1, 1), change=lambda s: holding_out(learning(s))))
     held_out = [c.case for c in first.held_out_cases]
     file = first.output_folder / "checkpoint_final.pth"
-    other = make_trainer(planned, "all", (1, 1))  # its own plans hold out none
+    other = make_trainer(planned, "all", (1, 1), change=learning)  # its own plans hold out none
     other.initialize()
     other.start_from_stage1(file)
     other.run_training()
     assert measured == [held_out] * 2 and emphasised == [set(held_out)] * 2
-    run(make_trainer(planned, "all", (1, 1)))
+    run(make_trainer(planned, "all", (1, 1), change=learning))
     assert len(measured[-1]) == len(first.train_cases) and not emphasised[-1], "without any, all count alike"
 
 
@@ -206,7 +248,9 @@ def test_the_held_out_cases_are_scored_by_weighted_cross_entropy(planned: Worksp
                 batch.masks > 0.5, stage.stage_settings.focal_alpha, 1 - stage.stage_settings.focal_alpha
             )
             each = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.masks, alpha)
-            assert stage.held_out_loss(batch) == pytest.approx(float(each), rel=1e-4)
+            checked = stage.check_held_out(batch)
+            assert checked.cross_entropy == pytest.approx(float(each), rel=1e-4)
+            assert checked.loss == pytest.approx(float(stage.validation_scores(batch)["loss"]), rel=1e-4)
     stage.finish()
 
 
@@ -228,7 +272,7 @@ def test_a_variant_that_makes_its_own_steps_is_averaged_too(planned: Workspace) 
     trainer.run_training()
     assert isinstance(trainer, OwnStep)
     assert any(not torch.equal(p, before[n]) for n, p in trainer.ended_with.items())
-    best = int(np.argmin(trainer.checked))
+    best = best_epoch(trainer)
     assert all(torch.equal(p, trainer.averages[best][n]) for n, p in trainer.ended_with.items())
 
 
@@ -245,8 +289,9 @@ def test_a_stage_1_that_is_cut_short_or_taken_over_ends_with_its_best_too(planne
     taken = make_trainer(planned, "all", (5, 1), change=holding_out)
     taken.initialize()
     taken.start_from_stage1(file)
-    assert 0 <= state["best_epoch"] < 3
+    best = state["candidates"][0]
+    assert 0 <= best["epoch"] < 3
     for trainer in (continued, taken):
         weights = trainer.network.stage1_parameters()
-        assert all(torch.equal(p, state["best"][n]) for n, p in weights.items())
+        assert all(torch.equal(p, best["weights"][n]) for n, p in weights.items())
     assert any(not torch.equal(p, state["average"][n]) for n, p in first.network.stage1_parameters().items())

@@ -18,6 +18,7 @@ from spdnet.planning.plans import LossSettings, StageSettings
 from spdnet.training.losses import segmentation_loss
 from spdnet.training.sampling import BatchRequest, RequestList, SliceBatch, SliceBatches, draw_batches
 from spdnet.training.scores import pixel_counts
+from spdnet.training.selection import Checked
 from spdnet.training.stages import Batches, Stage
 
 _CROSS_ENTROPY = LossSettings(dice_weight=0.0, focal_weight=1.0, focal_gamma=0.0)
@@ -115,17 +116,18 @@ class SaliencyStage(Stage):
         valid = None if batch.valid is None else batch.valid.cpu().numpy()
         return {"loss": loss.cpu().numpy(), **pixel_counts(found.cpu().numpy(), batch.masks.cpu().numpy(), valid)}
 
-    def held_out_loss(self, batch: SliceBatch) -> float:
-        """Cross-entropy of the pixels, foreground weighted as in training.
+    def check_held_out(self, batch: SliceBatch) -> Checked:
+        """Cross-entropy of the pixels, foreground weighted as in training, and the loss.
 
-        It is not the loss that is trained on: the Dice of a prior that knows its training cases by heart stays as good
-        as it was, while what it misses it misses ever more surely, and a point there is never trusted.
+        The loss alone would not do: the Dice of a prior that knows its training cases by heart stays as good as it was,
+        while what it misses it misses ever more surely, and a point there is never trusted.
         """
         batch = batch.to(self.device)
         with autocast(self.device):
             logits = self.network.saliency_logits(self.network.encode(batch.images))
         alpha = self.stage_settings.focal_alpha
-        return float(segmentation_loss(logits, batch.masks, _CROSS_ENTROPY, alpha, batch.valid))
+        cross_entropy = segmentation_loss(logits, batch.masks, _CROSS_ENTROPY, alpha, batch.valid)
+        return Checked(float(cross_entropy), float(self.loss(logits, batch.masks, batch.valid)))
 
     def _ordered_loader(self, cases: list[StoredCase], most: int | None) -> DataLoader:
         """This process' share of the cases' slices in batches, in order, at most so many of all."""

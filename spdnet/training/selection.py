@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 
 Case = TypeVar("Case")
 
+TOLERANCE = 1.15  # of the cross-entropy, times the lowest
 _SEED = 20262  # beside the training's
 
 
@@ -37,19 +39,30 @@ def hold_out(
     return [c for i, c in enumerate(cases) if i not in chosen], [c for i, c in enumerate(cases) if i in chosen]
 
 
+class Checked(NamedTuple):
+    """What held-out cases say of some weights: pixelwise cross-entropy, and the loss that is trained on."""
+
+    cross_entropy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    epoch: int
+    checked: Checked
+    weights: dict[str, torch.Tensor]
+
+
 class WeightSelection:
-    """A running average of the weights, and what it was when the loss on the held-out cases was lowest.
+    """A running average of the weights, and what it was when the held-out cases fared best.
 
     The average, which is what is checked and kept, is as steady as weights at the end of a learning-rate schedule,
-    wherever in the schedule it is taken.
+    wherever in the schedule it is taken. Best is the lowest loss among the epochs whose cross-entropy is at most
+    `TOLERANCE` times the lowest: where that rises clearly, the prior has become sure of what it misses.
 
     Args:
         weights: what the stage trains, by name; they are read, and written by `averaged` and `restore`.
         decay: of the average, for each step of the optimiser; the first steps count for more.
-
-    Attributes:
-        best_loss: lowest so far; infinite before the first.
-        best_epoch: of it; -1 before the first.
     """
 
     def __init__(self, weights: Mapping[str, nn.Parameter], decay: float) -> None:
@@ -57,9 +70,12 @@ class WeightSelection:
         self._decay = decay
         self._steps = 0
         self._average = self._copy()
-        self._best = self._average
-        self.best_loss = math.inf
-        self.best_epoch = -1
+        self._candidates: list[_Candidate] = []
+
+    @property
+    def best_epoch(self) -> int:
+        """That would be kept now; there has to be one."""
+        return self._best().epoch
 
     @torch.no_grad()
     def update(self, *_: Any) -> None:
@@ -77,35 +93,44 @@ class WeightSelection:
         yield
         self._write(own)
 
-    def offer(self, loss: float, epoch: int) -> None:
-        """Keep the average as it is after an epoch, if its loss on the held-out cases is the lowest so far."""
-        if loss < self.best_loss:
-            self.best_loss, self.best_epoch = loss, epoch
-            self._best = {name: value.clone() for name, value in self._average.items()}
+    def offer(self, checked: Checked, epoch: int) -> None:
+        """Take the average as it is after an epoch for a candidate."""
+        average = {name: value.clone() for name, value in self._average.items()}
+        found = [*self._candidates, _Candidate(epoch, checked, average)]
+        limit = TOLERANCE * min(c.checked.cross_entropy for c in found)
+        found = [c for c in found if c.checked.cross_entropy <= limit]
+        self._candidates = [c for i, c in enumerate(found) if not any(_beats(o, c) for o in found[:i] + found[i + 1 :])]
 
     def restore(self) -> None:
-        """Give the network what was kept."""
-        self._write(self._best)
+        """Give the network what is best."""
+        self._write(self._best().weights)
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint: all there is, tensors on the CPU."""
-        parts = {"average": self._average, "best": self._best}
-        tensors = {name: {n: value.cpu().clone() for n, value in part.items()} for name, part in parts.items()}
-        return {**tensors, "steps": self._steps, "best_loss": self.best_loss, "best_epoch": self.best_epoch}
+        """For a checkpoint: all there is, tensors on the CPU; the best candidate first."""
+        candidates = [
+            {"epoch": c.epoch, "checked": tuple(c.checked), "weights": _on_cpu(c.weights)}
+            for c in sorted(self._candidates, key=_rank)
+        ]
+        return {"average": _on_cpu(self._average), "steps": self._steps, "candidates": candidates}
 
     @staticmethod
     def best_of(state: dict[str, Any] | None) -> dict[str, torch.Tensor]:
         """What a state would have ended with, by name; nothing where there is no state, or nothing was checked yet."""
-        return {} if state is None or state["best_epoch"] < 0 else state["best"]
+        return {} if state is None or not state["candidates"] else state["candidates"][0]["weights"]
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Inverse of `state`."""
-        devices = {name: value.device for name, value in self._average.items()}
-        self._average, self._best = (
-            {name: value.to(devices[name]).clone() for name, value in state[part].items()}
-            for part in ("average", "best")
-        )
-        self._steps, self.best_loss, self.best_epoch = state["steps"], state["best_loss"], state["best_epoch"]
+        self._average = self._as_here(state["average"])
+        self._candidates = [
+            _Candidate(c["epoch"], Checked(*c["checked"]), self._as_here(c["weights"])) for c in state["candidates"]
+        ]
+        self._steps = state["steps"]
+
+    def _best(self) -> _Candidate:
+        return min(self._candidates, key=_rank)
+
+    def _as_here(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value.to(self._weights[name].device, copy=True) for name, value in tensors.items()}
 
     @torch.no_grad()
     def _copy(self) -> dict[str, torch.Tensor]:
@@ -115,3 +140,16 @@ class WeightSelection:
     def _write(self, values: Mapping[str, torch.Tensor]) -> None:
         for name, weight in self._weights.items():
             weight.copy_(values[name])
+
+
+def _rank(candidate: _Candidate) -> tuple[float, int]:
+    return candidate.checked.loss, candidate.epoch
+
+
+def _beats(one: _Candidate, other: _Candidate) -> bool:
+    """Whether one would be kept before the other whatever comes; of equals the first."""
+    return one.checked.cross_entropy <= other.checked.cross_entropy and _rank(one) < _rank(other)
+
+
+def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.cpu().clone() for name, value in tensors.items()}

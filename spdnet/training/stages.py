@@ -18,6 +18,7 @@ from spdnet.planning import SPDSettings, StoredCase
 from spdnet.planning.plans import StageSettings
 from spdnet.training.distributed import current_team
 from spdnet.training.losses import Total, alone, segmentation_loss
+from spdnet.training.selection import Checked
 from spdnet.training.stopping import StopRequest
 
 
@@ -96,8 +97,8 @@ class Stage(ABC):
         """This process' share of the cases that are held out to choose the stage's weights by, in batches."""
         return []
 
-    def held_out_loss(self, batch: Any) -> float:
-        """By what the weights are chosen, of a batch of held-out cases; lower is better."""
+    def check_held_out(self, batch: Any) -> Checked:
+        """What a batch of held-out cases says of the weights."""
         raise NotImplementedError
 
     def prepare(self) -> None:

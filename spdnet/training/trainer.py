@@ -40,7 +40,7 @@ from spdnet.training.pretrained import load_pretrained_weights, load_stage1_weig
 from spdnet.training.prompt_stage import PromptStage
 from spdnet.training.saliency_stage import SaliencyStage
 from spdnet.training.scores import pseudo_dice
-from spdnet.training.selection import WeightSelection, hold_out
+from spdnet.training.selection import Checked, WeightSelection, hold_out
 from spdnet.training.stages import Batches, Stage
 from spdnet.training.stopping import StopRequest, TrainingStoppedError
 from spdnet.training.trackers import Tracker
@@ -111,6 +111,7 @@ class SPDTrainer:
         self._stage_runs = False
         self._iteration = 0
         self._selection: WeightSelection | None = None
+        self._checked: Checked
         self.network: SPDNetwork
         self.stage: Stage
         self.optimizer: torch.optim.Optimizer
@@ -282,9 +283,10 @@ class SPDTrainer:
         if self._selection is None:
             return
         guarded = self.stop.guard(self._clock.watch(self.stage.held_out_batches()))
-        mean = float(np.mean(self.team.collect([self.stage.held_out_loss(batch) for batch in guarded])))
-        self._losses["held_out"] = mean
-        self._selection.offer(mean, self.current_epoch)
+        self._checked = Checked(
+            *np.mean(self.team.collect([self.stage.check_held_out(b) for b in guarded]), axis=0).tolist()
+        )
+        self._selection.offer(self._checked, self.current_epoch)
 
     def on_train_start(self) -> None:
         """Write plans, dataset.json and debug.json beside the fold, and the state that the training starts from."""
@@ -372,7 +374,7 @@ class SPDTrainer:
         self._epoch_started = time.time()
         self._clock = WaitClock()
         self._iteration = 0
-        self._losses: dict[str, float | None] = {"train": None, "val": None, "held_out": None}
+        self._losses: dict[str, float | None] = {"train": None, "val": None}
         self._dice: list[float] = []
         with self._clock.running():
             self.dataloader_train, self.dataloader_val = self.get_dataloaders()
@@ -471,13 +473,14 @@ class SPDTrainer:
     def _take_best_weights(self, selection: WeightSelection) -> None:
         """Say how the held-out cases fare; after the stage's last epoch end with what suits them best."""
         self.print_to_log_file(
-            f"cross-entropy on the {len(self.held_out_cases)} held-out cases: {self._losses['held_out']:.4f}"
+            f"{len(self.held_out_cases)} held-out cases: cross-entropy {self._checked.cross_entropy:.4f}, loss "
+            f"{self._checked.loss:.4f}"
         )
         if self.current_epoch == self.stage.stage_settings.epochs:
             selection.restore()
             self.print_to_log_file(
-                f"stage 1 ends with its weights of epoch {selection.best_epoch}, when that was lowest: "
-                f"{selection.best_loss:.4f}"
+                f"stage 1 ends with its weights of epoch {selection.best_epoch}: among those with about the lowest "
+                "cross-entropy they have the lowest loss"
             )
 
     def _keep_best(self, smoothed_dice: float) -> None:
