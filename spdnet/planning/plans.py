@@ -206,8 +206,8 @@ class SelectionSettings:
 
     Attributes:
         held_out_share: of the training cases, those that stage 1 does not train on. It ends with the running average of
-            its weights of the epoch in which these fared best (`spdnet.training.selection`). 0: it trains on all cases and ends with
-            its last weights. Stage 2 trains on all cases.
+            its weights of the epoch in which they fared best (`spdnet.training.selection`). 0: it trains on all cases
+            and ends with its last weights. Stage 2 trains on all cases.
         decay: of the running average, for each step of the optimiser.
     """
 
