@@ -81,9 +81,9 @@ def offered(checks: list[tuple[float, float]]) -> tuple[torch.nn.Parameter, Weig
     ("checks", "best"),
     [
         ([(0.5, 0.5), (0.3, 0.3), (0.4, 0.4), (0.3, 0.3)], 1),  # the first of equals
-        ([(0.30, 0.6), (0.20, 0.5), (0.22, 0.4), (0.30, 0.2)], 2),  # the last is sure of what it misses
-        ([(0.22, 0.1), (0.25, 0.2), (0.20, 0.9)], 0),  # within the tolerance of what came later
-        ([(0.24, 0.1), (0.22, 0.2), (0.20, 0.9)], 1),  # beyond it, but for the second
+        ([(0.30, 0.6), (0.20, 0.5), (0.21, 0.4), (0.30, 0.2)], 2),  # the last is sure of what it misses
+        ([(0.21, 0.1), (0.25, 0.2), (0.20, 0.9)], 0),  # within the tolerance of what came later
+        ([(0.24, 0.1), (0.21, 0.2), (0.20, 0.9)], 1),  # beyond it, but for the second
         ([(0.2, 0.1)], 0),
     ],
 )
