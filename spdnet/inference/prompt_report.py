@@ -19,6 +19,7 @@ from spdnet.inference.prompting import (
     asked_agreement,
     points_of_class,
     settings_of_class,
+    trust_of_class,
 )
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import Markup, SlicePrompts, write_markups
@@ -73,8 +74,8 @@ def judge_prompts(
         points.append(prompts.for_class(k).points_syx)
         rule = settings_of_class(settings, k, measured)
         is_refused = refused is not None and bool(refused[k])
-        trust = None if measured is None else measured.trust_of_class(k)
-        if rule.trust == "learned" and trust is not None:
+        trust = trust_of_class(settings, k, measured)
+        if trust is not None:
             judged = judge_uses(scaled, saliency[:, k], rule.n_context, trust)
             fates.append(fates_by_trust(judged, rule.min_trust, rule.max_points, is_refused))
             continue

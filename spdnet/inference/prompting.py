@@ -56,18 +56,20 @@ class MeasuredShares:
         points, peaks, continued, salient, near = (buffer.cpu().numpy() for buffer in (*precisions, *others))
         return cls(points, peaks, continued, salient, near, network.learned_trust())
 
-    def trust_of_class(self, k: int) -> LearnedTrust | None:
-        """Which points of a class to trust, if that was learned."""
-        return self.trust[k] if self.trust else None
+
+def trust_of_class(settings: DistillationSettings, k: int, measured: MeasuredShares | None) -> LearnedTrust | None:
+    """Which points of a class to trust, if the plans ask for what was learned, and the class has learned."""
+    if settings.trust != "learned" or measured is None or not measured.trust:
+        return None
+    return measured.trust[k]
 
 
 def settings_of_class(settings: DistillationSettings, k: int, measured: MeasuredShares | None) -> DistillationSettings:
     """The rules of a class, without "auto". Without measurements: no agreement, no near points, but peaks."""
-    if settings.trust == "learned":
-        if measured is None or measured.trust_of_class(k) is None:
-            settings = replace(settings, trust="saliency")
-        else:
-            settings = replace(settings, agreement=AgreementSettings(), near_points="off")
+    if trust_of_class(settings, k, measured) is None:
+        settings = replace(settings, trust="saliency")
+    else:
+        settings = replace(settings, agreement=AgreementSettings(), near_points="off")
     agreement, empty_consensus = settings.agreement, settings.empty_consensus
     if agreement.mode == "auto":
         too_low = measured is not None and measured.points[k] < np.float32(MIN_POINT_PRECISION)
@@ -142,8 +144,8 @@ def distill_volume(
     results = []
     for k in range(saliency.shape[1]):
         points = points_of_class(prompts, k, image_size, saliency.shape[-1])
-        rule, trust = settings_of_class(settings, k, measured), None if measured is None else measured.trust_of_class(k)
-        consensus = distill_class(points, saliency[:, k], rule, trust)
+        own = settings_of_class(settings, k, measured), trust_of_class(settings, k, measured)
+        consensus = distill_class(points, saliency[:, k], *own)
         results.append(limit_points(consensus, settings.max_points))
     return results
 
@@ -157,11 +159,11 @@ def distill_class(
         points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
         saliency: float (S, M, M), in [0, 1].
         settings: of the class, from `settings_of_class`.
-        trust: what the class has learned.
+        trust: from `trust_of_class`.
     """
     if settings.mode == "raw":
         return raw_prompts(points_syx, len(saliency))
-    if settings.trust == "learned" and trust is not None:
+    if trust is not None:
         return distill_by_trust(points_syx, saliency, settings.n_context, trust, settings.min_trust)
     asked = asked_agreement(points_syx, saliency, settings)
     consensus = distill_prompts(points_syx, saliency, settings.tau, settings.n_context, *asked)

@@ -41,7 +41,7 @@ def measured_buffers(n_classes: int) -> dict[str, torch.Tensor]:
     return {**buffers, **trust}
 
 
-MEASURED = frozenset(measured_buffers(1))  # their names
+MEASURED = tuple(measured_buffers(1))  # their names
 
 
 class SPDNetwork(nn.Module):
@@ -247,7 +247,7 @@ class SPDNetwork(nn.Module):
             parameter.data.copy_(state[name])
 
     def _own(self) -> dict[str, torch.Tensor]:
-        measured = {name: self.get_buffer(name) for name in measured_buffers(self.n_classes)}
+        measured = {name: self.get_buffer(name) for name in MEASURED}
         return {**self.stage1_parameters(), **self.stage2_parameters(), **measured}
 
     def _refuse_prediction_form(self) -> None:

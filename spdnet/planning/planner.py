@@ -210,7 +210,7 @@ class SPDPlanner:
         per_epoch = int(np.clip(math.ceil(n_slices / batch), 25, 250))
         total1, total2 = (2500, 1500) if self.device == "cpu" else (12500, 7500)
         why = f"on {self.device}"
-        if len(self.fingerprint.cases) < MIN_CASES_TO_HOLD_OUT:
+        if not self.can_hold_out():
             total1 = min(total1, max(LEAST_ITERATIONS, math.ceil(PASSES_UNCHECKED * n_slices / batch)))
             why += (
                 f"; stage 1 has too few cases to hold some out, so it makes at most {PASSES_UNCHECKED} passes, or "
@@ -231,11 +231,14 @@ class SPDPlanner:
             StageSettings(epochs2, per_epoch, batch, 5e-4, focal_alpha=0.75),
         )
 
+    def can_hold_out(self) -> bool:
+        """Whether there are enough cases for stage 1 to do without some."""
+        return len(self.fingerprint.cases) >= MIN_CASES_TO_HOLD_OUT
+
     def choose_selection(self) -> SelectionSettings:
         """Stage 1 ends with the weights that suit a fifth of the cases best, if there are enough to do without them."""
-        n_cases = len(self.fingerprint.cases)
-        if n_cases < MIN_CASES_TO_HOLD_OUT:
-            self.reasons["selection"] = f"{n_cases} cases: too few for stage 1 to do without some"
+        if not self.can_hold_out():
+            self.reasons["selection"] = f"{len(self.fingerprint.cases)} cases: too few for stage 1 to do without some"
             return SelectionSettings()
         self.reasons["selection"] = (
             "stage 1 ends when cases that it holds out fare best, before it knows the others by heart"
@@ -378,11 +381,7 @@ class SPDPlannerPaper(SPDPlanner):
         for name in ("empty_consensus", "random_points", "near_points"):
             self.reasons[name] = "as in the paper"
         return replace(
-            settings,
-            empty_consensus="decode",
-            random_points="keep",
-            near_points="off",
-            agreement=AgreementSettings(),
+            settings, empty_consensus="decode", random_points="keep", near_points="off", agreement=AgreementSettings()
         )
 
     def choose_prompts(self) -> PromptSettings:

@@ -10,7 +10,7 @@ pixel frame of the saliency maps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -60,6 +60,62 @@ class Consensus:
         return np.bincount(self.slice_index, minlength=n_slices)[:n_slices] > 0
 
 
+@dataclass(frozen=True)
+class PointUses:
+    """Which point might prompt which slice, one entry each.
+
+    Attributes:
+        slice_index: int64 (Q,), slice that would be prompted.
+        point_index: int64 (Q,), row of the point among those given.
+        source_slice: int64 (Q,), the point's own slice.
+        pixel: int64 (Q, 2), row and column of the pixel that it lies in.
+    """
+
+    slice_index: np.ndarray
+    point_index: np.ndarray
+    source_slice: np.ndarray
+    pixel: np.ndarray
+
+    @property
+    def offset(self) -> np.ndarray:
+        """int64 (Q,): from the point's own slice to the one that it would prompt."""
+        return self.slice_index - self.source_slice
+
+    def select(self, chosen: np.ndarray) -> PointUses:
+        """The entries of a bool mask (Q,) or of an array of indices."""
+        return PointUses(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+    def order(self) -> np.ndarray:
+        """Indices int64 (Q,) that sort the entries by slice, its own points first, then those of the nearest slices."""
+        return np.lexsort((self.point_index, np.abs(self.offset), self.slice_index))
+
+    def saliency(self, maps: np.ndarray) -> np.ndarray:
+        """That of maps (S, H, W), at the point in the slice that it would prompt: float32 (Q,)."""
+        return maps[self.slice_index, self.pixel[:, 0], self.pixel[:, 1]].astype(np.float32)
+
+    def at_home(self, values: np.ndarray, n_points: int) -> np.ndarray:
+        """Of values (Q,), those of every point in its own slice: (n_points,), 0 for points without a use."""
+        local = self.offset == 0
+        found = np.zeros(n_points, dtype=values.dtype)
+        found[self.point_index[local]] = values[local]
+        return found
+
+
+def point_uses(points_syx: np.ndarray, shape: tuple[int, ...], n_context: int) -> PointUses:
+    """All uses of the points that lie within maps (S, H, W), in slices at most `n_context` away, point by point.
+
+    Args:
+        points_syx: float (N, 3), slice, y, x in pixels of the maps; a point belongs to the slice whose centre plane
+            is nearest.
+    """
+    index = nearest_index(np.asarray(points_syx, dtype=np.float64).reshape(-1, 3))
+    inside = np.flatnonzero(((index >= 0) & (index < shape)).all(axis=1))
+    slices = index[inside, :1] + np.arange(-n_context, n_context + 1)
+    rows, columns = np.nonzero((slices >= 0) & (slices < shape[0]))
+    points = inside[rows]
+    return PointUses(slices[rows, columns], points, index[points, 0], index[points, 1:])
+
+
 def distill_prompts(
     points_syx: np.ndarray,
     saliency: np.ndarray,
@@ -83,23 +139,32 @@ def distill_prompts(
         The consensus of every slice, sorted by slice, local points first, then by distance of the source slice.
     """
     points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)
-    n_slices, height, width = saliency.shape
-    source, y, x = nearest_index(points).T
-    inside = (source >= 0) & (source < n_slices) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    offsets = np.arange(-n_context, n_context + 1)
-    target = source[:, None] + offsets
-    reachable = inside[:, None] & (target >= 0) & (target < n_slices)
-    values = np.zeros(target.shape, dtype=np.float32)
-    rows, columns = np.nonzero(reachable)
-    values[rows, columns] = saliency[target[rows, columns], y[rows], x[rows]]
-    own = values[:, n_context]
+    uses = point_uses(points, saliency.shape, n_context)
+    here = uses.saliency(saliency)
+    own = uses.at_home(here, len(points))
     trusted = own > tau
     if agreement is not None:
         trusted &= ~(agreement < min_agreement)
-    rows, columns = np.nonzero(reachable & (values > tau) & trusted[:, None])
-    order = np.lexsort((rows, np.abs(offsets[columns]), target[rows, columns]))
-    rows, columns = rows[order], columns[order]
-    return Consensus(target[rows, columns], rows, source[rows], points[rows, 1:], values[rows, columns], own)
+    return consensus_of(points, uses, here, own, (here > tau) & trusted[uses.point_index])
+
+
+def consensus_of(
+    points_syx: np.ndarray, uses: PointUses, here: np.ndarray, own_saliency: np.ndarray, chosen: np.ndarray
+) -> Consensus:
+    """The consensus of the uses that are chosen, sorted.
+
+    Args:
+        points_syx: float64 (N, 3).
+        uses: of these points.
+        here: float32 (Q,), saliency of each use.
+        own_saliency: float32 (N,).
+        chosen: bool (Q,).
+    """
+    kept, here = uses.select(chosen), here[chosen]
+    order = kept.order()
+    kept = kept.select(order)
+    places = points_syx[kept.point_index, 1:]
+    return Consensus(kept.slice_index, kept.point_index, kept.source_slice, places, here[order], own_saliency)
 
 
 def raw_prompts(points_syx: np.ndarray, n_slices: int) -> Consensus:

@@ -132,8 +132,7 @@ def fates_by_trust(judged: JudgedUses, min_trust: float, max_points: int, refuse
     """
     uses, likely = judged.uses, judged.probability > min_trust
     local = uses.offset == 0
-    trusted_at_home = np.zeros(len(judged.own_saliency), dtype=bool)
-    trusted_at_home[uses.point_index[local]] = likely[local]
+    trusted_at_home = uses.at_home(likely, len(judged.own_saliency))
     inside = np.zeros(len(judged.own_saliency), dtype=bool)
     inside[uses.point_index] = True
     nearest = judged.nearest_slice.tolist()

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.special import expit
 
 from spdnet.geometry import nearest_index
-from spdnet.prompts.distillation import Consensus
-from spdnet.prompts.point_features import N_FEATURES, PointUses, describe_uses, point_uses
+from spdnet.prompts.distillation import Consensus, PointUses, consensus_of, point_uses
+from spdnet.prompts.point_features import N_FEATURES, describe_uses
 
 WIDTH = 32  # of the hidden layers
 _FARTHEST = 5.0  # standard deviations, to which features are clipped
@@ -87,12 +87,9 @@ def judge_uses(points_syx: np.ndarray, saliency: np.ndarray, n_context: int, tru
     """
     points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)
     uses = point_uses(points, saliency.shape, n_context)
-    here = saliency[uses.slice_index, uses.pixel[:, 0], uses.pixel[:, 1]].astype(np.float32)
-    own = np.zeros(len(points), dtype=np.float32)
-    local = uses.offset == 0
-    own[uses.point_index[local]] = here[local]
+    here = uses.saliency(saliency)
     probability = trust.probability(describe_uses(uses, saliency))
-    return JudgedUses(uses, probability, own, here, nearest_index(points[:, 0]))
+    return JudgedUses(uses, probability, uses.at_home(here, len(points)), here, nearest_index(points[:, 0]))
 
 
 def distill_by_trust(
@@ -104,8 +101,7 @@ def distill_by_trust(
         points_syx, saliency, n_context, trust: as in `judge_uses`.
         min_trust: probability above which a use counts.
     """
-    judged = judge_uses(points_syx, saliency, n_context, trust)
-    uses = judged.uses
-    points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)[uses.point_index, 1:]
-    every = Consensus(uses.slice_index, uses.point_index, uses.source_slice, points, judged.here, judged.own_saliency)
-    return every.select(judged.probability > min_trust)
+    points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)
+    judged = judge_uses(points, saliency, n_context, trust)
+    chosen = judged.probability > min_trust
+    return consensus_of(points, judged.uses, judged.here, judged.own_saliency, chosen)

@@ -9,13 +9,12 @@ Pure functions on arrays, in the pixel frame of the saliency maps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import logit
 
-from spdnet.geometry import nearest_index
+from spdnet.prompts.distillation import PointUses
 
 REACH = 8  # slices to either side that are looked at
 _WINDOWS = (2, 4, 8)  # slices to either side in which points are counted
@@ -25,46 +24,6 @@ _CELLS = 64  # about as many to a side: what is near is coarse, so the maps need
 _SMOOTH = 0.2  # points, added to counts before their logarithm
 _LEAST_SALIENCY = 1e-3
 _ONE_SIDE = 4  # slices, before a place and after it
-
-
-@dataclass(frozen=True)
-class PointUses:
-    """Which point might prompt which slice, one entry each, sorted by slice, its own points first, then the nearest.
-
-    Attributes:
-        slice_index: int64 (Q,), slice that would be prompted.
-        point_index: int64 (Q,), row of the point among those given.
-        source_slice: int64 (Q,), the point's own slice.
-        pixel: int64 (Q, 2), row and column of the pixel that it lies in.
-    """
-
-    slice_index: np.ndarray
-    point_index: np.ndarray
-    source_slice: np.ndarray
-    pixel: np.ndarray
-
-    @property
-    def offset(self) -> np.ndarray:
-        """int64 (Q,): from the point's own slice to the one that it would prompt."""
-        return self.slice_index - self.source_slice
-
-
-def point_uses(points_syx: np.ndarray, shape: tuple[int, ...], n_context: int) -> PointUses:
-    """All uses of the points that lie within maps (S, H, W), in slices at most `n_context` away.
-
-    Args:
-        points_syx: float (N, 3), slice, y, x in pixels of the maps; a point belongs to the slice whose centre plane
-            is nearest.
-    """
-    index = nearest_index(np.asarray(points_syx, dtype=np.float64).reshape(-1, 3))
-    inside = np.flatnonzero(((index >= 0) & (index < shape)).all(axis=1))
-    offsets = np.arange(-n_context, n_context + 1)
-    slices = index[inside, :1] + offsets
-    rows, columns = np.nonzero((slices >= 0) & (slices < shape[0]))
-    order = np.lexsort((rows, np.abs(offsets[columns]), slices[rows, columns]))
-    rows, columns = rows[order], columns[order]
-    points = inside[rows]
-    return PointUses(slices[rows, columns], points, index[points, 0], index[points, 1:])
 
 
 def describe_uses(uses: PointUses, saliency: np.ndarray) -> np.ndarray:
@@ -82,8 +41,8 @@ def describe_uses(uses: PointUses, saliency: np.ndarray) -> np.ndarray:
     n_slices, side, _ = saliency.shape
     s, (y, x) = uses.slice_index, uses.pixel.T
     here = saliency[s, y, x].astype(np.float64)
-    weight_of_point = np.zeros(int(uses.point_index.max()) + 1)
-    weight_of_point[uses.point_index[local]] = here[local]
+    n_points = int(uses.point_index.max()) + 1
+    weight_of_point = uses.at_home(here, n_points)
     weight = weight_of_point[uses.point_index]
 
     factor = max(1, round(side / _CELLS))
@@ -116,11 +75,10 @@ def describe_uses(uses: PointUses, saliency: np.ndarray) -> np.ndarray:
     sides = points_near.before[:, _ONE_SIDE - 1] - before, points_near.after[:, _ONE_SIDE - 1] - after
     columns += [np.minimum(*sides), np.maximum(*sides)]
 
-    n_points = np.bincount(s[local], minlength=n_slices)
+    count = np.bincount(s[local], minlength=n_slices)
     total = np.bincount(s[local], weights=weight[local], minlength=n_slices)
-    columns += [np.log1p(n_points[s]), total[s] - own]
-    surplus_of_point = np.zeros(len(weight_of_point))
-    surplus_of_point[uses.point_index[local]] = surplus[local]
+    columns += [np.log1p(count[s]), total[s] - own]
+    surplus_of_point = uses.at_home(surplus, n_points)
     columns += [
         _best_other(uses, local, weight_of_point, 0.0),
         _best_other(uses, local, surplus_of_point, float(np.log(_SMOOTH))),

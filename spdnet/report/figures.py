@@ -229,12 +229,14 @@ def _show_saliency(axis: Axes, prediction: PredictionData, row: _Row) -> None:
 
 
 def _mark_judged(axis: Axes, points: Sequence[JudgedPoint], slice_index: int) -> None:
-    """Rejected points below kept ones; each on a white one, so that it shows on any ground."""
+    """Rejected points below kept ones; each on a white one, so that it shows on any ground.
+
+    What another slice could have lent, and was not trusted to, is not shown.
+    """
+    points = [p for p in points if p.is_at_home or p.fate is not Fate.REJECTED_UNLIKELY]
     for name in reversed(_MARKERS):
         marker, colour, _ = _MARKERS[name]
-        own = Fate[name] is Fate.REJECTED_UNLIKELY  # what another slice could have lent was never there
-        shown = [p for p in points if p.target_slice == slice_index and (p.is_at_home or not own)]
-        chosen = [(p.x, p.y) for p in shown if p.fate is Fate[name]]
+        chosen = [(p.x, p.y) for p in points if p.target_slice == slice_index and p.fate is Fate[name]]
         if not chosen:
             continue
         x, y = np.array(chosen).T

@@ -19,10 +19,10 @@ from spdnet.inference.prompting import (
 )
 from spdnet.planning.plans import AgreementSettings, DistillationSettings
 from spdnet.prompts import SlicePrompts
-from spdnet.prompts.distillation import distill_prompts
+from spdnet.prompts.distillation import distill_prompts, point_uses
 from spdnet.prompts.fates import Fate
 from spdnet.prompts.learned_trust import LearnedTrust, distill_by_trust, judge_uses
-from spdnet.prompts.point_features import N_FEATURES, REACH, describe_uses, point_uses
+from spdnet.prompts.point_features import N_FEATURES, REACH, describe_uses
 from spdnet.training.trust_learning import Examples, fit_trust
 
 LEARNED = DistillationSettings(trust="learned")
@@ -74,6 +74,7 @@ def test_uses_are_those_that_distillation_considers() -> None:
     points = np.column_stack([rng.uniform(-2, 26, 60), rng.uniform(-3, SIDE + 2, (60, 2))])
     everywhere = distill_prompts(points, np.ones((24, SIDE, SIDE), dtype=np.float32), 0.5, 2)
     uses = point_uses(points, (24, SIDE, SIDE), 2)
+    uses = uses.select(uses.order())
     for name in ("slice_index", "point_index", "source_slice"):
         np.testing.assert_array_equal(getattr(uses, name), getattr(everywhere, name))
     assert len(np.unique(uses.point_index)) < 60, "some lie outside"

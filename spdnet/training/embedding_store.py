@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from spdnet.errors import StorageError
 from spdnet.files import make_folder, whole_file
-from spdnet.geometry import SliceTransform
+from spdnet.geometry import SliceTransform, nearest_index, rescale_points
 from spdnet.inference.volume import encode_volume
 from spdnet.network import SPDNetwork
 from spdnet.planning import SPDSettings, StoredCase
@@ -79,6 +79,21 @@ class StoredVariant:
         if self.case.ignored is None:
             return None
         return np.load(self.folder / f"{self.name}_valid.npy", mmap_mode="r")
+
+    def target_at(self, k: int, slice_index: np.ndarray, points_yx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whether points are on the target of a class, and whether that is known: bool (N,) each.
+
+        Args:
+            k: the class.
+            slice_index: int64 (N,).
+            points_yx: (N, 2), in pixels of the saliency maps. Those under the ignore label are not known.
+        """
+        size = self.masks.shape[-1]
+        y, x = nearest_index(rescale_points(points_yx, self.saliency.shape[-1], size)).clip(0, size - 1).T
+        on_target = np.asarray(self.masks[slice_index, k, y, x] > 0)
+        if self.valid is None:
+            return on_target, np.ones(len(on_target), dtype=bool)
+        return on_target, np.asarray(self.valid[slice_index, y, x] > 0)
 
     def move(self, prompts: SlicePrompts) -> SlicePrompts:
         """Points of the case, moved with its slices."""

@@ -63,10 +63,9 @@ class PromptStage(Stage):
     """Trains on stored embeddings.
 
     Args:
-        network, settings, train_cases, val_cases, device, seed: as in the base class.
+        network, settings, train_cases, val_cases, device, seed, held_out_cases: as in the base class.
         cache_folder: where the embeddings are stored.
         keep_embeddings: also after the training.
-        held_out_cases: those of the training cases that stage 1 has not seen: on them the saliency is as on new cases.
     """
 
     number = 2
@@ -83,10 +82,9 @@ class PromptStage(Stage):
         seed: int,
         cache_folder: Path,
         keep_embeddings: bool = False,
-        held_out_cases: list[StoredCase] | None = None,
+        held_out_cases: Sequence[StoredCase] = (),
     ) -> None:
-        super().__init__(network, settings, train_cases, val_cases, device, seed)
-        self._held_out = {c.case for c in held_out_cases or []}
+        super().__init__(network, settings, train_cases, val_cases, device, seed, held_out_cases)
         self._store = EmbeddingStore(cache_folder, network, settings, seed, keep_embeddings)
 
     @property
@@ -117,7 +115,8 @@ class PromptStage(Stage):
             return []
         variants = [variants[0] for variants in self._train]
         lines = self._learn_trust(variants, class_names) if learns else []
-        honest = [v for v in variants if v.case.case in self._held_out] or variants
+        held_out = {case.case for case in self.held_out_cases}
+        honest = [v for v in variants if v.case.case in held_out] or variants
         found = measure_trust(honest, self.settings, self.seed, self.stop, self.network.learned_trust())
         measured = found.shares()
         self.network.point_precision.copy_(torch.from_numpy(measured.points))
@@ -154,7 +153,8 @@ class PromptStage(Stage):
 
     def _learn_trust(self, variants: list[StoredVariant], class_names: Sequence[str]) -> list[str]:
         """Learn from the training cases which points to trust, keep it in the network, and say how well it tells."""
-        learned = learn_trust(variants, self.settings, self.seed, self.stop, self._held_out)
+        held_out = {case.case for case in self.held_out_cases}
+        learned = learn_trust(variants, self.settings, self.seed, self.stop, held_out)
         self.network.learn_trust([trust for trust, _ in learned])
         lines = []
         for name, (trust, examples) in zip(class_names, learned, strict=True):

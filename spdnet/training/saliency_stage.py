@@ -11,9 +11,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
-from spdnet.planning import SPDSettings, StoredCase
+from spdnet.planning import StoredCase
 from spdnet.planning.plans import LossSettings, StageSettings
 from spdnet.training.losses import segmentation_loss
 from spdnet.training.sampling import BatchRequest, RequestList, SliceBatch, SliceBatches, draw_batches
@@ -27,29 +26,11 @@ _GRACE_S = 60  # for how long a data worker goes on after SIGTERM
 
 
 class SaliencyStage(Stage):
-    """Trains on single slices, augmented afresh every time.
-
-    Args:
-        network, settings, train_cases, val_cases, device, seed: as in the base class.
-        held_out_cases: others, to choose the weights by.
-    """
+    """Trains on single slices, augmented afresh every time."""
 
     number = 1
     name = "stage 1 (saliency)"
-
-    def __init__(
-        self,
-        network: SPDNetwork,
-        settings: SPDSettings,
-        train_cases: list[StoredCase],
-        val_cases: list[StoredCase],
-        device: torch.device,
-        seed: int,
-        held_out_cases: list[StoredCase] | None = None,
-    ) -> None:
-        super().__init__(network, settings, train_cases, val_cases, device, seed)
-        self.held_out_cases = held_out_cases or []
-        self.holds_cases_out = bool(self.held_out_cases)
+    chooses_weights = True
 
     @property
     def stage_settings(self) -> StageSettings:

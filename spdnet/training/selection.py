@@ -90,8 +90,10 @@ class WeightSelection:
         """Within the block the network has the average for its weights."""
         own = self._copy()
         self._write(self._average)
-        yield
-        self._write(own)
+        try:
+            yield
+        finally:
+            self._write(own)
 
     def offer(self, checked: Checked, epoch: int) -> None:
         """Take the average as it is after an epoch for a candidate."""

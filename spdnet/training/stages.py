@@ -35,7 +35,8 @@ class Stage(ABC):
 
     Attributes:
         number: 1 or 2. name: for messages.
-        holds_cases_out: whether there are cases that it is not trained on, to choose its weights by.
+        chooses_weights: whether it is not trained on `held_out_cases`, but ends with the weights that suit them best.
+        held_out_cases: those that stage 1 is not trained on: there the saliency is as on new cases.
         some_unused: whether some of the parameters do not take part in every loss.
         team: the processes that train together. Batches, training and validation alike, are this process' share; the
             training loss is that of the whole batch.
@@ -45,7 +46,7 @@ class Stage(ABC):
     number: int
     name: str
     some_unused: bool = False
-    holds_cases_out: bool = False
+    chooses_weights: bool = False
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Stage(ABC):
         val_cases: list[StoredCase],
         device: torch.device,
         seed: int,
+        held_out_cases: Sequence[StoredCase] = (),
     ) -> None:
         self.network = network
         self.settings = settings
@@ -62,6 +64,7 @@ class Stage(ABC):
         self.val_cases = val_cases
         self.device = device
         self.seed = seed
+        self.held_out_cases = list(held_out_cases)
         self.team = current_team()
         self.stop = StopRequest()
 

@@ -353,7 +353,7 @@ class SPDTrainer:
                 self.print_to_log_file(line)
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         self._selection = None
-        if self.stage.holds_cases_out:
+        if self.stage.chooses_weights and self.stage.held_out_cases:
             self._selection = WeightSelection(self.network.stage1_parameters(), self.settings.selection.decay)
             self.optimizer.register_step_post_hook(self._selection.update)
         self.loss_of_batch = parallel_loss(self.network, self.stage.training_loss, self.stage.some_unused)
@@ -558,9 +558,7 @@ class SPDTrainer:
             raise ModelError(f"{source} does not fit the plans of this training: {error}") from error
         self._resumed = True
         self.seed = own["seed"]
-        held_out = own.get("held_out_cases", [])  # older checkpoints have none
-        self.stage1_cases = [c for c in self.train_cases if c.case not in held_out]
-        self.held_out_cases = [c for c in self.train_cases if c.case in held_out]
+        self._hold_out_as(own)
         self._tell_changed_settings(own["settings"])
         self.stage_number, self.current_epoch = own["stage_number"], own["stage_epoch"]
         if self.stage_number == 1 and self.current_epoch >= self.settings.stage1.epochs:  # fewer epochs than before
@@ -585,11 +583,16 @@ class SPDTrainer:
         load_stage1_weights(self.network, content["network_weights"], file)
         self._load_best(content["spd"].get("selection_state"))  # of a training that is still in stage 1
         self.stage_number, self.current_epoch = 2, 0
-        held_out = content["spd"].get("held_out_cases", [])  # older checkpoints have none
-        self.held_out_cases = [c for c in self.train_cases if c.case in held_out]
+        self._hold_out_as(content["spd"])
         self.print_to_log_file(
             f"stage 1 taken from {file}; it held out {len(self.held_out_cases)} of the training cases"
         )
+
+    def _hold_out_as(self, own: dict[str, Any]) -> None:
+        """Hold out the cases that another training's stage 1 did; older checkpoints name none."""
+        names = own.get("held_out_cases", [])
+        self.stage1_cases = [c for c in self.train_cases if c.case not in names]
+        self.held_out_cases = [c for c in self.train_cases if c.case in names]
 
     def _load_best(self, selection_state: dict[str, Any] | None) -> None:
         self.network.load_own_state({**self.network.own_state(), **WeightSelection.best_of(selection_state)})

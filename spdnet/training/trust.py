@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from spdnet.geometry import nearest_index, rescale_points
+from spdnet.geometry import nearest_index
 from spdnet.inference.prompting import (
     MeasuredShares,
     distill_class,
@@ -21,6 +21,7 @@ from spdnet.inference.prompting import (
     distill_volume_boxes,
     points_of_class,
     settings_of_class,
+    trust_of_class,
 )
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import AgreementSettings
@@ -52,12 +53,8 @@ class Share:
 
         Those under the ignore label do not take part.
         """
-        size = variant.masks.shape[-1]
-        y, x = nearest_index(rescale_points(points_yx, variant.saliency.shape[-1], size)).clip(0, size - 1).T
-        inside = variant.masks[slice_index, k, y, x] > 0
-        if variant.valid is not None:
-            inside = inside[variant.valid[slice_index, y, x] > 0]
-        self.add(k, int(inside.sum()), len(inside))
+        on_target, is_known = variant.target_at(k, slice_index, points_yx)
+        self.add(k, int((on_target & is_known).sum()), int(is_known.sum()))
 
     def add(self, k: int, n_inside: int, n: int) -> None:
         """Add `n` pixels for class `k`, of which `n_inside` count."""
@@ -154,7 +151,7 @@ def _count_near(
     for k in range(saliency.shape[1]):
         rule = replace(settings_of_class(settings.distillation, k, measured), near_points="off")
         points, maps = points_of_class(prompts, k, settings.image_size, saliency.shape[-1]), saliency[:, k]
-        trusted = distill_class(points, maps, rule, measured.trust_of_class(k))
+        trusted = distill_class(points, maps, rule, trust_of_class(settings.distillation, k, measured))
         near = near_points(trusted, points, maps)
         found.count(variant, k, nearest_index(points[near, 0]), points[near, 1:])
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from spdnet.geometry import nearest_index, rescale_points
 from spdnet.inference.prompting import points_of_class
 from spdnet.planning import SPDSettings
+from spdnet.prompts.distillation import point_uses
 from spdnet.prompts.learned_trust import LearnedTrust
-from spdnet.prompts.point_features import describe_uses, point_uses
+from spdnet.prompts.point_features import describe_uses
 from spdnet.training.embedding_store import StoredVariant
 from spdnet.training.prompt_source import draw_prompts
 from spdnet.training.stopping import StopRequest
@@ -93,12 +93,11 @@ def _examples(variant: StoredVariant, settings: SPDSettings, seed: int, n_draws:
             if draw % 2:
                 points = _perturbed(points, n_slices, rng)
             uses = point_uses(points, saliency[:, k].shape, n_context)
-            y, x = nearest_index(rescale_points(uses.pixel.astype(np.float64), side, size)).clip(0, size - 1).T
-            on_target = variant.masks[uses.slice_index, k, y, x] > 0
+            uses = uses.select(uses.order())
+            on_target, is_known = variant.target_at(k, uses.slice_index, uses.pixel.astype(np.float64))
             chosen = rng.permutation(len(on_target))[:most]
-            if variant.valid is not None:
-                chosen = chosen[np.asarray(variant.valid[uses.slice_index, y, x] > 0)[chosen]]
-            parts[k].append(Examples(describe_uses(uses, saliency[:, k])[chosen], np.asarray(on_target)[chosen]))
+            chosen = chosen[is_known[chosen]]
+            parts[k].append(Examples(describe_uses(uses, saliency[:, k])[chosen], on_target[chosen]))
     return [Examples(*(np.concatenate(arrays) for arrays in zip(*own, strict=True))) for own in parts]
 
 
