@@ -24,9 +24,10 @@ from spdnet.inference.prompting import (
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import Markup, SlicePrompts, write_markups
 from spdnet.prompts.distillation import distill_prompts
-from spdnet.prompts.fates import Fate, PointFates, fates_by_trust, point_fates
-from spdnet.prompts.learned_trust import judge_uses
+from spdnet.prompts.fates import Fate, PointFates, fates_by_trust, overrule, point_fates
+from spdnet.prompts.learned_trust import LearnedTrust, judge_uses
 from spdnet.prompts.near_points import near_points
+from spdnet.prompts.second_look import NeighbourMasks
 
 REPORT_FOLDER = "prompts"
 _COLUMNS = (
@@ -57,6 +58,7 @@ def judge_prompts(
     settings: DistillationSettings,
     measured: MeasuredShares | None = None,
     refused: np.ndarray | None = None,
+    first_masks: np.ndarray | None = None,
 ) -> JudgedPrompts:
     """Say what distillation makes of every point.
 
@@ -67,26 +69,39 @@ def judge_prompts(
         settings: of the plans.
         measured: as `settings_of_class` takes it.
         refused: bool (k,), the classes whose points look random; None for none.
+        first_masks: bool (S, k, M, M), what a second look saw; None if there was none.
     """
     points, fates = [], []
     for k in range(saliency.shape[1]):
         scaled = points_of_class(prompts, k, image_size, saliency.shape[-1])
         points.append(prompts.for_class(k).points_syx)
-        rule = settings_of_class(settings, k, measured)
+        rule, trust = settings_of_class(settings, k, measured), trust_of_class(settings, k, measured)
         is_refused = refused is not None and bool(refused[k])
-        trust = trust_of_class(settings, k, measured)
-        if trust is not None:
-            judged = judge_uses(scaled, saliency[:, k], rule.n_context, trust)
-            fates.append(fates_by_trust(judged, rule.min_trust, rule.max_points, is_refused))
-            continue
-        asked = asked_agreement(scaled, saliency[:, k], rule)
-        near = None
-        if rule.near_points == "on":
-            trusted = distill_prompts(scaled, saliency[:, k], settings.tau, settings.n_context, *asked)
-            near = near_points(trusted, scaled, saliency[:, k])
-        limits = settings.tau, settings.n_context, settings.max_points
-        fates.append(point_fates(scaled, saliency[:, k], *limits, *asked, is_refused, near))
+        found = _fates_of_class(scaled, saliency[:, k], rule, trust, is_refused)
+        if first_masks is not None:
+            found = overrule(found, scaled, NeighbourMasks.of(first_masks[:, k]))
+        fates.append(found)
     return JudgedPrompts(points, fates, settings.tau)
+
+
+def _fates_of_class(
+    points_syx: np.ndarray,
+    saliency: np.ndarray,
+    rule: DistillationSettings,
+    trust: LearnedTrust | None,
+    is_refused: bool,
+) -> PointFates:
+    """What distillation makes of the points (N, 3), in pixels of the saliency maps (S, M, M)."""
+    if trust is not None:
+        judged = judge_uses(points_syx, saliency, rule.n_context, trust)
+        return fates_by_trust(judged, rule.min_trust, rule.max_points, is_refused)
+    asked = asked_agreement(points_syx, saliency, rule)
+    near = None
+    if rule.near_points == "on":
+        trusted = distill_prompts(points_syx, saliency, rule.tau, rule.n_context, *asked)
+        near = near_points(trusted, points_syx, saliency)
+    limits = rule.tau, rule.n_context, rule.max_points
+    return point_fates(points_syx, saliency, *limits, *asked, is_refused, near)
 
 
 def write_prompt_report(

@@ -6,6 +6,7 @@ kind of rows that it will be given.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from spdnet.prompts.learned_trust import LearnedTrust, distill_by_trust
 from spdnet.prompts.near_points import NEAR_SLICES, add_near_points
 from spdnet.prompts.point_features import REACH
 from spdnet.prompts.random_points import count_hits, look_random
+from spdnet.prompts.second_look import NeighbourMasks
 from spdnet.prompts.stand_ins import FOLLOWED_SLICES, continued_peaks, saliency_peak
 
 # With "auto", neighbouring slices are asked if a smaller share of the points that saliency trusts is on the target.
@@ -113,6 +115,22 @@ class DecoderRows:
     def select(self, chosen: np.ndarray) -> DecoderRows:
         """The rows of a bool mask (R,) or of an array of indices."""
         return DecoderRows(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+    def padded(self, n_points: int) -> DecoderRows:
+        """The same with room for so many points, at least as many as there is."""
+        missing = n_points - self.points_yx.shape[1]
+        return replace(
+            self,
+            points_yx=np.pad(self.points_yx, ((0, 0), (0, missing), (0, 0))),
+            point_is_real=np.pad(self.point_is_real, ((0, 0), (0, missing))),
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence[DecoderRows]) -> DecoderRows:
+        """One after the other, padded to the longest."""
+        longest = max(part.points_yx.shape[1] for part in parts)
+        padded = [part.padded(longest) for part in parts]
+        return DecoderRows(*(np.concatenate([getattr(p, f.name) for p in padded]) for f in fields(DecoderRows)))
 
 
 def points_of_class(prompts: SlicePrompts, k: int, image_size: int, mask_size: int) -> np.ndarray:
@@ -309,17 +327,75 @@ def decoder_rows(
             own = stand_ins[s] if s in stand_ins else consensus[k].in_slice(s)
             points.append(rescale_points(own, mask_size, image_size))
         edges.append(_rescale_boxes(own_boxes[decoded], mask_size, image_size))
-    longest = max((len(p) for p in points), default=0)
-    padded = np.zeros((len(points), longest, 2), dtype=np.float32)
-    is_real = np.zeros((len(points), longest), dtype=bool)
-    for row, own in enumerate(points):
+    has_box = [~np.isnan(e[:, 0]) for e in edges]
+    boxes_of_rows = np.where(np.concatenate(has_box)[:, None], np.concatenate(edges), 0)
+    return _rows(slices, classes, points, boxes_of_rows, np.concatenate(has_box))
+
+
+def _rows(
+    slices: list[int], classes: list[int], points_yx: list[np.ndarray], boxes_yxyx: np.ndarray, has_box: np.ndarray
+) -> DecoderRows:
+    """Rows with different numbers of points, each float (N, 2) in network pixels, padded."""
+    longest = max((len(p) for p in points_yx), default=0)
+    padded = np.zeros((len(points_yx), longest, 2), dtype=np.float32)
+    is_real = np.zeros((len(points_yx), longest), dtype=bool)
+    for row, own in enumerate(points_yx):
         padded[row, : len(own)] = own
         is_real[row, : len(own)] = True
-    box_yxyx = np.concatenate(edges).astype(np.float32)
-    has_box = ~np.isnan(box_yxyx[:, 0])
-    box_yxyx[~has_box] = 0
     indices = np.array(slices, dtype=np.int64), np.array(classes, dtype=np.int64)
-    return DecoderRows(*indices, padded, is_real, box_yxyx, has_box)
+    return DecoderRows(*indices, padded, is_real, boxes_yxyx.astype(np.float32), has_box)
+
+
+def look_again(
+    rows: DecoderRows,
+    probabilities: np.ndarray,
+    saliency: np.ndarray,
+    image_size: int,
+    settings: DistillationSettings,
+) -> DecoderRows:
+    """The rows that change once every slice has a mask, if the plans ask for it; see `spdnet.prompts.second_look`.
+
+    A point, or what stands in for one, that the masks of the neighbouring slices do not bear out is dropped. A slice
+    left without points and box, or that had no row, gets a place between the masks around it, if there is one.
+
+    Args:
+        rows: what was decoded, of a volume or of adjacent slices of it, which count from 0.
+        probabilities: float (S, k, M, M), that was decoded from them.
+        saliency: float (S, k, M, M), in [0, 1].
+        image_size: side of the network's slices.
+        settings: of the plans.
+
+    Returns:
+        Only rows that differ from those given, or are new.
+    """
+    n_slices, n_classes, size, _ = saliency.shape
+    slices, classes, points, edges, has_box = [], [], [], [np.zeros((0, 4))], []
+    for k in range(n_classes) if looks_again(settings) else ():
+        row_of_slice = np.full(n_slices, -1)
+        own_rows = np.flatnonzero(rows.class_index == k)
+        row_of_slice[rows.slice_index[own_rows]] = own_rows
+        around = NeighbourMasks.of(probabilities[:, k] > 0.5)
+        for s, row in enumerate(row_of_slice.tolist()):
+            before = np.zeros((0, 2))
+            if row >= 0:
+                before = rescale_points(rows.points_yx[row][rows.point_is_real[row]], image_size, size)
+            after = before[around.bear_out(s, before)]
+            boxed = row >= 0 and bool(rows.has_box[row])
+            if not len(after) and not boxed:
+                after = around.bridge(s, saliency[s, k])
+            if len(after) == len(before) and (after == before).all():
+                continue
+            slices.append(s)
+            classes.append(k)
+            points.append(rescale_points(after, size, image_size))
+            edges.append(rows.box_yxyx[row : row + 1] if boxed else np.zeros((1, 4)))
+            has_box.append(boxed)
+    return _rows(slices, classes, points, np.concatenate(edges), np.array(has_box, dtype=bool))
+
+
+def looks_again(settings: DistillationSettings) -> bool:
+    """Whether the plans ask for a second look; not where slices without trusted points are to stay empty."""
+    return settings.second_look == "on" and settings.mode != "raw" and settings.empty_consensus != "empty"
 
 
 def _stand_ins(

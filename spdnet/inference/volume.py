@@ -1,8 +1,9 @@
 """One volume through the network: encode every slice once, distil its prompts, decode what is to be decoded.
 
 Prediction is a stream: a slice is decoded as soon as the slices that may lend it prompts are encoded, and its embedding
-is dropped then. So embeddings never leave the device, and however many slices there are, those of `DECODED_TOGETHER`
-and the reach of the context to either side, with two batches, are all that is held.
+is dropped then, or a few slices later where the plans ask for a second look. So embeddings never leave the device, and
+however many slices there are, those of `DECODED_TOGETHER` and the reach of the context to either side, with two
+batches, are all that is held.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from spdnet.inference.prompting import (
     DecoderRows,
     MeasuredShares,
     distill_whole_volume,
+    look_again,
+    looks_again,
     reach_of_context,
     rows_of_slices,
 )
@@ -28,6 +31,7 @@ from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.prompts.box_distillation import BoxConsensus
 from spdnet.prompts.distillation import Consensus
+from spdnet.prompts.second_look import LOOK_SLICES, borne_out
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +60,12 @@ class VolumePrediction:
     Attributes:
         probabilities: 0 where nothing was decoded.
         saliency: of stage 1, same shape.
-        consensus: points, one per class; None if no prompts were used.
+        consensus: points, one per class, less those that a second look dropped; None if no prompts were used.
         boxes: coarse boxes, likewise.
         refused: bool (k,), the classes whose points look random; None if no prompts were used.
         untrusted: bool (k,), the classes that are predicted from the saliency alone because none of the prompts is
             trusted, those that are refused among them; None if no prompts were used.
+        first_masks: bool (S, k, M, M), before the second look; None if there was none.
     """
 
     probabilities: np.ndarray
@@ -69,6 +74,7 @@ class VolumePrediction:
     boxes: list[BoxConsensus] | None = None
     refused: np.ndarray | None = None
     untrusted: np.ndarray | None = None
+    first_masks: np.ndarray | None = None
 
 
 @torch.no_grad()
@@ -95,6 +101,22 @@ def decode_volume(network: SPDNetwork, volume: EncodedVolume, rows: DecoderRows,
         probabilities[rows.slice_index[part], rows.class_index[part]] = decoded.cpu().numpy()
 
     BatchSize(_decoder_batch(device)).run(decode, len(rows))
+    return probabilities
+
+
+def decode_twice(
+    network: SPDNetwork,
+    volume: EncodedVolume,
+    rows: DecoderRows,
+    settings: DistillationSettings,
+    device: torch.device,
+) -> np.ndarray:
+    """`decode_volume`, and again what changes with a second look, if the plans ask for one."""
+    probabilities = decode_volume(network, volume, rows, device)
+    changed = look_again(rows, probabilities, volume.saliency, network.image_size, settings)
+    if len(changed):
+        place = changed.slice_index, changed.class_index
+        probabilities[place] = decode_volume(network, volume, changed, device)[place]
     return probabilities
 
 
@@ -153,8 +175,11 @@ def predict_volume(
     rules = settings, stream.measured, content_share, refused
     found = distill_whole_volume(prompts, stream.saliency, network.image_size, *rules)
     stream.probabilities[:, found.untrusted] = stream.saliency[:, found.untrusted]
+    consensus, first = found.consensus, stream.first_masks
+    if first is not None:
+        consensus = [borne_out(points, first[:, k]) for k, points in enumerate(consensus)]
     maps = stream.probabilities, stream.saliency
-    return VolumePrediction(*maps, found.consensus, found.boxes, found.refused, found.untrusted)
+    return VolumePrediction(*maps, consensus, found.boxes, found.refused, found.untrusted, first)
 
 
 class BatchSize:
@@ -210,10 +235,14 @@ class _Stream:
         self.saliency = self.probabilities = np.zeros(0, dtype=np.float32)  # made when their shape is known
         self._reach = reach_of_context(settings)
         self.measured = MeasuredShares.of(network)
-        self._embeddings: list[torch.Tensor] = []  # of the slices from `_decoded` on
-        self._encoded = self._decoded = 0
+        self._embeddings: list[torch.Tensor] = []  # of the slices from `_kept_from` on
+        self._encoded = self._decoded = self._kept_from = 0
         self._salient: tuple[slice, _Download] | None = None
-        self._masks: list[tuple[tuple[np.ndarray, np.ndarray], _Download]] = []
+        self._masks: list[_Masks] = []
+        self._rows: list[DecoderRows] = []  # of the slices that a second look may still need
+        self._changed: list[_Masks] = []  # by second looks, which see first masks alone
+        self.first_masks: np.ndarray | None = None
+        self._seen_again = 0
         self._decoder_batch = BatchSize(_decoder_batch(device))
 
     def run(self, batch_size: int) -> None:
@@ -226,7 +255,10 @@ class _Stream:
         self._take_saliency()
         while self._decoded < len(self.slices):
             self._decode_until(min(self._decoded + DECODED_TOGETHER, len(self.slices)))
-        self._take_masks()
+        self._take(self._masks)
+        if self.prompts is not None and looks_again(self.settings):
+            self.first_masks = self.probabilities > 0.5
+            self._take(self._changed)
 
     def _encode(self, part: slice) -> None:
         embeddings, saliency = _encode(self.network, self.slices[part], self.device)
@@ -246,28 +278,52 @@ class _Stream:
             self.saliency[part] = found
             self._encoded, self._salient = part.stop, None
 
-    def _take_masks(self) -> None:
-        for place, download in self._masks:
+    def _take(self, masks: list[_Masks]) -> None:
+        for place, download in masks:
             self.probabilities[place] = download.wait()
-        self._masks.clear()
+        masks.clear()
 
     def _decode_until(self, stop: int) -> None:
-        """Decode the slices up to `stop`, and drop their embeddings; nothing to decode without prompts."""
+        """Decode the slices up to `stop`, and drop what no later one needs; nothing to decode without prompts."""
         first, self._decoded = self._decoded, stop
         if self.prompts is None:
             return
         size = self.network.image_size
         rows = rows_of_slices(self.prompts, self.saliency, first, stop, size, self.settings, self.measured)
-        embeddings = torch.cat(self._embeddings)
-        self._take_masks()
+        self._embeddings = [torch.cat(self._embeddings)]
+        self._take(self._masks)
+        self._decode(rows, self._masks)
+        keep_from = self._look_again(rows, stop) if looks_again(self.settings) else stop
+        self._embeddings = [self._embeddings[0][keep_from - self._kept_from :].clone()]
+        self._kept_from = keep_from
+
+    def _look_again(self, rows: DecoderRows, stop: int) -> int:
+        """A second look at all slices whose neighbours have masks; returns the first slice that awaits one."""
+        self._rows.append(rows)
+        first, seen = self._seen_again, stop if stop == len(self.slices) else max(stop - LOOK_SLICES, 0)
+        low = max(first - LOOK_SLICES, 0)
+        self._take(self._masks)
+        known = DecoderRows.concatenate(self._rows)
+        known = known.select(known.slice_index >= low)
+        window = self.probabilities[low:stop], self.saliency[low:stop]
+        own = replace(known, slice_index=known.slice_index - low)
+        changed = look_again(own, *window, self.network.image_size, self.settings)
+        changed = replace(changed, slice_index=changed.slice_index + low)
+        changed = changed.select((changed.slice_index >= first) & (changed.slice_index < seen))
+        self._decode(changed, self._changed)
+        self._rows, self._seen_again = [known], max(seen, first)
+        return self._seen_again
+
+    def _decode(self, rows: DecoderRows, masks: list[_Masks]) -> None:
+        """Have rows decoded; what comes of them is appended to `masks`."""
+        embeddings = self._embeddings[0]
 
         def decode(part: slice) -> None:
-            own = embeddings[torch.from_numpy(rows.slice_index[part] - first).to(self.device)]
-            masks = _Download(_decode(self.network, own, rows, part, self.device))
-            self._masks.append(((rows.slice_index[part], rows.class_index[part]), masks))
+            own = embeddings[torch.from_numpy(rows.slice_index[part] - self._kept_from).to(self.device)]
+            place = rows.slice_index[part], rows.class_index[part]
+            masks.append((place, _Download(_decode(self.network, own, rows, part, self.device))))
 
         self._decoder_batch.run(decode, len(rows))
-        self._embeddings = [embeddings[stop - first :].clone()]
 
 
 class _Download:
@@ -288,6 +344,9 @@ class _Download:
         if self._event is not None:
             self._event.synchronize()
         return self._host.numpy()
+
+
+_Masks = tuple[tuple[np.ndarray, np.ndarray], _Download]  # slices and classes of rows, and their masks
 
 
 def _encode(network: SPDNetwork, slices: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -261,7 +261,7 @@ class SPDPlanner:
         f = self.fingerprint
         flat = all(c.n_slices == 1 for c in f.cases)
         scattered = f.prompt_statistics is None or f.prompt_type == "points"  # without files: the recipe's
-        settings = DistillationSettings(random_points="refuse", near_points="auto")
+        settings = DistillationSettings(random_points="refuse", near_points="auto", second_look="on")
         self.reasons["random_points"] = "points that hit the saliency like random ones may be those of another image"
         self.reasons["near_points"] = "stage 2 sees by the training cases whether their place alone tells"
         self.reasons["empty_consensus"] = "stage 2 sees by the training cases whether salient pixels can stand in"
@@ -271,7 +271,8 @@ class SPDPlanner:
             else "tau 0.5 and n 2 as in the paper"
         )
         if flat:
-            return replace(settings, n_context=0, near_points="off")
+            return replace(settings, n_context=0, near_points="off", second_look="off")
+        self.reasons["second_look"] = "the masks of neighbouring slices come from other points than a slice's own"
         if scattered:
             settings = replace(settings, agreement=AgreementSettings("auto"))
             self.reasons["agreement"] = (
@@ -378,10 +379,15 @@ class SPDPlannerPaper(SPDPlanner):
         """All salient points are trusted; a slice without any gets none."""
         settings = super().choose_distillation()
         self.reasons.pop("agreement", None)
-        for name in ("empty_consensus", "random_points", "near_points"):
+        for name in ("empty_consensus", "random_points", "near_points", "second_look"):
             self.reasons[name] = "as in the paper"
         return replace(
-            settings, empty_consensus="decode", random_points="keep", near_points="off", agreement=AgreementSettings()
+            settings,
+            empty_consensus="decode",
+            random_points="keep",
+            near_points="off",
+            second_look="off",
+            agreement=AgreementSettings(),
         )
 
     def choose_prompts(self) -> PromptSettings:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
 
 from spdnet.geometry import nearest_index
 from spdnet.prompts.learned_trust import JudgedUses
+from spdnet.prompts.second_look import NeighbourMasks
 
 
 class Fate(Enum):
@@ -23,6 +24,7 @@ class Fate(Enum):
     REJECTED_ALONE = "rejected: the points of neighbouring slices do not agree"
     REJECTED_RANDOM = "rejected: the points of this volume look random"
     REJECTED_HERE = "rejected: not salient here"
+    REJECTED_MASKS = "rejected: the masks of neighbouring slices leave it out"
     OVER_LIMIT = "left out: more points than the decoder takes"
     OUTSIDE = "rejected: outside the cropped image"
 
@@ -152,6 +154,21 @@ def fates_by_trust(judged: JudgedUses, min_trust: float, max_points: int, refuse
         own, here = float(judged.own_saliency[point]), float(judged.here[row])
         rows.append((point, source, target, own, here, fate, float(judged.probability[row])))
     return _limited(sorted(rows, key=lambda r: r[:3]), max_points)
+
+
+def overrule(fates: PointFates, points_syx: np.ndarray, around: NeighbourMasks) -> PointFates:
+    """What is left of the points that were kept, after a second look.
+
+    Args:
+        fates: before it.
+        points_syx: float (N, 3), those that were judged, in pixels of the saliency maps.
+        around: the masks before it.
+    """
+    places = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)[fates.point_index, 1:]
+    kept = np.flatnonzero([fate.is_kept for fate in fates.fates])
+    dropped = set(kept[~around.bear_out(fates.target_slice[kept], places[kept])].tolist())
+    after = tuple(Fate.REJECTED_MASKS if row in dropped else fate for row, fate in enumerate(fates.fates))
+    return replace(fates, fates=after)
 
 
 def _limited(judged: Sequence[_Judged], max_points: int) -> PointFates:

@@ -38,6 +38,7 @@ _MARKERS: dict[str, tuple[str, str, str]] = {  # what is shown: marker, colour, 
     "REJECTED_UNLIKELY": ("x", "#D55E00", "rejected: unlikely to be on the target"),
     "REJECTED_RANDOM": ("x", "#CC79A7", "rejected: the points of this volume look random"),
     "REJECTED_ALONE": ("x", "#E69F00", "rejected: neighbouring slices do not agree"),
+    "REJECTED_MASKS": ("v", "#E69F00", "rejected: left out by the masks of neighbouring slices"),
 }
 _ROWS = 4
 _PANEL_INCHES, _TITLE_INCHES, _LEGEND_INCHES = 2.2, 0.3, 0.35

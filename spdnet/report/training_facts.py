@@ -141,6 +141,12 @@ def _near_points(p: dict[str, Any]) -> str:
     return ways[p["distillation"]["near_points"]]
 
 
+def _second_look(p: dict[str, Any]) -> str:
+    if p["distillation"]["mode"] == "raw" or p["distillation"].get("second_look", "off") == "off":
+        return "not asked for"
+    return "points that most of them leave out are dropped, gaps between them are bridged"
+
+
 def _selection(p: dict[str, Any]) -> str:
     rule = p.get("selection", {"held_out_share": 0.0})
     if not rule["held_out_share"]:
@@ -170,6 +176,7 @@ _TOPICS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("agreement", "Agreement of neighbouring slices", _agreement),
     ("empty_consensus", "Slices without trusted points", _without_points),
     ("near_points", "Points near trusted ones of neighbouring slices", _near_points),
+    ("second_look", "Masks of neighbouring slices", _second_look),
     ("random_points", "Volumes whose points look random", _random_points),
     ("selection", "Weights of stage 1", _selection),
     ("epochs", "Epochs", lambda p: _stages(p, "epochs", "d")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,15 @@ import pytest
 import torch
 
 from spdnet.inference import volume
-from spdnet.inference.prompting import decoder_rows, distill_volume, distill_volume_boxes, rows_of_slices
-from spdnet.inference.volume import BatchSize, decode_volume, encode_volume, predict_volume
+from spdnet.inference.prompting import DecoderRows, decoder_rows, distill_volume, distill_volume_boxes, rows_of_slices
+from spdnet.inference.volume import BatchSize, decode_twice, decode_volume, encode_volume, predict_volume
 from spdnet.network import SPDNetwork, build_network
 from spdnet.planning.plans import AgreementSettings, BoxSettings, DistillationSettings
 from spdnet.prompts import SliceBoxes, SlicePrompts
+from spdnet.prompts.second_look import NeighbourMasks
 
 CPU = torch.device("cpu")
-N_SLICES, SIZE = 11, 56
+N_SLICES, SIZE, MAP = 11, 56, 28
 
 SETTINGS = [
     DistillationSettings(tau=0.5, n_context=2),
@@ -27,6 +29,7 @@ SETTINGS = [
     DistillationSettings(tau=0.5, n_context=1, empty_consensus="continued"),
     DistillationSettings(tau=0.5, n_context=1, boxes=BoxSettings(mode="distilled", min_salient_share=0.3)),
     DistillationSettings(n_context=1, near_points="on", agreement=AgreementSettings("neighbours", 1, 0.5, 0.3)),
+    DistillationSettings(n_context=1, second_look="on", boxes=BoxSettings(mode="distilled", min_salient_share=0.3)),
     DistillationSettings(mode="raw", boxes=BoxSettings(mode="raw")),
 ]
 
@@ -52,6 +55,23 @@ def random_prompts(n_slices: int = N_SLICES) -> SlicePrompts:
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(volume, "DECODED_TOGETHER", 3)
+
+
+@pytest.fixture
+def following_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks are squares round the points, of a value that the embedding tells; an untrained decoder's are noise."""
+
+    def decode(network: Any, embeddings: torch.Tensor, rows: DecoderRows, part: slice, device: Any) -> torch.Tensor:
+        inside = 0.6 + 0.4 * torch.sigmoid(embeddings.float().mean(dim=(1, 2, 3)))
+        masks = torch.full((len(inside), MAP, MAP), 0.2)
+        for mask, value, points, real in zip(
+            masks, inside, rows.points_yx[part], rows.point_is_real[part], strict=True
+        ):
+            for y, x in (points[real] * MAP / SIZE).astype(int):
+                mask[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3] = value
+        return masks
+
+    monkeypatch.setattr(volume, "_decode", decode)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -84,7 +104,7 @@ def test_the_stream_is_the_whole_volume_at_once(settings: DistillationSettings, 
     consensus = distill_volume(prompts, encoded.saliency, SIZE, settings)
     boxes = distill_volume_boxes(prompts, encoded.saliency, SIZE, settings)
     rows = decoder_rows(consensus, encoded.saliency, SIZE, settings, boxes)
-    expected = decode_volume(network, encoded, rows, CPU)
+    expected = decode_twice(network, encoded, rows, settings, CPU)
     assert len(rows) > 3
     np.testing.assert_array_equal(streamed.saliency, encoded.saliency)
     np.testing.assert_allclose(streamed.probabilities, expected, atol=5e-3)  # other batches, bfloat16
@@ -198,3 +218,37 @@ def test_other_errors_are_not_retried() -> None:
 
     with pytest.raises(RuntimeError, match="another"):
         BatchSize(8).run(fail, 20)
+
+
+@pytest.mark.usefixtures("small_steps", "following_decoder")
+@pytest.mark.parametrize("batch_size", [3, 20])
+def test_the_stream_looks_again_as_the_whole_volume_does(batch_size: int) -> None:
+    network, slices = tiny_volume()
+    prompts, settings = random_prompts(), DistillationSettings(n_context=1, second_look="on")
+    streamed = predict_volume(network, slices, prompts, settings, batch_size, CPU)
+    encoded = encode_volume(network, slices, batch_size, CPU)
+    consensus = distill_volume(prompts, encoded.saliency, SIZE, settings)
+    boxes = distill_volume_boxes(prompts, encoded.saliency, SIZE, settings)
+    rows = decoder_rows(consensus, encoded.saliency, SIZE, settings, boxes)
+    once = decode_volume(network, encoded, rows, CPU)
+    twice = decode_twice(network, encoded, rows, settings, CPU)
+    assert 5 < np.count_nonzero(np.abs(twice - once).max(axis=(2, 3)) > 0.1) < 2 * N_SLICES
+    np.testing.assert_allclose(streamed.probabilities, twice, atol=1e-4)
+
+
+@pytest.mark.usefixtures("small_steps", "following_decoder")
+def test_a_second_look_changes_masks_and_drops_points() -> None:
+    network, slices = tiny_volume()
+    settings = next(s for s in SETTINGS if s.second_look == "on")
+    once, twice = (
+        predict_volume(network, slices, random_prompts(), replace(settings, second_look=look), 3, CPU)
+        for look in ("off", "on")
+    )
+    assert once.first_masks is None and twice.first_masks is not None
+    np.testing.assert_array_equal(twice.first_masks, once.probabilities > 0.5)
+    assert once.consensus is not None and twice.consensus is not None
+    for before, after, masks in zip(once.consensus, twice.consensus, twice.first_masks.swapaxes(0, 1), strict=True):
+        assert 0 < len(after.slice_index) < len(before.slice_index)
+        assert NeighbourMasks.of(masks).bear_out(after.slice_index, after.points_yx).all()
+    changed = np.abs(twice.probabilities - once.probabilities).max(axis=(2, 3)) > 1e-3
+    assert changed.any() and not changed.all()

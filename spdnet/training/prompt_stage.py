@@ -25,7 +25,7 @@ from spdnet.inference.prompting import (
     falls_back_on_saliency,
     settings_of_class,
 )
-from spdnet.inference.volume import EncodedVolume, decode_rows, decode_volume
+from spdnet.inference.volume import EncodedVolume, decode_rows, decode_twice
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
 from spdnet.planning import SPDSettings, StoredCase
@@ -216,7 +216,7 @@ class PromptStage(Stage):
         settings, size, measured = self.settings.distillation, self.network.image_size, MeasuredShares.of(self.network)
         given = distill_whole_volume(prompts, saliency, size, settings, measured, batch.case.mapping.content_share)
         rows = decoder_rows(given.consensus, saliency, size, settings, given.boxes, measured)
-        decoded = decode_volume(self.network, volume, rows, self.device)
+        decoded = decode_twice(self.network, volume, rows, settings, self.device)
         decoded[:, given.untrusted] = saliency[:, given.untrusted]
         probabilities = torch.from_numpy(decoded)
         masks = torch.from_numpy(np.array(batch.masks))
@@ -261,16 +261,7 @@ class PromptStage(Stage):
 
     def _decode(self, runs: list[_Run]) -> torch.Tensor:
         """Decode several runs in one pass."""
-        longest = max(run.rows.points_yx.shape[1] for run in runs)
-        parts = [_take(run.rows, run.indices, longest) for run in runs]
-        rows = DecoderRows(
-            np.concatenate([p.slice_index for p in parts]),
-            np.concatenate([p.class_index for p in parts]),
-            np.concatenate([p.points_yx for p in parts]),
-            np.concatenate([p.point_is_real for p in parts]),
-            np.concatenate([p.box_yxyx for p in parts]),
-            np.concatenate([p.has_box for p in parts]),
-        )
+        rows = DecoderRows.concatenate([run.rows.select(run.indices) for run in runs])
         embeddings = np.concatenate([r.variant.embeddings_of(r.rows.slice_index[r.indices]) for r in runs])
         return decode_rows(self.network, torch.from_numpy(embeddings), rows, slice(None), self.device)
 
@@ -283,19 +274,6 @@ def _cut(rows: DecoderRows, run_length: int, rng: np.random.Generator) -> list[n
         first = int(rng.integers(1, run_length + 1))
         parts += np.split(indices, range(first, len(indices), run_length))
     return [p for p in parts if len(p)]
-
-
-def _take(rows: DecoderRows, indices: np.ndarray, n_points: int) -> DecoderRows:
-    """Some rows, padded to `n_points`."""
-    missing = n_points - rows.points_yx.shape[1]
-    return DecoderRows(
-        rows.slice_index[indices],
-        rows.class_index[indices],
-        np.pad(rows.points_yx[indices], ((0, 0), (0, missing), (0, 0))),
-        np.pad(rows.point_is_real[indices], ((0, 0), (0, missing))),
-        rows.box_yxyx[indices],
-        rows.has_box[indices],
-    )
 
 
 def _target_masks(run: _Run) -> np.ndarray:

@@ -35,6 +35,7 @@ TRAINERS: dict[str, type[SPDTrainer]] = {
         ablations.SPDTrainerNoAgreement,
         ablations.SPDTrainerLearnedTrust,
         ablations.SPDTrainerNoNear,
+        ablations.SPDTrainerNoSecondLook,
         ablations.SPDTrainerKeepRandom,
         ablations.SPDTrainerNoPeak,
         ablations.SPDTrainerPlateau,

@@ -9,6 +9,7 @@ const POINT_KINDS = {
   rejected: { label: "rejected in its own slice", short: "rejected", colour: "#D55E00", shape: "cross", shown: true },
   unlikely: { label: "unlikely to be on the target", short: "unlikely", colour: "#D55E00", shape: "cross", shown: true },
   alone: { label: "salient, but the neighbouring slices do not agree", short: "alone", colour: "#E69F00", shape: "cross", shown: true },
+  overruled: { label: "trusted, but the masks of the neighbouring slices leave it out", short: "overruled", colour: "#E69F00", shape: "triangle", shown: true },
   random: { label: "trusted by itself, but the points of this volume look random", short: "random", colour: "#CC79A7", shape: "cross", shown: true },
   declined: { label: "could be lent, but not trusted here", short: "not trusted here", colour: "#CC79A7", shape: "triangle", shown: false },
   surplus: { label: "left out: too many", short: "left out", colour: "#999999", shape: "square", shown: true },
@@ -24,9 +25,10 @@ const KIND_OF_FATE = {
   REJECTED_ALONE: "alone",
   REJECTED_RANDOM: "random",
   REJECTED_HERE: "declined",
+  REJECTED_MASKS: "overruled",
   OVER_LIMIT: "surplus",
 };
-const DRAWING_ORDER = ["box", "raw", "declined", "rejected", "unlikely", "alone", "random", "surplus", "borrowed", "near", "kept"];
+const DRAWING_ORDER = ["box", "raw", "declined", "rejected", "unlikely", "alone", "overruled", "random", "surplus", "borrowed", "near", "kept"];
 
 function namedPoint([number, classIndex, source, target, y, x, own, saliency, threshold, fate, probability]) {
   let kind = KIND_OF_FATE[fate];

@@ -38,8 +38,8 @@ class SPDTrainerLocalOnly(SPDTrainer):
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """n = 0, no agreement, no near points."""
-        return _distilled(settings, n_context=0, near_points="off", agreement=AgreementSettings())
+        """n = 0, no agreement, no near points, no second look."""
+        return _distilled(settings, n_context=0, near_points="off", second_look="off", agreement=AgreementSettings())
 
 
 class SPDTrainerLearnedTrust(SPDTrainer):
@@ -146,6 +146,15 @@ class SPDTrainerNoNear(SPDTrainer):
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Near points off."""
         return _distilled(settings, near_points="off")
+
+
+class SPDTrainerNoSecondLook(SPDTrainer):
+    """The masks of neighbouring slices have no say in a slice's points."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """The second look off."""
+        return _distilled(settings, second_look="off")
 
 
 class SPDTrainerKeepRandom(SPDTrainer):

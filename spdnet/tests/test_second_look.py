@@ -1,0 +1,148 @@
+"""A second look at points once the neighbouring slices have masks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spdnet.inference.prompting import DecoderRows, look_again
+from spdnet.planning.plans import DistillationSettings
+from spdnet.prompts.second_look import NeighbourMasks
+
+SIDE, IMAGE = 28, 56
+ON = DistillationSettings(second_look="on")
+TUBE = (slice(8, 16), slice(10, 18))  # where the masks are
+
+
+def tube(n_slices: int, without: tuple[int, ...] = ()) -> np.ndarray:
+    """bool (S, SIDE, SIDE): the same square in all slices but some."""
+    masks = np.zeros((n_slices, SIDE, SIDE), dtype=bool)
+    masks[:, TUBE[0], TUBE[1]] = True
+    masks[list(without)] = False
+    return masks
+
+
+def rows_of(points: dict[int, list[tuple[float, float]]], boxed: tuple[int, ...] = ()) -> DecoderRows:
+    """Rows of class 0, points y, x in pixels of the maps."""
+    longest = max((len(p) for p in points.values()), default=0)
+    padded = np.zeros((len(points), longest, 2), dtype=np.float32)
+    is_real = np.zeros((len(points), longest), dtype=bool)
+    for row, own in enumerate(points.values()):
+        padded[row, : len(own)] = (np.array(own).reshape(-1, 2) + 0.5) * (IMAGE / SIDE) - 0.5
+        is_real[row, : len(own)] = True
+    has_box = np.isin(list(points), boxed)
+    box = np.where(has_box[:, None], np.array([4.0, 4.0, 30.0, 30.0]), 0).astype(np.float32)
+    slices = np.array(list(points), dtype=np.int64)
+    return DecoderRows(slices, np.zeros(len(slices), dtype=np.int64), padded, is_real, box, has_box)
+
+
+def look(rows: DecoderRows, masks: np.ndarray, saliency: np.ndarray | None = None) -> dict[int, list[list[float]]]:
+    """What changes: the new points of each slice, in pixels of the maps."""
+    saliency = np.zeros(masks.shape, dtype=np.float32) if saliency is None else saliency
+    changed = look_again(rows, masks[:, None].astype(np.float32), saliency[:, None], IMAGE, ON)
+    return {
+        int(s): (((changed.points_yx[i][changed.point_is_real[i]] + 0.5) * (SIDE / IMAGE)) - 0.5).round(3).tolist()
+        for i, s in enumerate(changed.slice_index)
+    }
+
+
+def test_support_counts_the_neighbours_that_there_are_and_not_the_slice_itself() -> None:
+    support = NeighbourMasks.of(tube(6, without=(2,))).support
+    assert support[:, 12, 14].tolist() == pytest.approx([0.5, 2 / 3, 1, 0.75, 2 / 3, 1])
+    assert support[:, 0, 0].tolist() == [0] * 6
+
+
+def test_masks_are_widened_in_the_plane_and_only_there() -> None:
+    masks = np.zeros((3, SIDE, SIDE), dtype=bool)
+    masks[1, 12, 14] = True
+    support = NeighbourMasks.of(masks).support
+    around = support[0] > 0
+    assert around[11:14, 13:16].all() and around.sum() == 9
+    assert not support[1].any(), "a slice does not speak for itself"
+
+
+def test_a_single_slice_has_no_support() -> None:
+    alone = NeighbourMasks.of(tube(1))
+    assert not alone.support.any() and not alone.between.any()
+
+
+def test_what_lies_between_masks_needs_one_on_either_side_within_reach() -> None:
+    masks = tube(12, without=(0, 1, 2, 4, 5, 6, 7, 8, 9, 11))  # masks in slices 3 and 10 alone
+    assert not NeighbourMasks.of(masks).between.any(), "seven slices apart"
+    masks[8] = masks[10]
+    assert NeighbourMasks.of(masks).between[:, 12, 14].nonzero()[0].tolist() == [5, 6, 9]
+
+
+@pytest.mark.parametrize(("place", "expected"), [((12.0, 14.0), True), ((1.0, 1.0), False), ((-3.0, 40.0), False)])
+def test_a_point_is_borne_out_by_the_pixel_that_it_lies_in(place: tuple[float, float], expected: bool) -> None:
+    around = NeighbourMasks.of(tube(5))
+    assert around.bear_out(2, np.array([place])).tolist() == [expected]
+
+
+def test_a_gap_gets_the_most_salient_place_between_the_masks() -> None:
+    around, saliency = NeighbourMasks.of(tube(5)), np.zeros((SIDE, SIDE), dtype=np.float32)
+    saliency[10, 12], saliency[2, 2] = 0.4, 0.9
+    assert around.bridge(2, saliency).tolist() == [[10, 12]]
+    assert around.bridge(0, saliency).shape == (0, 2), "no slice before it"
+
+
+def test_points_that_most_neighbours_leave_out_are_dropped() -> None:
+    masks = tube(5)
+    masks[2] = False
+    masks[2, 20:26, 20:26] = True  # what the wrong point made of its slice
+    rows = rows_of({s: [(12.0, 14.0)] for s in (0, 1, 3, 4)} | {2: [(22.0, 22.0), (11.0, 13.0)]})
+    assert look(rows, masks) == {2: [[11, 13]]}
+
+
+def test_a_slice_whose_only_point_is_dropped_gets_a_place_between_the_masks() -> None:
+    masks, saliency = tube(5), np.zeros((5, SIDE, SIDE), dtype=np.float32)
+    saliency[2, 9, 11] = 0.3
+    rows = rows_of({s: [(12.0, 14.0)] for s in (0, 1, 3, 4)} | {2: [(22.0, 22.0)]})
+    assert look(rows, masks, saliency) == {2: [[9, 11]]}
+
+
+def test_a_gap_between_masks_is_bridged_even_where_no_row_was() -> None:
+    saliency = np.zeros((5, SIDE, SIDE), dtype=np.float32)
+    saliency[2, 9, 11] = 0.1
+    rows = rows_of({s: [(12.0, 14.0)] for s in (0, 1, 3, 4)})
+    assert look(rows, tube(5, without=(2,)), saliency) == {2: [[9, 11]]}
+
+
+def test_nothing_is_added_beyond_the_last_mask() -> None:
+    rows = rows_of({s: [(12.0, 14.0)] for s in (2, 3, 4)})
+    assert look(rows, tube(7, without=(0, 1, 5, 6)), np.ones((7, SIDE, SIDE), dtype=np.float32)) == {}
+
+
+def test_a_lone_mask_has_its_points_dropped_and_is_decoded_without() -> None:
+    masks = tube(9, without=(0, 1, 2, 3, 5, 6, 7, 8))
+    assert look(rows_of({4: [(12.0, 14.0)]}), masks) == {4: []}
+
+
+def test_a_box_stays_and_nothing_stands_in_for_points_beside_it() -> None:
+    masks = tube(5)
+    rows = rows_of({s: [(12.0, 14.0)] for s in (0, 1, 3, 4)} | {2: [(22.0, 22.0)]}, boxed=(2,))
+    changed = look_again(rows, masks[:, None] * 1.0, np.ones((5, 1, SIDE, SIDE)), IMAGE, ON)
+    assert (changed.slice_index.tolist(), changed.has_box.tolist()) == ([2], [True])
+    assert not changed.point_is_real.any()
+    np.testing.assert_array_equal(changed.box_yxyx[0], [4, 4, 30, 30])
+
+
+def test_classes_have_their_own_neighbours() -> None:
+    probabilities = np.stack([tube(5), np.zeros((5, SIDE, SIDE), dtype=bool)], axis=1) * 1.0
+    first = rows_of({s: [(12.0, 14.0)] for s in range(5)})
+    second = replace(first, class_index=np.ones(5, dtype=np.int64))
+    both = DecoderRows.concatenate([first, second])
+    changed = look_again(both, probabilities, np.zeros((5, 2, SIDE, SIDE)), IMAGE, ON)
+    assert set(changed.class_index.tolist()) == {1} and not changed.point_is_real.any()
+
+
+@pytest.mark.parametrize("settings", [DistillationSettings(), DistillationSettings(mode="raw", second_look="on")])
+def test_without_a_second_look_nothing_changes(settings: DistillationSettings) -> None:
+    rows = rows_of({2: [(22.0, 22.0)]})
+    assert len(look_again(rows, tube(5)[:, None] * 1.0, np.ones((5, 1, SIDE, SIDE)), IMAGE, settings)) == 0
+
+
+def test_what_is_borne_out_is_not_decoded_again() -> None:
+    assert look(rows_of({s: [(12.0, 14.0), (10.0, 12.0)] for s in range(5)}), tube(5)) == {}
