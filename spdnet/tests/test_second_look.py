@@ -7,9 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spdnet.inference.prompting import DecoderRows, look_again
+from spdnet.inference.prompt_report import judge_prompts
+from spdnet.inference.prompting import DecoderRows, distill_volume, look_again
 from spdnet.planning.plans import DistillationSettings
-from spdnet.prompts.second_look import NeighbourMasks
+from spdnet.prompts import SlicePrompts
+from spdnet.prompts.fates import Fate, overrule, point_fates
+from spdnet.prompts.second_look import NeighbourMasks, borne_out
 
 SIDE, IMAGE = 28, 56
 ON = DistillationSettings(second_look="on")
@@ -146,3 +149,33 @@ def test_without_a_second_look_nothing_changes(settings: DistillationSettings) -
 
 def test_what_is_borne_out_is_not_decoded_again() -> None:
     assert look(rows_of({s: [(12.0, 14.0), (10.0, 12.0)] for s in range(5)}), tube(5)) == {}
+
+
+def test_fates_tell_of_points_that_were_overruled() -> None:
+    saliency = np.ones((5, SIDE, SIDE), dtype=np.float32)
+    points = np.array([[2.0, 12.0, 14.0], [2.0, 24.0, 4.0], [9.0, 0.0, 0.0]])
+    fates = point_fates(points, saliency, 0.5, 1, 10)
+    after = overrule(fates, points, NeighbourMasks.of(tube(5)))
+    dropped = after.rows(Fate.REJECTED_MASKS)
+    assert set(after.point_index[dropped].tolist()) == {1} and after.target_slice[dropped].tolist() == [1, 2, 3]
+    kept = [row for row, fate in enumerate(after.fates) if fate.is_kept]
+    assert after.point_index[kept].tolist() == [0, 0, 0]
+    assert after.rows(Fate.OUTSIDE).tolist() == fates.rows(Fate.OUTSIDE).tolist() == [6]
+
+
+def test_the_report_and_the_prediction_drop_the_same_points() -> None:
+    rng = np.random.default_rng(3)
+    saliency = rng.random((7, 1, SIDE, SIDE), dtype=np.float32)
+    masks = np.zeros((7, 1, SIDE, SIDE), dtype=bool)
+    masks[:, 0, :14] = rng.random((7, 1, SIDE)) > 0.5  # columns of the upper half
+    points = np.column_stack([rng.integers(0, 7, 50), rng.uniform(0, IMAGE - 1, (50, 2))])
+    prompts = SlicePrompts(points, np.zeros(50, dtype=np.int64))
+    settings = DistillationSettings(second_look="on", max_points=3)
+    (consensus,) = distill_volume(prompts, saliency, IMAGE, settings)
+    left = borne_out(consensus, masks[:, 0])
+    judged = judge_prompts(prompts, saliency, IMAGE, settings, first_masks=masks)
+    (fates,) = judged.fates
+    kept = [row for row, fate in enumerate(fates.fates) if fate.is_kept]
+    told = sorted(zip(fates.target_slice[kept].tolist(), fates.point_index[kept].tolist(), strict=True))
+    assert told == sorted(zip(left.slice_index.tolist(), left.point_index.tolist(), strict=True))
+    assert 0 < len(told) < len(consensus.slice_index)
