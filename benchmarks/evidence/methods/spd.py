@@ -24,7 +24,7 @@ class SPD(Method):
 
     Attributes:
         trainer: class of spdnet or of `benchmarks/trainers`.
-        distillation, prompts, consistency: fields of these parts of the plans that differ.
+        distillation, prompts, consistency, augmentation: fields of these parts of the plans that differ.
         shares_stage1: whether stage 1 is SPD's, trained once for all.
         model: name of the method whose model it predicts with, if it has none of its own.
         prediction: further options of `spd_predict`.
@@ -35,6 +35,7 @@ class SPD(Method):
     distillation: tuple[tuple[str, Any], ...] = ()
     prompts: tuple[tuple[str, Any], ...] = ()
     consistency: tuple[tuple[str, Any], ...] = ()
+    augmentation: tuple[tuple[str, Any], ...] = ()
     shares_stage1: bool = True
     model: str | None = None
     prediction: tuple[str, ...] = ()
@@ -49,7 +50,8 @@ class SPD(Method):
     @property
     def plans(self) -> str:
         """Name of its plans."""
-        return PLANS if not (self.distillation or self.prompts or self.consistency) else f"{PLANS}_{self.name}"
+        differs = self.distillation or self.prompts or self.consistency or self.augmentation
+        return f"{PLANS}_{self.name}" if differs else PLANS
 
     def train(self, workspace: Workspace) -> None:
         """Plan, train stage 1 if nobody has, and train stage 2."""
@@ -82,6 +84,7 @@ class SPD(Method):
             distillation=replace(plans.settings.distillation, **dict(self.distillation)),
             prompts=replace(plans.settings.prompts, **dict(self.prompts)),
             consistency=replace(plans.settings.consistency, **dict(self.consistency)),
+            augmentation=replace(plans.settings.augmentation, **dict(self.augmentation)),
         )
         replace(plans, plans_name=self.plans, settings=settings).save(folder / f"{self.plans}.json")
         (folder / f"{self.plans}_2d").symlink_to(f"{PLANS}_2d")
@@ -205,6 +208,13 @@ METHODS: dict[str, SPD] = {
         _choice("near_off", "SPD, no near points", distillation={"near_points": "off"}),
         _choice("near_on", "SPD, near points in all classes", distillation={"near_points": "on"}),
         _choice("second_look_off", "SPD, no second look", distillation={"second_look": "off"}),
+        SPD(
+            "any_rotation",
+            "SPD, any rotation, both flips, scale 0.7 to 1.4",
+            "choice",
+            augmentation=(("max_angle_degrees", 180.0), ("flip_rows", True), ("scale_range", (0.7, 1.4))),
+            shares_stage1=False,
+        ),
         _choice("random_kept", "SPD, random points kept", distillation={"random_points": "keep"}),
         _choice("imitated0", "SPD, training points from files only", prompts={"imitated_share": 0.0}),
         _choice("imitated100", "SPD, training points imitated only", prompts={"imitated_share": 1.0}),
