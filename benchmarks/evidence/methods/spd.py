@@ -5,6 +5,7 @@ Ablations that keep stage 1 take it from SPD's own training, and the slices that
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,8 @@ class SPD(Method):
         trainer: class of spdnet or of `benchmarks/trainers`.
         distillation, prompts, consistency, augmentation: fields of these parts of the plans that differ.
         shares_stage1: whether stage 1 is SPD's, trained once for all.
-        model: name of the method whose model it predicts with, if it has none of its own.
+        model: name of the method whose model it predicts with, if it has none of its own; with its own `distillation`
+            if that differs, which must be a part of it that no training depends on.
         prediction: further options of `spd_predict`.
         true_prompts: predicts with true points only, whatever the test prompts.
     """
@@ -67,18 +69,33 @@ class SPD(Method):
     def predict(self, workspace: Workspace, prompts: Path, output: Path) -> None:
         """`spd_predict`."""
         method = self if self.model is None else METHODS[self.model]
+        plans = self._borrowed_plans(workspace, method) if method is not self and self.distillation else method.plans
         given = workspace.prompts("true") if self.true_prompts else prompts
         command: list[str | Path] = ["spd_predict", "-d", workspace.raw.name, "-i", workspace.raw / "imagesTs"]
-        command += ["-o", output, "-tr", method.trainer, "-p", method.plans, "-f", "all", *device(workspace)]
+        command += ["-o", output, "-tr", method.trainer, "-p", plans, "-f", "all", *device(workspace)]
         if "--no_prompts" not in self.prediction:
             command += ["-prompts", given]
         workspace.run([*command, *self.prediction], f"{self.name}_predict", f"{self.name}/predict")
+
+    def _borrowed_plans(self, workspace: Workspace, method: SPD) -> str:
+        """Name of plans with which another method's weights lie in a model folder of their own."""
+        own, borrowed = (workspace.results() / f"{method.trainer}__{p}__2d" for p in (self.plans, method.plans))
+        if not own.exists():
+            partial = own.with_name(f"{own.name}_in_the_making")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(borrowed, partial, ignore=shutil.ignore_patterns("validation"))
+            self._with_own_fields(SPDPlans.load(partial / "plans.json")).save(partial / "plans.json")
+            partial.rename(own)
+        return self.plans
 
     def _write_plans(self, workspace: Workspace) -> None:
         folder = workspace.preprocessed()
         if self.plans == PLANS or (folder / f"{self.plans}.json").exists():
             return
-        plans = SPDPlans.load(folder / f"{PLANS}.json")
+        self._with_own_fields(SPDPlans.load(folder / f"{PLANS}.json")).save(folder / f"{self.plans}.json")
+        (folder / f"{self.plans}_2d").symlink_to(f"{PLANS}_2d")
+
+    def _with_own_fields(self, plans: SPDPlans) -> SPDPlans:
         settings = replace(
             plans.settings,
             distillation=replace(plans.settings.distillation, **dict(self.distillation)),
@@ -86,8 +103,7 @@ class SPD(Method):
             consistency=replace(plans.settings.consistency, **dict(self.consistency)),
             augmentation=replace(plans.settings.augmentation, **dict(self.augmentation)),
         )
-        replace(plans, plans_name=self.plans, settings=settings).save(folder / f"{self.plans}.json")
-        (folder / f"{self.plans}_2d").symlink_to(f"{PLANS}_2d")
+        return replace(plans, plans_name=self.plans, settings=settings)
 
 
 def device(workspace: Workspace) -> list[str]:
@@ -207,7 +223,14 @@ METHODS: dict[str, SPD] = {
         _choice("trust_learned", "SPD, learned trust", distillation={"trust": "learned"}),
         _choice("near_off", "SPD, no near points", distillation={"near_points": "off"}),
         _choice("near_on", "SPD, near points in all classes", distillation={"near_points": "on"}),
-        _choice("second_look_off", "SPD, no second look", distillation={"second_look": "off"}),
+        SPD(
+            "second_look_off",
+            "SPD, no second look",
+            "choice",
+            distillation=(("second_look", "off"),),
+            shares_stage1=False,
+            model="spd",
+        ),
         SPD(
             "any_rotation",
             "SPD, any rotation, both flips, scale 0.7 to 1.4",
