@@ -29,50 +29,60 @@ _LEAST_SUPPORT, _LEAST_SALIENCY = 1e-2, 1e-3  # so that either decides where the
 class NeighbourMasks:
     """What the widened masks of its neighbours say of every pixel of a slice.
 
+    Only the part of the maps that any of them reaches is kept.
+
     Attributes:
-        support: float32 (S, M, M), from 0 to 1: the share of the slices at most `SUPPORT_SLICES` away that have it.
-        between: bool (S, M, M): whether both a slice before and one behind, at most `BRIDGE_SLICES` away, have it.
+        support: float32 (S, h, w), from 0 to 1: the share of the slices at most `SUPPORT_SLICES` away that have it.
+        between: bool (S, h, w): whether both a slice before and one behind, at most `BRIDGE_SLICES` away, have it.
+        corner: first row and column of that part.
+        side: M, of the maps.
     """
 
     support: np.ndarray
     between: np.ndarray
+    corner: tuple[int, int]
+    side: int
 
     @classmethod
     def of(cls, masks: np.ndarray) -> NeighbourMasks:
         """Of the masks of adjacent slices, bool (S, M, M)."""
         n_slices, side, _ = masks.shape
-        support, between = np.zeros(masks.shape, dtype=np.float32), np.zeros(masks.shape, dtype=bool)
         reach = int(LOOK_RADIUS * side)
-        rows, columns = (np.flatnonzero(masks.any(axis=(0, axis))) for axis in (2, 1))
+        anywhere = masks.any(axis=0)
+        rows, columns = (np.flatnonzero(anywhere.any(axis=axis)) for axis in (1, 0))
         if not len(rows):
-            return cls(support, between)
-        near = (slice(max(i[0] - reach, 0), i[-1] + reach + 1) for i in (rows, columns))
-        content = (slice(None), *near)
-        widened = masks[content].astype(np.uint8)
+            nothing = np.zeros((n_slices, 0, 0))
+            return cls(nothing.astype(np.float32), nothing.astype(bool), (0, 0), side)
+        top, left = (max(i[0] - reach, 0) for i in (rows, columns))
+        widened = masks[:, top : rows[-1] + reach + 1, left : columns[-1] + reach + 1].astype(np.uint8)
         for axis in (1, 2):
             widened = ndimage.maximum_filter1d(widened, 2 * reach + 1, axis, mode="constant")
-        share, count = support[content], np.zeros(n_slices, dtype=np.float32)
+        support, count = np.zeros(widened.shape, dtype=np.float32), np.zeros(n_slices, dtype=np.float32)
         before, behind = (np.zeros(widened.shape, dtype=np.uint8) for _ in range(2))
         for offset in range(1, min(LOOK_SLICES, n_slices - 1) + 1):
             if offset <= SUPPORT_SLICES:
-                share[offset:] += widened[:-offset]
-                share[:-offset] += widened[offset:]
+                support[offset:] += widened[:-offset]
+                support[:-offset] += widened[offset:]
                 count[offset:] += 1
                 count[:-offset] += 1
             if offset <= BRIDGE_SLICES:
                 before[offset:] |= widened[:-offset]
                 behind[:-offset] |= widened[offset:]
-        share /= np.maximum(count, 1)[:, None, None]
-        between[content] = before & behind
-        return cls(support, between)
+        support /= np.maximum(count, 1)[:, None, None]
+        return cls(support, (before & behind).astype(bool), (int(top), int(left)), side)
 
     def bear_out(self, slice_index: int | np.ndarray, points_yx: np.ndarray) -> np.ndarray:
         """Whether points (N, 2) are supported in a slice, or each in its own, int (N,): bool (N,).
 
         Those outside the map count as on its border.
         """
-        y, x = nearest_index(points_yx).clip(0, self.support.shape[-1] - 1).T
-        return np.asarray(self.support[slice_index, y, x] >= MIN_SUPPORT)
+        y, x = (nearest_index(points_yx).clip(0, self.side - 1) - self.corner).T
+        height, width = self.support.shape[1:]
+        reached = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        found = np.zeros(len(reached), dtype=bool)
+        slices = np.broadcast_to(slice_index, len(reached))[reached]
+        found[reached] = self.support[slices, y[reached], x[reached]] >= MIN_SUPPORT
+        return found
 
     def bridge(self, s: int, saliency: np.ndarray) -> np.ndarray:
         """A place in slice `s` between masks: float64 (1, 2) y, x, that of the largest product of support and saliency.
@@ -83,10 +93,13 @@ class NeighbourMasks:
             s: the slice.
             saliency: float (M, M), the slice's.
         """
-        weight = np.where(self.between[s], (self.support[s] + _LEAST_SUPPORT) * (saliency + _LEAST_SALIENCY), 0)
-        if not weight.any():
+        if not self.between[s].any():
             return np.zeros((0, 2))
-        return np.array([np.unravel_index(weight.argmax(), weight.shape)], dtype=np.float64)
+        (top, left), (height, width) = self.corner, self.support.shape[1:]
+        salient = saliency[top : top + height, left : left + width] + _LEAST_SALIENCY
+        weight = np.where(self.between[s], (self.support[s] + _LEAST_SUPPORT) * salient, 0)
+        place = np.unravel_index(weight.argmax(), weight.shape)
+        return np.array([place], dtype=np.float64) + self.corner
 
 
 def borne_out(consensus: Consensus, masks: np.ndarray) -> Consensus:

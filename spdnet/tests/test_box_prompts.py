@@ -33,7 +33,7 @@ from spdnet.tests.conftest import Workspace
 from spdnet.tests.test_training import make_trainer, prompt_stage, run, scores, stored_cases, train_epochs
 from spdnet.tests.tiny import IMAGE_SIZE, build_tiny_sam, tiny_settings
 from spdnet.training.prompt_source import _mm_per_pixel, draw_prompts, validation_prompts
-from spdnet.training.prompt_stage import PromptStage, _take
+from spdnet.training.prompt_stage import PromptStage
 
 CPU = torch.device("cpu")
 
@@ -390,7 +390,7 @@ def test_rows_of_a_batch_keep_their_own_boxes() -> None:
     boxes, has_box = rng.random((5, 4)), np.array([True, False, False, True, True])
     rows = DecoderRows(np.arange(5), np.zeros(5, int), rng.random((5, 2, 2)), np.ones((5, 2), bool), boxes, has_box)
     chosen = np.array([1, 2, 4])
-    taken = _take(rows, chosen, 3)
+    taken = rows.select(chosen).padded(3)
     np.testing.assert_array_equal(taken.box_yxyx, boxes[chosen])
     assert taken.has_box.tolist() == [False, False, True]
     assert taken.points_yx.shape == (3, 3, 2)

@@ -51,8 +51,26 @@ def look(rows: DecoderRows, masks: np.ndarray, saliency: np.ndarray | None = Non
     }
 
 
+def whole(part: np.ndarray, around: NeighbourMasks) -> np.ndarray:
+    """An array of `NeighbourMasks` with all pixels of the maps."""
+    maps = np.zeros((len(part), SIDE, SIDE), dtype=part.dtype)
+    (top, left), (height, width) = around.corner, part.shape[1:]
+    maps[:, top : top + height, left : left + width] = part
+    return maps
+
+
+def support_of(masks: np.ndarray) -> np.ndarray:
+    around = NeighbourMasks.of(masks)
+    return whole(around.support, around)
+
+
+def between_of(masks: np.ndarray) -> np.ndarray:
+    around = NeighbourMasks.of(masks)
+    return whole(around.between, around)
+
+
 def test_support_counts_the_neighbours_that_there_are_and_not_the_slice_itself() -> None:
-    support = NeighbourMasks.of(tube(6, without=(2,))).support
+    support = support_of(tube(6, without=(2,)))
     assert support[:, 12, 14].tolist() == pytest.approx([0.5, 2 / 3, 1, 0.75, 2 / 3, 1])
     assert support[:, 0, 0].tolist() == [0] * 6
 
@@ -60,7 +78,7 @@ def test_support_counts_the_neighbours_that_there_are_and_not_the_slice_itself()
 def test_masks_are_widened_in_the_plane_and_only_there() -> None:
     masks = np.zeros((3, SIDE, SIDE), dtype=bool)
     masks[1, 12, 14] = True
-    support = NeighbourMasks.of(masks).support
+    support = support_of(masks)
     around = support[0] > 0
     assert around[11:14, 13:16].all() and around.sum() == 9
     assert not support[1].any(), "a slice does not speak for itself"
@@ -71,11 +89,20 @@ def test_a_single_slice_has_no_support() -> None:
     assert not alone.support.any() and not alone.between.any()
 
 
+def test_only_what_masks_reach_is_kept() -> None:
+    around = NeighbourMasks.of(tube(5))
+    assert around.corner == (7, 9) and around.support.shape == around.between.shape == (5, 10, 10)
+    nothing = NeighbourMasks.of(np.zeros((5, SIDE, SIDE), dtype=bool))
+    assert (
+        not nothing.bear_out(2, np.array([[12.0, 14.0]])).any() and nothing.bridge(2, np.ones((SIDE, SIDE))).size == 0
+    )
+
+
 def test_what_lies_between_masks_needs_one_on_either_side_within_reach() -> None:
     masks = tube(12, without=(0, 1, 2, 4, 5, 6, 7, 8, 9, 11))  # masks in slices 3 and 10 alone
-    assert not NeighbourMasks.of(masks).between.any(), "seven slices apart"
+    assert not between_of(masks).any(), "seven slices apart"
     masks[8] = masks[10]
-    assert NeighbourMasks.of(masks).between[:, 12, 14].nonzero()[0].tolist() == [5, 6, 9]
+    assert between_of(masks)[:, 12, 14].nonzero()[0].tolist() == [5, 6, 9]
 
 
 @pytest.mark.parametrize(("place", "expected"), [((12.0, 14.0), True), ((1.0, 1.0), False), ((-3.0, 40.0), False)])
