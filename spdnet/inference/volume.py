@@ -236,13 +236,13 @@ class _Stream:
         self._reach = reach_of_context(settings)
         self.measured = MeasuredShares.of(network)
         self._embeddings: list[torch.Tensor] = []  # of the slices from `_kept_from` on
-        self._encoded = self._decoded = self._kept_from = 0
+        self._encoded = self._decoded = 0  # so many slices
+        self._kept_from = 0  # the first slice that awaits its first or its second look
         self._salient: tuple[slice, _Download] | None = None
         self._masks: list[_Masks] = []
         self._rows: list[DecoderRows] = []  # of the slices that a second look may still need
         self._changed: list[_Masks] = []  # by second looks, which see first masks alone
         self.first_masks: np.ndarray | None = None
-        self._seen_again = 0
         self._decoder_batch = BatchSize(_decoder_batch(device))
 
     def run(self, batch_size: int) -> None:
@@ -300,7 +300,8 @@ class _Stream:
     def _look_again(self, rows: DecoderRows, stop: int) -> int:
         """A second look at all slices whose neighbours have masks; returns the first slice that awaits one."""
         self._rows.append(rows)
-        first, seen = self._seen_again, stop if stop == len(self.slices) else max(stop - LOOK_SLICES, 0)
+        first = self._kept_from
+        seen = stop if stop == len(self.slices) else max(stop - LOOK_SLICES, first)
         low = max(first - LOOK_SLICES, 0)
         self._take(self._masks)
         known = DecoderRows.concatenate(self._rows)
@@ -311,8 +312,8 @@ class _Stream:
         changed = replace(changed, slice_index=changed.slice_index + low)
         changed = changed.select((changed.slice_index >= first) & (changed.slice_index < seen))
         self._decode(changed, self._changed)
-        self._rows, self._seen_again = [known], max(seen, first)
-        return self._seen_again
+        self._rows = [known]
+        return seen
 
     def _decode(self, rows: DecoderRows, masks: list[_Masks]) -> None:
         """Have rows decoded; what comes of them is appended to `masks`."""

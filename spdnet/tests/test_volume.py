@@ -17,7 +17,7 @@ from spdnet.inference.volume import BatchSize, decode_twice, decode_volume, enco
 from spdnet.network import SPDNetwork, build_network
 from spdnet.planning.plans import AgreementSettings, BoxSettings, DistillationSettings
 from spdnet.prompts import SliceBoxes, SlicePrompts
-from spdnet.prompts.second_look import NeighbourMasks
+from spdnet.prompts.second_look import LOOK_SLICES, NeighbourMasks
 
 CPU = torch.device("cpu")
 N_SLICES, SIZE, MAP = 11, 56, 28
@@ -141,10 +141,12 @@ def test_embeddings_are_held_for_a_bounded_number_of_slices(monkeypatch: pytest.
     monkeypatch.setattr(volume, "_decode", lambda network, own, *more: torch.ones(len(own), 28, 28))
     monkeypatch.setattr(volume, "_Stream", Watched)
     slices = np.broadcast_to(np.zeros(1, dtype=np.float16), (900, 1, SIZE, SIZE))
-    prediction = predict_volume(network, slices, random_prompts(900), SETTINGS[0], 8, CPU)
-    assert prediction.probabilities.min() == 1  # all were decoded
-    assert max(held) <= volume.DECODED_TOGETHER + SETTINGS[0].n_context + 2 * 8
-    held.clear()
+    for look, more in (("off", 0), ("on", LOOK_SLICES)):
+        settings = replace(SETTINGS[0], second_look=look)
+        prediction = predict_volume(network, slices, random_prompts(900), settings, 8, CPU)
+        assert prediction.probabilities.min() == 1  # all were decoded
+        assert max(held) <= volume.DECODED_TOGETHER + settings.n_context + more + 2 * 8
+        held.clear()
     predict_volume(network, slices, None, SETTINGS[0], 8, CPU)
     assert max(held) == 0
 
