@@ -48,8 +48,8 @@ class NeighbourMasks:
         """Of the masks of adjacent slices, bool (S, M, M)."""
         n_slices, side, _ = masks.shape
         reach = int(LOOK_RADIUS * side)
-        anywhere = masks.any(axis=0)
-        rows, columns = (np.flatnonzero(anywhere.any(axis=axis)) for axis in (1, 0))
+        anywhere = np.any(masks, axis=0)
+        rows, columns = (np.flatnonzero(np.any(anywhere, axis=axis)) for axis in (1, 0))
         if not len(rows):
             nothing = np.zeros((n_slices, 0, 0))
             return cls(nothing.astype(np.float32), nothing.astype(bool), (0, 0), side)
