@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,8 @@ _MARKERS: dict[str, tuple[str, str, str]] = {  # what is shown: marker, colour, 
     "REJECTED_MASKS": ("v", "#E69F00", "rejected: left out by the masks of neighbouring slices"),
 }
 _ROWS = 4
-_PANEL_INCHES, _TITLE_INCHES, _LEGEND_INCHES = 2.2, 0.3, 0.35
+_PANEL_INCHES, _TITLE_INCHES, _LEGEND_INCHES, _LEGEND_LINE_INCHES = 2.2, 0.3, 0.35, 0.16
+_SYMBOL_INCHES, _LETTER_INCHES = 0.4, 0.05  # of the legend's entries
 _DPI = 200
 
 
@@ -123,6 +125,7 @@ def draw_comparison(rows: Sequence[_Row], source: ReportSource) -> Figure:
 def draw_prompts(rows: Sequence[_Row], source: ReportSource, index: int) -> Figure:
     """Points as given, saliency, and judged points, a row per case, for one of the predictions."""
     figure, axes = _panels(rows, ["raw points", "saliency", "after distillation"])
+    shown: set[str] = set()
     for line, row in zip(axes, rows, strict=True):
         prediction = row.data.predictions[index]
         _note(line[0], f"{row.data.case}, slice {row.slice_index}")
@@ -130,9 +133,9 @@ def draw_prompts(rows: Sequence[_Row], source: ReportSource, index: int) -> Figu
         _show_saliency(line[1], prediction, row)
         for axis in line:
             _outline(axis, row.data.reference, row, source, REFERENCE, "dashed")
-        _mark_judged(line[2], prediction.points, row.slice_index)
+        shown |= _mark_judged(line[2], prediction.points, row.slice_index)
     handles = [_line(REFERENCE, "reference", "--"), _marker("o", RAW, "raw point")]
-    handles += [_marker(marker, colour, text) for marker, colour, text in _MARKERS.values()]
+    handles += [_marker(*_MARKERS[name]) for name in _MARKERS if name in shown]
     _legend(figure, handles)
     return figure
 
@@ -229,21 +232,24 @@ def _show_saliency(axis: Axes, prediction: PredictionData, row: _Row) -> None:
     axis.imshow(shown, cmap="cividis", vmin=0, vmax=100, alpha=0.65, interpolation="bilinear", aspect=dy / dx)
 
 
-def _mark_judged(axis: Axes, points: Sequence[JudgedPoint], slice_index: int) -> None:
-    """Rejected points below kept ones; each on a white one, so that it shows on any ground.
+def _mark_judged(axis: Axes, points: Sequence[JudgedPoint], slice_index: int) -> set[str]:
+    """Rejected points below kept ones; each on a white one, so that it shows on any ground. Returns the fates shown.
 
     What another slice could have lent, and was not trusted to, is not shown.
     """
+    shown = set()
     points = [p for p in points if p.is_at_home or p.fate is not Fate.REJECTED_UNLIKELY]
     for name in reversed(_MARKERS):
         marker, colour, _ = _MARKERS[name]
         chosen = [(p.x, p.y) for p in points if p.target_slice == slice_index and p.fate is Fate[name]]
         if not chosen:
             continue
+        shown.add(name)
         x, y = np.array(chosen).T
         for edge, width in (("white", 3.2), (colour, 1.6)):
             style = {"color": edge} if marker == "x" else {"facecolors": "none", "edgecolors": edge}
             axis.scatter(x, y, 28, marker=marker, linewidths=width, zorder=3, **style)  # type: ignore[arg-type]
+    return shown
 
 
 def _note(axis: Axes, text: str) -> None:
@@ -263,8 +269,15 @@ def _marker(shape: str, colour: str, label: str) -> Line2D:
 
 
 def _legend(figure: Figure, handles: list[Line2D]) -> None:
+    """Below the panels, in as many lines as the figure's width asks for; the figure grows by them."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / (_SYMBOL_INCHES + _LETTER_INCHES * longest))))
+    more = (math.ceil(len(handles) / columns) - 1) * _LEGEND_LINE_INCHES
+    height = figure.get_figheight() + more
+    figure.set_figheight(height)
+    figure.subplots_adjust(bottom=(_LEGEND_INCHES + more) / height, top=1 - _TITLE_INCHES / height)
     figure.legend(
-        handles=handles, loc="lower center", ncol=len(handles), fontsize=7, frameon=False, borderaxespad=0.2,
+        handles=handles, loc="lower center", ncol=columns, fontsize=7, frameon=False, borderaxespad=0.2,
         columnspacing=1.0, handletextpad=0.3,
     )  # fmt: skip
 

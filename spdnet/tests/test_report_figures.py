@@ -11,7 +11,8 @@ from PIL import Image
 from spdnet.cli.report import main
 from spdnet.report import FigureRequest, prediction_source
 from spdnet.report.cases import case_summary, read_case
-from spdnet.report.figures import PREDICTION, write_figures
+from spdnet.report.figures import _MARKERS, PREDICTION, _Row, draw_prompts, write_figures
+from spdnet.report.planes import choose_grey_scale
 from spdnet.tests.report_data import ReportFolders, write_report_data
 
 
@@ -41,6 +42,20 @@ def test_predictions_are_drawn_in_their_colour(folders: ReportFolders, tmp_path:
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
     colour = [int(PREDICTION[i : i + 2], 16) for i in (1, 3, 5)]
     assert (np.abs(pixels - colour).max(axis=1) < 20).sum() > 200
+
+
+def test_the_legend_lies_within_the_figure_and_names_what_is_shown(folders: ReportFolders) -> None:
+    source = prediction_source(folders.images, [folders.predictions()], references=folders.references)
+    data = [read_case(case, source) for case in source.cases]
+    rows = [_Row(d, s, choose_grey_scale(d.image, None)) for d in data for s in range(len(d.image))]
+    figure = draw_prompts(rows, source, 0)
+    (legend,) = figure.legends
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0
+    assert box.y1 <= min(axis.get_window_extent().y0 for axis in figure.axes)
+    shown = {point.fate.name for d in data for point in d.predictions[0].points} & set(_MARKERS)
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["reference", "raw point", *(_MARKERS[name][2] for name in _MARKERS if name in shown)]
 
 
 def test_without_fates_there_is_one_figure(tmp_path: Path) -> None:
