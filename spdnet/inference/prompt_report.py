@@ -17,6 +17,7 @@ from spdnet.geometry import CaseMapping, ImageGeometry
 from spdnet.inference.prompting import (
     MeasuredShares,
     asked_agreement,
+    looks_again,
     points_of_class,
     settings_of_class,
     trust_of_class,
@@ -78,7 +79,7 @@ def judge_prompts(
         rule, trust = settings_of_class(settings, k, measured), trust_of_class(settings, k, measured)
         is_refused = refused is not None and bool(refused[k])
         found = _fates_of_class(scaled, saliency[:, k], rule, trust, is_refused)
-        if first_masks is not None:
+        if first_masks is not None and looks_again(rule):
             found = overrule(found, scaled, NeighbourMasks.of(first_masks[:, k]))
         fates.append(found)
     return JudgedPrompts(points, fates, settings.tau)

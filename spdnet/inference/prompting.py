@@ -31,6 +31,7 @@ from spdnet.prompts.stand_ins import FOLLOWED_SLICES, continued_peaks, saliency_
 MIN_POINT_PRECISION = 0.85
 MIN_PEAK_PRECISION = 0.5  # with "auto", the share of a class' peaks that have to be on the target for peaks to be used
 MIN_NEAR_PRECISION = 0.5  # the same of near points
+MIN_LOOK_PRECISION = 0.5  # with "auto", the share of what a second look changes that has to be for the better
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class MeasuredShares:
         points, peaks, continued, salient, near: float32 (k,), as `point_precision`, `peak_precision`,
             `continued_precision`, `salient_share` and `near_precision` of `SPDNetwork`.
         trust: for each class which points to trust, or None where that was not learned; empty: nowhere.
+        look: float32 (k,), as `look_precision`; None where it was not measured.
     """
 
     points: np.ndarray
@@ -49,6 +51,7 @@ class MeasuredShares:
     salient: np.ndarray
     near: np.ndarray
     trust: tuple[LearnedTrust | None, ...] = ()
+    look: np.ndarray | None = None
 
     @classmethod
     def of(cls, network: SPDNetwork) -> MeasuredShares:
@@ -56,7 +59,8 @@ class MeasuredShares:
         precisions = network.point_precision, network.peak_precision, network.continued_precision
         others = network.salient_share, network.near_precision
         points, peaks, continued, salient, near = (buffer.cpu().numpy() for buffer in (*precisions, *others))
-        return cls(points, peaks, continued, salient, near, network.learned_trust())
+        look = network.look_precision.cpu().numpy()
+        return cls(points, peaks, continued, salient, near, network.learned_trust(), look)
 
 
 def trust_of_class(settings: DistillationSettings, k: int, measured: MeasuredShares | None) -> LearnedTrust | None:
@@ -67,7 +71,7 @@ def trust_of_class(settings: DistillationSettings, k: int, measured: MeasuredSha
 
 
 def settings_of_class(settings: DistillationSettings, k: int, measured: MeasuredShares | None) -> DistillationSettings:
-    """The rules of a class, without "auto". Without measurements: no agreement, no near points, but peaks."""
+    """The rules of a class, without "auto". Without measurements: peaks, no agreement, near points or second look."""
     if trust_of_class(settings, k, measured) is None:
         settings = replace(settings, trust="saliency")
     else:
@@ -84,7 +88,12 @@ def settings_of_class(settings: DistillationSettings, k: int, measured: Measured
     near_points = settings.near_points
     if near_points == "auto":
         near_points = "on" if measured is not None and measured.near[k] >= MIN_NEAR_PRECISION else "off"
-    return replace(settings, agreement=agreement, empty_consensus=empty_consensus, near_points=near_points)
+    second_look = settings.second_look
+    if second_look == "auto":
+        share = 0.0 if measured is None or measured.look is None else measured.look[k]
+        second_look = "on" if share >= MIN_LOOK_PRECISION else "off"
+    rules = {"agreement": agreement, "empty_consensus": empty_consensus, "near_points": near_points}
+    return replace(settings, **rules, second_look=second_look)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -352,6 +361,7 @@ def look_again(
     saliency: np.ndarray,
     image_size: int,
     settings: DistillationSettings,
+    measured: MeasuredShares | None = None,
 ) -> DecoderRows:
     """The rows that change once every slice has a mask, if the plans ask for it; see `spdnet.prompts.second_look`.
 
@@ -364,13 +374,14 @@ def look_again(
         saliency: float (S, k, M, M), in [0, 1].
         image_size: side of the network's slices.
         settings: of the plans.
+        measured: as `settings_of_class` takes it.
 
     Returns:
         Only rows that differ from those given, or are new.
     """
     n_slices, n_classes, size, _ = saliency.shape
     slices, classes, points, edges, has_box = [], [], [], [np.zeros((0, 4))], []
-    for k in range(n_classes) if looks_again(settings) else ():
+    for k in np.flatnonzero([looks_again(settings_of_class(settings, k, measured)) for k in range(n_classes)]).tolist():
         row_of_slice = np.full(n_slices, -1)
         own_rows = np.flatnonzero(rows.class_index == k)
         row_of_slice[rows.slice_index[own_rows]] = own_rows
@@ -394,8 +405,8 @@ def look_again(
 
 
 def looks_again(settings: DistillationSettings) -> bool:
-    """Whether the plans ask for a second look; not where slices without trusted points are to stay empty."""
-    return settings.second_look == "on" and settings.mode != "raw" and settings.empty_consensus != "empty"
+    """Whether a second look may be asked for; not where slices without trusted points are to stay empty."""
+    return settings.second_look != "off" and settings.mode != "raw" and settings.empty_consensus != "empty"
 
 
 def _stand_ins(

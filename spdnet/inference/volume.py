@@ -24,6 +24,7 @@ from spdnet.inference.prompting import (
     looks_again,
     reach_of_context,
     rows_of_slices,
+    settings_of_class,
 )
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
@@ -109,11 +110,12 @@ def decode_twice(
     volume: EncodedVolume,
     rows: DecoderRows,
     settings: DistillationSettings,
+    measured: MeasuredShares | None,
     device: torch.device,
 ) -> np.ndarray:
     """`decode_volume`, and again what changes with a second look, if the plans ask for one."""
     probabilities = decode_volume(network, volume, rows, device)
-    changed = look_again(rows, probabilities, volume.saliency, network.image_size, settings)
+    changed = look_again(rows, probabilities, volume.saliency, network.image_size, settings, measured)
     if len(changed):
         place = changed.slice_index, changed.class_index
         probabilities[place] = decode_volume(network, volume, changed, device)[place]
@@ -177,7 +179,8 @@ def predict_volume(
     stream.probabilities[:, found.untrusted] = stream.saliency[:, found.untrusted]
     consensus, first = found.consensus, stream.first_masks
     if first is not None:
-        consensus = [borne_out(points, first[:, k]) for k, points in enumerate(consensus)]
+        looked = [looks_again(settings_of_class(settings, k, stream.measured)) for k in range(len(consensus))]
+        consensus = [borne_out(c, first[:, k]) if looked[k] else c for k, c in enumerate(consensus)]
     maps = stream.probabilities, stream.saliency
     return VolumePrediction(*maps, consensus, found.boxes, found.refused, found.untrusted, first)
 
@@ -308,7 +311,7 @@ class _Stream:
         known = known.select(known.slice_index >= low)
         window = self.probabilities[low:stop], self.saliency[low:stop]
         own = replace(known, slice_index=known.slice_index - low)
-        changed = look_again(own, *window, self.network.image_size, self.settings)
+        changed = look_again(own, *window, self.network.image_size, self.settings, self.measured)
         changed = replace(changed, slice_index=changed.slice_index + low)
         changed = changed.select((changed.slice_index >= first) & (changed.slice_index < seen))
         self._decode(changed, self._changed)

@@ -261,7 +261,7 @@ class SPDPlanner:
         f = self.fingerprint
         flat = all(c.n_slices == 1 for c in f.cases)
         scattered = f.prompt_statistics is None or f.prompt_type == "points"  # without files: the recipe's
-        settings = DistillationSettings(random_points="refuse", near_points="auto", second_look="on")
+        settings = DistillationSettings(random_points="refuse", near_points="auto", second_look="auto")
         self.reasons["random_points"] = "points that hit the saliency like random ones may be those of another image"
         self.reasons["near_points"] = "stage 2 sees by the training cases whether their place alone tells"
         self.reasons["empty_consensus"] = "stage 2 sees by the training cases whether salient pixels can stand in"
@@ -272,7 +272,7 @@ class SPDPlanner:
         )
         if flat:
             return replace(settings, n_context=0, near_points="off", second_look="off")
-        self.reasons["second_look"] = "the masks of neighbouring slices come from other points than a slice's own"
+        self.reasons["second_look"] = "stage 2 sees by the training cases whether it changes things for the better"
         if scattered:
             settings = replace(settings, agreement=AgreementSettings("auto"))
             self.reasons["agreement"] = (

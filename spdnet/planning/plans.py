@@ -147,10 +147,11 @@ class DistillationSettings:
         near_points: whether a slice without trusted points gets those of its own that lie near trusted ones of
             neighbouring slices, salient or not (`spdnet.prompts.near_points`): "off" (the paper's), "on", or "auto":
             for each class "on" if stage 2 finds most such points on the target in the training cases. Our extension.
-        second_look: "off" (the paper's) or "on": when every slice has a mask, points that most of the masks of
-            neighbouring slices leave out are dropped, slices without any get a place between the masks around them, and
-            what has changed is decoded again (`spdnet.prompts.second_look`). Not with raw prompts, nor where slices
-            without trusted points are "empty". Our extension.
+        second_look: "off" (the paper's), "on", or "auto": for each class "on" if stage 2 finds that most of what it
+            would change in the training cases is for the better. When every slice has a mask, points that most of the
+            masks of neighbouring slices leave out are dropped, slices without any get a place between the masks around
+            them, and what has changed is decoded again (`spdnet.prompts.second_look`). Not with raw prompts, nor where
+            slices without trusted points are "empty". Our extension.
         agreement: of the points of neighbouring slices.
         boxes: the same for coarse boxes, with this tau and n_context.
     """
@@ -164,7 +165,7 @@ class DistillationSettings:
     min_trust: float = 0.5
     random_points: Literal["refuse", "keep"] = "keep"
     near_points: Literal["off", "on", "auto"] = "off"
-    second_look: Literal["off", "on"] = "off"
+    second_look: Literal["off", "on", "auto"] = "off"
     agreement: AgreementSettings = AgreementSettings()
     boxes: BoxSettings = BoxSettings()
 

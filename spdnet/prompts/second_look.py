@@ -85,9 +85,10 @@ class NeighbourMasks:
         return found
 
     def bridge(self, s: int, saliency: np.ndarray) -> np.ndarray:
-        """A place in slice `s` between masks: float64 (1, 2) y, x, that of the largest product of support and saliency.
+        """A place in slice `s` between masks: float64 (1, 2) y, x.
 
-        None, (0, 2), where no pixel lies between masks.
+        That of the largest product of support, saliency, and distance from where the pixels between masks end. None,
+        (0, 2), where there are no such pixels.
 
         Args:
             s: the slice.
@@ -97,7 +98,8 @@ class NeighbourMasks:
             return np.zeros((0, 2))
         (top, left), (height, width) = self.corner, self.support.shape[1:]
         salient = saliency[top : top + height, left : left + width] + _LEAST_SALIENCY
-        weight = np.where(self.between[s], (self.support[s] + _LEAST_SUPPORT) * salient, 0)
+        inner = ndimage.distance_transform_edt(np.pad(self.between[s], 1))[1:-1, 1:-1]
+        weight = inner * (self.support[s] + _LEAST_SUPPORT) * salient
         place = np.unravel_index(weight.argmax(), weight.shape)
         return np.array([place], dtype=np.float64) + self.corner
 

@@ -144,7 +144,8 @@ def _near_points(p: dict[str, Any]) -> str:
 def _second_look(p: dict[str, Any]) -> str:
     if p["distillation"]["mode"] == "raw" or p["distillation"].get("second_look", "off") == "off":
         return "not asked for"
-    return "points that most of them leave out are dropped, gaps between them are bridged"
+    text = "points that most of them leave out are dropped, gaps between them are bridged"
+    return f"{text}, where the training cases bear it out" if p["distillation"]["second_look"] == "auto" else text
 
 
 def _selection(p: dict[str, Any]) -> str:

@@ -115,6 +115,8 @@ def test_a_gap_gets_the_most_salient_place_between_the_masks() -> None:
     around, saliency = NeighbourMasks.of(tube(5)), np.zeros((SIDE, SIDE), dtype=np.float32)
     saliency[10, 12], saliency[2, 2] = 0.4, 0.9
     assert around.bridge(2, saliency).tolist() == [[10, 12]]
+    (middle,) = around.bridge(2, np.zeros((SIDE, SIDE), dtype=np.float32))
+    assert 11 <= middle[0] <= 12 and 13 <= middle[1] <= 14, "where nothing is salient"
     assert around.bridge(0, saliency).shape == (0, 2), "no slice before it"
 
 

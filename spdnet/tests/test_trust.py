@@ -12,6 +12,7 @@ import torch
 from spdnet.geometry import CaseMapping, ImageGeometry, SliceTransform
 from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.prompting import (
+    MIN_LOOK_PRECISION,
     MIN_PEAK_PRECISION,
     MIN_POINT_PRECISION,
     MeasuredShares,
@@ -160,6 +161,7 @@ def test_what_was_measured_is_part_of_the_model() -> None:
     network.continued_precision.copy_(torch.tensor([0.125, 0.625]))
     network.salient_share.copy_(torch.tensor([0.375, 0.75]))
     network.near_precision.copy_(torch.tensor([0.625, 0.25]))
+    network.look_precision.copy_(torch.tensor([0.5, 0.375]))
     state = network.own_state()
     fresh = tiny_network()
     assert fresh.peak_precision.tolist() == fresh.point_precision.tolist() == [1.0, 1.0]
@@ -167,6 +169,7 @@ def test_what_was_measured_is_part_of_the_model() -> None:
         fresh.continued_precision.tolist()
         == fresh.salient_share.tolist()
         == fresh.near_precision.tolist()
+        == fresh.look_precision.tolist()
         == [0.0, 0.0]
     )
     fresh.load_own_state(state)
@@ -175,6 +178,7 @@ def test_what_was_measured_is_part_of_the_model() -> None:
     assert fresh.continued_precision.tolist() == [0.125, 0.625]
     assert fresh.salient_share.tolist() == [0.375, 0.75]
     assert fresh.near_precision.tolist() == [0.625, 0.25]
+    assert fresh.look_precision.tolist() == [0.5, 0.375]
     older = {name: value for name, value in state.items() if not name.endswith(("_precision", "_share"))}
     fresh.load_own_state(older)
     assert fresh.peak_precision.tolist() == fresh.point_precision.tolist() == [1.0, 1.0]
@@ -182,6 +186,7 @@ def test_what_was_measured_is_part_of_the_model() -> None:
         fresh.continued_precision.tolist()
         == fresh.salient_share.tolist()
         == fresh.near_precision.tolist()
+        == fresh.look_precision.tolist()
         == [0.0, 0.0]
     )
 
@@ -335,3 +340,35 @@ def test_the_validation_during_training_is_of_what_is_predicted(tmp_path: Path) 
         expected = pixel_counts((alone > 0.5).numpy(), np.array(variant.masks), None)
         counts[name] = all(np.array_equal(found[key], expected[key]) for key in expected)
     assert counts == {"off": True, "on": False}, "no trusted point: the saliency; one: what is decoded"
+
+
+def test_a_second_look_is_for_the_better_where_it_drops_wrong_points_and_bridges_gaps(tmp_path: Path) -> None:
+    right = [[s, *ON_TARGET] for s in (0, 1, 3, 4)]
+    at_home = [ON_TARGET, ON_TARGET, None, ON_TARGET, ON_TARGET, None]
+    gap = a_variant(tmp_path, "a", at_home, right)
+    assert measure_precision([gap], from_files(), 0).look.tolist() == [1.0], "slice 2 is bridged"
+    wrong = a_variant(tmp_path, "b", [*at_home[:2], ELSEWHERE, *at_home[3:]], [*right, [2, *ELSEWHERE]])
+    found = measure_trust([wrong], from_files(), 0, StopRequest()).look
+    assert (found.n_inside.tolist(), found.n.tolist()) == ([3], [3]), "the point is dropped, in each of three draws"
+    nothing = a_variant(tmp_path, "c", [ON_TARGET] * 5 + [None], [[s, *ON_TARGET] for s in range(5)])
+    assert measure_precision([nothing], from_files(), 0).look.tolist() == [0.0]
+
+
+def test_a_second_look_is_for_the_worse_where_targets_are_thin(tmp_path: Path) -> None:
+    variant = a_variant(tmp_path, "a", [None, None, ON_TARGET, None, None, None], [[2, *ON_TARGET]])
+    thin = np.array(variant.masks)
+    thin[[0, 1, 3, 4]] = 0
+    np.save(tmp_path / "a_0_masks.npy", thin)
+    variant = StoredVariant(variant.case, variant.transform, variant.folder, variant.name)
+    found = measure_trust([variant], from_files(), 0, StopRequest())
+    assert (found.look.n_inside.tolist(), found.look.n.tolist()) == ([0], [3])
+    plans = DistillationSettings(second_look="auto")
+    assert settings_of_class(plans, 0, found.shares()).second_look == "off"
+
+
+@pytest.mark.parametrize(("share", "rule"), [(MIN_LOOK_PRECISION, "on"), (0.49, "off"), (None, "off")])
+def test_auto_looks_again_where_that_is_for_the_better(share: float | None, rule: str) -> None:
+    measured = None if share is None else replace(measured_shares(), look=np.array([0.0, share], dtype=np.float32))
+    plans = DistillationSettings(second_look="auto", empty_consensus="decode")
+    assert settings_of_class(plans, 1, measured).second_look == rule
+    assert settings_of_class(plans, 0, measured).second_look == "off"

@@ -104,7 +104,7 @@ def test_the_stream_is_the_whole_volume_at_once(settings: DistillationSettings, 
     consensus = distill_volume(prompts, encoded.saliency, SIZE, settings)
     boxes = distill_volume_boxes(prompts, encoded.saliency, SIZE, settings)
     rows = decoder_rows(consensus, encoded.saliency, SIZE, settings, boxes)
-    expected = decode_twice(network, encoded, rows, settings, CPU)
+    expected = decode_twice(network, encoded, rows, settings, None, CPU)
     assert len(rows) > 3
     np.testing.assert_array_equal(streamed.saliency, encoded.saliency)
     np.testing.assert_allclose(streamed.probabilities, expected, atol=5e-3)  # other batches, bfloat16
@@ -233,7 +233,7 @@ def test_the_stream_looks_again_as_the_whole_volume_does(batch_size: int) -> Non
     boxes = distill_volume_boxes(prompts, encoded.saliency, SIZE, settings)
     rows = decoder_rows(consensus, encoded.saliency, SIZE, settings, boxes)
     once = decode_volume(network, encoded, rows, CPU)
-    twice = decode_twice(network, encoded, rows, settings, CPU)
+    twice = decode_twice(network, encoded, rows, settings, None, CPU)
     assert 5 < np.count_nonzero(np.abs(twice - once).max(axis=(2, 3)) > 0.1) < 2 * N_SLICES
     np.testing.assert_allclose(streamed.probabilities, twice, atol=1e-4)
 

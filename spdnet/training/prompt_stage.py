@@ -109,7 +109,7 @@ class PromptStage(Stage):
         """Measure what decides about "auto" and about random points, if the plans ask, and keep it in the network."""
         plans = self.settings.distillation
         refuses = plans.random_points == "refuse"
-        chosen = plans.agreement.mode, plans.empty_consensus, plans.near_points
+        chosen = plans.agreement.mode, plans.empty_consensus, plans.near_points, plans.second_look
         learns = plans.trust == "learned"
         if plans.mode == "raw" or not (learns or "auto" in chosen or (refuses and falls_back_on_saliency(plans))):
             return []
@@ -124,6 +124,7 @@ class PromptStage(Stage):
         self.network.continued_precision.copy_(torch.from_numpy(measured.continued))
         self.network.salient_share.copy_(torch.from_numpy(measured.salient))
         self.network.near_precision.copy_(torch.from_numpy(measured.near))
+        self.network.look_precision.copy_(torch.from_numpy(measured.look))
         for k, name in enumerate(class_names):
             rule = settings_of_class(plans, k, measured)
             if plans.agreement.mode == "auto" and rule.trust == "saliency":
@@ -143,6 +144,12 @@ class PromptStage(Stage):
                 lines.append(
                     f"{name}: in training slices without a trusted point, {found.near.in_words(k)} points near trusted "
                     f"ones of neighbouring slices are on it; {use}"
+                )
+            if plans.second_look == "auto":
+                use = "they are looked at again" if rule.second_look == "on" else "no second look"
+                lines.append(
+                    f"{name}: with perfect masks, {found.look.in_words(k)} changes that a second look at the training "
+                    f"cases' slices would make are for the better; {use}"
                 )
             if refuses and falls_back_on_saliency(rule) and found.salient.n[k]:
                 lines.append(
@@ -216,7 +223,7 @@ class PromptStage(Stage):
         settings, size, measured = self.settings.distillation, self.network.image_size, MeasuredShares.of(self.network)
         given = distill_whole_volume(prompts, saliency, size, settings, measured, batch.case.mapping.content_share)
         rows = decoder_rows(given.consensus, saliency, size, settings, given.boxes, measured)
-        decoded = decode_twice(self.network, volume, rows, settings, self.device)
+        decoded = decode_twice(self.network, volume, rows, settings, measured, self.device)
         decoded[:, given.untrusted] = saliency[:, given.untrusted]
         probabilities = torch.from_numpy(decoded)
         masks = torch.from_numpy(np.array(batch.masks))
