@@ -17,7 +17,7 @@ from spdnet.geometry import CaseMapping, ImageGeometry
 from spdnet.inference.prompting import (
     MeasuredShares,
     asked_agreement,
-    looks_again,
+    looked_at_again,
     points_of_class,
     settings_of_class,
     trust_of_class,
@@ -73,13 +73,14 @@ def judge_prompts(
         first_masks: bool (S, k, M, M), what a second look saw; None if there was none.
     """
     points, fates = [], []
+    looked = looked_at_again(settings, saliency.shape[1], measured)
     for k in range(saliency.shape[1]):
         scaled = points_of_class(prompts, k, image_size, saliency.shape[-1])
         points.append(prompts.for_class(k).points_syx)
         rule, trust = settings_of_class(settings, k, measured), trust_of_class(settings, k, measured)
         is_refused = refused is not None and bool(refused[k])
         found = _fates_of_class(scaled, saliency[:, k], rule, trust, is_refused)
-        if first_masks is not None and looks_again(rule):
+        if first_masks is not None and looked[k]:
             found = overrule(found, scaled, NeighbourMasks.of(first_masks[:, k]))
         fates.append(found)
     return JudgedPrompts(points, fates, settings.tau)

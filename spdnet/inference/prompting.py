@@ -381,7 +381,7 @@ def look_again(
     """
     n_slices, n_classes, size, _ = saliency.shape
     slices, classes, points, edges, has_box = [], [], [], [np.zeros((0, 4))], []
-    for k in np.flatnonzero([looks_again(settings_of_class(settings, k, measured)) for k in range(n_classes)]).tolist():
+    for k in np.flatnonzero(looked_at_again(settings, n_classes, measured)).tolist():
         row_of_slice = np.full(n_slices, -1)
         own_rows = np.flatnonzero(rows.class_index == k)
         row_of_slice[rows.slice_index[own_rows]] = own_rows
@@ -404,9 +404,10 @@ def look_again(
     return _rows(slices, classes, points, np.concatenate(edges), np.array(has_box, dtype=bool))
 
 
-def looks_again(settings: DistillationSettings) -> bool:
-    """Whether a second look may be asked for; not where slices without trusted points are to stay empty."""
-    return settings.second_look != "off" and settings.mode != "raw" and settings.empty_consensus != "empty"
+def looked_at_again(settings: DistillationSettings, n_classes: int, measured: MeasuredShares | None) -> np.ndarray:
+    """bool (k,): which classes get a second look; not with raw prompts, nor where slices are to stay empty."""
+    rules = [settings_of_class(settings, k, measured) for k in range(n_classes)]
+    return np.array([r.second_look == "on" and r.mode != "raw" and r.empty_consensus != "empty" for r in rules])
 
 
 def _stand_ins(

@@ -21,10 +21,9 @@ from spdnet.inference.prompting import (
     MeasuredShares,
     distill_whole_volume,
     look_again,
-    looks_again,
+    looked_at_again,
     reach_of_context,
     rows_of_slices,
-    settings_of_class,
 )
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
@@ -179,7 +178,7 @@ def predict_volume(
     stream.probabilities[:, found.untrusted] = stream.saliency[:, found.untrusted]
     consensus, first = found.consensus, stream.first_masks
     if first is not None:
-        looked = [looks_again(settings_of_class(settings, k, stream.measured)) for k in range(len(consensus))]
+        looked = looked_at_again(settings, len(consensus), stream.measured)
         consensus = [borne_out(c, first[:, k]) if looked[k] else c for k, c in enumerate(consensus)]
     maps = stream.probabilities, stream.saliency
     return VolumePrediction(*maps, consensus, found.boxes, found.refused, found.untrusted, first)
@@ -238,6 +237,8 @@ class _Stream:
         self.saliency = self.probabilities = np.zeros(0, dtype=np.float32)  # made when their shape is known
         self._reach = reach_of_context(settings)
         self.measured = MeasuredShares.of(network)
+        n_classes = len(self.measured.points)
+        self._looks_again = prompts is not None and bool(looked_at_again(settings, n_classes, self.measured).any())
         self._embeddings: list[torch.Tensor] = []  # of the slices from `_kept_from` on
         self._encoded = self._decoded = 0  # so many slices
         self._kept_from = 0  # the first slice that awaits its first or its second look
@@ -259,7 +260,7 @@ class _Stream:
         while self._decoded < len(self.slices):
             self._decode_until(min(self._decoded + DECODED_TOGETHER, len(self.slices)))
         self._take(self._masks)
-        if self.prompts is not None and looks_again(self.settings):
+        if self._looks_again:
             self.first_masks = self.probabilities > 0.5
             self._take(self._changed)
 
@@ -296,7 +297,7 @@ class _Stream:
         self._embeddings = [torch.cat(self._embeddings)]
         self._take(self._masks)
         self._decode(rows, self._masks)
-        keep_from = self._look_again(rows, stop) if looks_again(self.settings) else stop
+        keep_from = self._look_again(rows, stop) if self._looks_again else stop
         self._embeddings = [self._embeddings[0][keep_from - self._kept_from :].clone()]
         self._kept_from = keep_from
 

@@ -74,8 +74,10 @@ class NeighbourMasks:
     def bear_out(self, slice_index: int | np.ndarray, points_yx: np.ndarray) -> np.ndarray:
         """Whether points (N, 2) are supported in a slice, or each in its own, int (N,): bool (N,).
 
-        Those outside the map count as on its border.
+        Those outside the map count as on its border. A slice without neighbours has none that could speak against any.
         """
+        if len(self.support) == 1:
+            return np.ones(len(points_yx), dtype=bool)
         y, x = (nearest_index(points_yx).clip(0, self.side - 1) - self.corner).T
         height, width = self.support.shape[1:]
         reached = (y >= 0) & (y < height) & (x >= 0) & (x < width)

@@ -161,6 +161,10 @@ def test_a_box_stays_and_nothing_stands_in_for_points_beside_it() -> None:
     np.testing.assert_array_equal(changed.box_yxyx[0], [4, 4, 30, 30])
 
 
+def test_a_volume_of_one_slice_keeps_its_points() -> None:
+    assert look(rows_of({0: [(12.0, 14.0), (22.0, 22.0)]}), tube(1)) == {}
+
+
 def test_classes_have_their_own_neighbours() -> None:
     probabilities = np.stack([tube(5), np.zeros((5, SIDE, SIDE), dtype=bool)], axis=1) * 1.0
     first = rows_of({s: [(12.0, 14.0)] for s in range(5)})

@@ -238,6 +238,21 @@ def test_the_stream_looks_again_as_the_whole_volume_does(batch_size: int) -> Non
     np.testing.assert_allclose(streamed.probabilities, twice, atol=1e-4)
 
 
+@pytest.mark.usefixtures("following_decoder")
+@pytest.mark.parametrize(("shares", "looks"), [([0.0, 0.0], False), ([0.0, 1.0], True)])
+def test_auto_asks_only_where_the_training_cases_bear_it_out(shares: list[float], looks: bool) -> None:
+    network, slices = tiny_volume()
+    network.look_precision.copy_(torch.tensor(shares))
+    settings = DistillationSettings(n_context=1, second_look="auto")
+    once, found = (
+        predict_volume(network, slices, random_prompts(), s, 4, CPU)
+        for s in (replace(settings, second_look="off"), settings)
+    )
+    assert (found.first_masks is not None) == looks
+    changed = np.abs(found.probabilities - once.probabilities).max(axis=(0, 2, 3)) > 0.1
+    assert changed.tolist() == [False, looks]
+
+
 @pytest.mark.usefixtures("small_steps", "following_decoder")
 def test_a_second_look_changes_masks_and_drops_points() -> None:
     network, slices = tiny_volume()

@@ -194,7 +194,7 @@ def _count_look(
     """
     side = saliency.shape[-1]
     size = variant.masks.shape[-1]
-    at = nearest_index(rescale_points(np.repeat(np.arange(side)[:, None], 2, axis=1), side, size))[:, 0]
+    at = nearest_index(rescale_points(np.arange(side, dtype=np.float64), side, size))
     masks = np.asarray(variant.masks[:, k])[:, at][:, :, at] > 0
     dropped = ~NeighbourMasks.of(masks).bear_out(trusted.slice_index, trusted.points_yx)
     on_target, is_known = variant.target_at(k, trusted.slice_index[dropped], trusted.points_yx[dropped])
