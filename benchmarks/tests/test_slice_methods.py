@@ -23,6 +23,7 @@ from evidence import slice_command
 from evidence.case_prediction import predict_test_cases
 from evidence.consensus import Distiller, consensus_points
 from evidence.jobs import PROFILES, Budget, Setting
+from evidence.methods import spd as spd_methods
 from evidence.methods.medsam import MedSamMethod
 from evidence.methods.sam_adapter import Adapter, SamAdapterMethod, add_adapters
 from evidence.methods.spd import SPD, STAGE1, plan, shared_stage1, trained_spd
@@ -39,6 +40,7 @@ from spdnet.cli import train as train_command
 from spdnet.dataset import RawDataset
 from spdnet.errors import ConfigurationError
 from spdnet.geometry import CaseMapping, ImageGeometry
+from spdnet.inference.model_folder import ModelFolder
 from spdnet.inference.volume import predict_volume
 from spdnet.planning import SPDPlans, SPDSettings, StoredCase
 from spdnet.planning.plans import AugmentationSettings
@@ -396,6 +398,22 @@ def test_an_interrupted_second_stage_goes_on(workspace: InProcess, monkeypatch: 
     assert {f.name for f in folder.glob("*.pth")} == {"checkpoint_latest.pth"}
     method.train(workspace)
     assert {f.name for f in folder.glob("*.pth")} == {"checkpoint_final.pth"}
+
+
+def test_a_method_that_borrows_weights_predicts_with_plans_of_its_own(workspace: InProcess) -> None:
+    checkpoint = trained_spd(workspace)
+    spd, off = spd_methods.METHODS["spd"], spd_methods.METHODS["second_look_off"]
+    for _ in range(2):  # the second time it is there
+        name = off._borrowed_plans(workspace, spd)
+    model = ModelFolder(workspace.results() / f"SPDTrainer__{name}__2d")
+    lent, own = ModelFolder(checkpoint.parents[1]).plans(), model.plans()
+    assert lent.settings.distillation.second_look == "auto" and own.settings.distillation.second_look == "off"
+    changed = replace(lent.settings.distillation, second_look="off")
+    assert own == replace(lent, plans_name=name, settings=replace(lent.settings, distillation=changed))
+    folders = model, ModelFolder(checkpoint.parents[1])
+    networks = [folder.load_networks(["all"], checkpoint.name, torch.device("cpu"))[0] for folder in folders]
+    states = [network.own_state() for network in networks]
+    assert all(torch.equal(states[0][key], value) for key, value in states[1].items())
 
 
 @pytest.mark.slow
