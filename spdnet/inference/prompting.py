@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import torch
 from scipy.special import logit
 
 from spdnet.geometry import rescale_points
@@ -32,6 +33,7 @@ MIN_POINT_PRECISION = 0.85
 MIN_PEAK_PRECISION = 0.5  # with "auto", the share of a class' peaks that have to be on the target for peaks to be used
 MIN_NEAR_PRECISION = 0.5  # the same of near points
 MIN_LOOK_PRECISION = 0.5  # with "auto", the share of what a second look changes that has to be for the better
+MIN_PROLONG_PRECISION = 0.5  # the same of what it adds beside last masks
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,10 @@ class MeasuredShares:
     """What stage 2 measured on the training cases: by this "auto" in the plans is decided, and points are refused.
 
     Attributes:
-        points, peaks, continued, salient, near: float32 (k,), as `point_precision`, `peak_precision`,
-            `continued_precision`, `salient_share` and `near_precision` of `SPDNetwork`.
+        points, peaks, continued, salient, near, look, prolong: float32 (k,), as `point_precision`, `peak_precision`,
+            `continued_precision`, `salient_share`, `near_precision`, `look_precision` and `prolong_precision` of
+            `SPDNetwork`.
         trust: for each class which points to trust, or None where that was not learned; empty: nowhere.
-        look: float32 (k,), as `look_precision`; None where it was not measured.
     """
 
     points: np.ndarray
@@ -50,17 +52,31 @@ class MeasuredShares:
     continued: np.ndarray
     salient: np.ndarray
     near: np.ndarray
+    look: np.ndarray
+    prolong: np.ndarray
     trust: tuple[LearnedTrust | None, ...] = ()
-    look: np.ndarray | None = None
 
     @classmethod
     def of(cls, network: SPDNetwork) -> MeasuredShares:
         """That of a trained network."""
-        precisions = network.point_precision, network.peak_precision, network.continued_precision
-        others = network.salient_share, network.near_precision
-        points, peaks, continued, salient, near = (buffer.cpu().numpy() for buffer in (*precisions, *others))
-        look = network.look_precision.cpu().numpy()
-        return cls(points, peaks, continued, salient, near, network.learned_trust(), look)
+        shares = {name: getattr(network, buffer).cpu().numpy() for name, buffer in _BUFFERS.items()}
+        return cls(**shares, trust=network.learned_trust())
+
+    def keep_in(self, network: SPDNetwork) -> None:
+        """Make the shares part of a network; what its classes have learned to trust is there already."""
+        for name, buffer in _BUFFERS.items():
+            getattr(network, buffer).copy_(torch.from_numpy(getattr(self, name)))
+
+
+_BUFFERS = {  # of `SPDNetwork`
+    "points": "point_precision",
+    "peaks": "peak_precision",
+    "continued": "continued_precision",
+    "salient": "salient_share",
+    "near": "near_precision",
+    "look": "look_precision",
+    "prolong": "prolong_precision",
+}
 
 
 def trust_of_class(settings: DistillationSettings, k: int, measured: MeasuredShares | None) -> LearnedTrust | None:
@@ -90,10 +106,12 @@ def settings_of_class(settings: DistillationSettings, k: int, measured: Measured
         near_points = "on" if measured is not None and measured.near[k] >= MIN_NEAR_PRECISION else "off"
     second_look = settings.second_look
     if second_look == "auto":
-        share = 0.0 if measured is None or measured.look is None else measured.look[k]
-        second_look = "on" if share >= MIN_LOOK_PRECISION else "off"
+        second_look = "on" if measured is not None and measured.look[k] >= MIN_LOOK_PRECISION else "off"
+    prolong = settings.prolong
+    if prolong == "auto":
+        prolong = "on" if measured is not None and measured.prolong[k] >= MIN_PROLONG_PRECISION else "off"
     rules = {"agreement": agreement, "empty_consensus": empty_consensus, "near_points": near_points}
-    return replace(settings, **rules, second_look=second_look)  # type: ignore[arg-type]
+    return replace(settings, **rules, second_look=second_look, prolong=prolong)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -366,7 +384,8 @@ def look_again(
     """The rows that change once every slice has a mask, if the plans ask for it; see `spdnet.prompts.second_look`.
 
     A point, or what stands in for one, that the masks of the neighbouring slices do not bear out is dropped. A slice
-    left without points and box, or that had no row, gets a place between the masks around it, if there is one.
+    left without points and box, or that had no row, gets a place between the masks around it, if there is one; where
+    the class is prolonged, one beside a last mask, too.
 
     Args:
         rows: what was decoded, of a volume or of adjacent slices of it, which count from 0.
@@ -382,6 +401,7 @@ def look_again(
     n_slices, n_classes, size, _ = saliency.shape
     slices, classes, points, edges, has_box = [], [], [], [np.zeros((0, 4))], []
     for k in np.flatnonzero(looked_at_again(settings, n_classes, measured)).tolist():
+        prolonged = settings_of_class(settings, k, measured).prolong == "on"
         row_of_slice = np.full(n_slices, -1)
         own_rows = np.flatnonzero(rows.class_index == k)
         row_of_slice[rows.slice_index[own_rows]] = own_rows
@@ -394,6 +414,8 @@ def look_again(
             boxed = row >= 0 and bool(rows.has_box[row])
             if not len(after) and not boxed:
                 after = around.bridge(s, saliency[s, k])
+                if not len(after) and prolonged:
+                    after = around.prolong(s, saliency[s, k])
             if len(after) == len(before) and (after == before).all():
                 continue
             slices.append(s)

@@ -152,6 +152,9 @@ class DistillationSettings:
             masks of neighbouring slices leave out are dropped, slices without any get a place between the masks around
             them, and what has changed is decoded again (`spdnet.prompts.second_look`). Not with raw prompts, nor where
             slices without trusted points are "empty". Our extension.
+        prolong: "off" (the paper's), "on", or "auto": for each class "on" if stage 2 finds that most such places in the
+            training cases are on the target. A second look then also adds a point in slices without any that lie beside
+            a last mask. Our extension.
         agreement: of the points of neighbouring slices.
         boxes: the same for coarse boxes, with this tau and n_context.
     """
@@ -166,6 +169,7 @@ class DistillationSettings:
     random_points: Literal["refuse", "keep"] = "keep"
     near_points: Literal["off", "on", "auto"] = "off"
     second_look: Literal["off", "on", "auto"] = "off"
+    prolong: Literal["off", "on", "auto"] = "off"
     agreement: AgreementSettings = AgreementSettings()
     boxes: BoxSettings = BoxSettings()
 

@@ -2,7 +2,8 @@
 
 A point's own slice and its saliency may mislead; the masks of the slices to either side come from other points. Where
 most of them leave a point out it is more likely a chance hit. And a slice without a trusted point that lies between
-slices whose masks overlap most likely holds target there. Beyond the last mask nothing is added: the target may end.
+slices whose masks overlap most likely holds target there. Beside the last mask the target may end, or only the points:
+whether a point is added there, one slice on, is for the training cases to say.
 
 Pure functions on arrays, in the pixel frame of the saliency maps.
 """
@@ -19,6 +20,7 @@ from spdnet.prompts.distillation import Consensus
 
 SUPPORT_SLICES = 2  # to either side, that speak for a point
 BRIDGE_SLICES = 3  # to either side, that a gap is bridged from
+PROLONG_SLICES = 1  # beside a last mask
 LOOK_SLICES = max(SUPPORT_SLICES, BRIDGE_SLICES)
 LOOK_RADIUS = 1 / 28  # of the maps' side, by which a neighbour's mask is widened to all four sides
 MIN_SUPPORT = 0.5  # share of the neighbours
@@ -34,12 +36,14 @@ class NeighbourMasks:
     Attributes:
         support: float32 (S, h, w), from 0 to 1: the share of the slices at most `SUPPORT_SLICES` away that have it.
         between: bool (S, h, w): whether both a slice before and one behind, at most `BRIDGE_SLICES` away, have it.
+        beside: bool (S, h, w): whether any slice at most `PROLONG_SLICES` away has it.
         corner: first row and column of that part.
         side: M, of the maps.
     """
 
     support: np.ndarray
     between: np.ndarray
+    beside: np.ndarray
     corner: tuple[int, int]
     side: int
 
@@ -51,14 +55,14 @@ class NeighbourMasks:
         anywhere = np.any(masks, axis=0)
         rows, columns = (np.flatnonzero(np.any(anywhere, axis=axis)) for axis in (1, 0))
         if not len(rows):
-            nothing = np.zeros((n_slices, 0, 0))
-            return cls(nothing.astype(np.float32), nothing.astype(bool), (0, 0), side)
+            nothing = np.zeros((n_slices, 0, 0), dtype=bool)
+            return cls(nothing.astype(np.float32), nothing, nothing, (0, 0), side)
         top, left = (max(i[0] - reach, 0) for i in (rows, columns))
         widened = masks[:, top : rows[-1] + reach + 1, left : columns[-1] + reach + 1].astype(np.uint8)
         for axis in (1, 2):
             widened = ndimage.maximum_filter1d(widened, 2 * reach + 1, axis, mode="constant")
         support, count = np.zeros(widened.shape, dtype=np.float32), np.zeros(n_slices, dtype=np.float32)
-        before, behind = (np.zeros(widened.shape, dtype=np.uint8) for _ in range(2))
+        before, behind, beside = (np.zeros(widened.shape, dtype=np.uint8) for _ in range(3))
         for offset in range(1, min(LOOK_SLICES, n_slices - 1) + 1):
             if offset <= SUPPORT_SLICES:
                 support[offset:] += widened[:-offset]
@@ -68,8 +72,10 @@ class NeighbourMasks:
             if offset <= BRIDGE_SLICES:
                 before[offset:] |= widened[:-offset]
                 behind[:-offset] |= widened[offset:]
+            if offset == PROLONG_SLICES:
+                beside |= before | behind
         support /= np.maximum(count, 1)[:, None, None]
-        return cls(support, (before & behind).astype(bool), (int(top), int(left)), side)
+        return cls(support, (before & behind).astype(bool), beside.astype(bool), (int(top), int(left)), side)
 
     def bear_out(self, slice_index: int | np.ndarray, points_yx: np.ndarray) -> np.ndarray:
         """Whether points (N, 2) are supported in a slice, or each in its own, int (N,): bool (N,).
@@ -96,11 +102,21 @@ class NeighbourMasks:
             s: the slice.
             saliency: float (M, M), the slice's.
         """
-        if not self.between[s].any():
+        return self._place(s, self.between[s], saliency)
+
+    def prolong(self, s: int, saliency: np.ndarray) -> np.ndarray:
+        """The same beside a last mask: in a slice that is not between masks but has a neighbour with one."""
+        if self.between[s].any():
+            return np.zeros((0, 2))
+        return self._place(s, self.beside[s], saliency)
+
+    def _place(self, s: int, pixels: np.ndarray, saliency: np.ndarray) -> np.ndarray:
+        """The place among some pixels, bool (h, w); (0, 2) if there are none."""
+        if not pixels.any():
             return np.zeros((0, 2))
         (top, left), (height, width) = self.corner, self.support.shape[1:]
         salient = saliency[top : top + height, left : left + width] + _LEAST_SALIENCY
-        inner = ndimage.distance_transform_edt(np.pad(self.between[s], 1))[1:-1, 1:-1]
+        inner = ndimage.distance_transform_edt(np.pad(pixels, 1))[1:-1, 1:-1]
         weight = inner * (self.support[s] + _LEAST_SUPPORT) * salient
         place = np.unravel_index(weight.argmax(), weight.shape)
         return np.array([place], dtype=np.float64) + self.corner

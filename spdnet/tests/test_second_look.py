@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from spdnet.inference.prompt_report import judge_prompts
-from spdnet.inference.prompting import DecoderRows, distill_volume, look_again
+from spdnet.inference.prompting import (
+    MIN_PROLONG_PRECISION,
+    DecoderRows,
+    MeasuredShares,
+    distill_volume,
+    look_again,
+)
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.prompts.fates import Fate, overrule, point_fates
@@ -41,10 +47,16 @@ def rows_of(points: dict[int, list[tuple[float, float]]], boxed: tuple[int, ...]
     return DecoderRows(slices, np.zeros(len(slices), dtype=np.int64), padded, is_real, box, has_box)
 
 
-def look(rows: DecoderRows, masks: np.ndarray, saliency: np.ndarray | None = None) -> dict[int, list[list[float]]]:
+def look(
+    rows: DecoderRows,
+    masks: np.ndarray,
+    saliency: np.ndarray | None = None,
+    settings: DistillationSettings = ON,
+    measured: MeasuredShares | None = None,
+) -> dict[int, list[list[float]]]:
     """What changes: the new points of each slice, in pixels of the maps."""
     saliency = np.zeros(masks.shape, dtype=np.float32) if saliency is None else saliency
-    changed = look_again(rows, masks[:, None].astype(np.float32), saliency[:, None], IMAGE, ON)
+    changed = look_again(rows, masks[:, None].astype(np.float32), saliency[:, None], IMAGE, settings, measured)
     return {
         int(s): (((changed.points_yx[i][changed.point_is_real[i]] + 0.5) * (SIDE / IMAGE)) - 0.5).round(3).tolist()
         for i, s in enumerate(changed.slice_index)
@@ -142,9 +154,35 @@ def test_a_gap_between_masks_is_bridged_even_where_no_row_was() -> None:
     assert look(rows, tube(5, without=(2,)), saliency) == {2: [[9, 11]]}
 
 
-def test_nothing_is_added_beyond_the_last_mask() -> None:
-    rows = rows_of({s: [(12.0, 14.0)] for s in (2, 3, 4)})
-    assert look(rows, tube(7, without=(0, 1, 5, 6)), np.ones((7, SIDE, SIDE), dtype=np.float32)) == {}
+def test_nothing_is_added_beyond_the_last_mask_unless_asked_for() -> None:
+    rows, saliency = rows_of({s: [(12.0, 14.0)] for s in (2, 3, 4)}), np.zeros((7, SIDE, SIDE), dtype=np.float32)
+    saliency[1, 9, 11] = saliency[5, 14, 16] = saliency[:, 2, 2] = 0.4
+    masks = tube(7, without=(0, 1, 5, 6))
+    assert look(rows, masks, saliency) == {}
+    assert look(rows, masks, saliency, replace(ON, prolong="on")) == {1: [[9, 11]], 5: [[14, 16]]}, "one slice on"
+
+
+def test_a_gap_is_bridged_before_it_is_prolonged() -> None:
+    masks = tube(10, without=(0, 4, 5, 6, 7, 8, 9))
+    masks[5:9, 8:16, 12:20] = True  # two columns on
+    rows = rows_of({s: [(12.0, 14.0)] for s in (1, 2, 3, 5, 6, 7, 8)})
+    saliency = np.full((10, SIDE, SIDE), 0.1, dtype=np.float32)
+    saliency[:, 12, 19] = 1.0  # in the later masks alone
+    bridged = look(rows, masks, saliency)
+    assert list(bridged) == [4] and bridged[4][0][1] < 19, "only pixels that both sides reach"
+    prolonged = look(rows, masks, saliency, replace(ON, prolong="on"))
+    assert sorted(prolonged) == [0, 4, 9] and prolonged[4] == bridged[4] and prolonged[9] == [[12, 19]]
+
+
+@pytest.mark.parametrize(("share", "prolonged"), [(MIN_PROLONG_PRECISION, True), (0.49, False), (None, False)])
+def test_auto_prolongs_by_what_was_measured(share: float | None, prolonged: bool) -> None:
+    one, measured = np.ones(1, dtype=np.float32), None
+    if share is not None:
+        measured = MeasuredShares(one, one, one, one, one, one, np.array([share], dtype=np.float32))
+    rows, settings = rows_of({s: [(12.0, 14.0)] for s in (2, 3, 4)}), replace(ON, prolong="auto")
+    changed = look(rows, tube(7, without=(0, 1, 5, 6)), None, settings, measured)
+    assert sorted(changed) == ([1, 5] if prolonged else [])
+    assert look(rows, tube(7, without=(0, 1, 5, 6)), None, replace(settings, second_look="off"), measured) == {}
 
 
 def test_a_lone_mask_has_its_points_dropped_and_is_decoded_without() -> None:

@@ -789,6 +789,7 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
                 "distillation.n_context": 0,
                 "distillation.near_points": "off",
                 "distillation.second_look": "off",
+                "distillation.prolong": "off",
                 "distillation.agreement.mode": "off",
             },
         ),
@@ -804,14 +805,15 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
         ("SPDTrainerNoAgreement", {"distillation.agreement.mode": "off"}),
         ("SPDTrainerNoPeak", {"distillation.empty_consensus": "decode"}),
         ("SPDTrainerNoNear", {"distillation.near_points": "off"}),
-        ("SPDTrainerNoSecondLook", {"distillation.second_look": "off"}),
+        ("SPDTrainerNoSecondLook", {"distillation.second_look": "off", "distillation.prolong": "off"}),
+        ("SPDTrainerNoProlong", {"distillation.prolong": "off"}),
         ("SPDTrainerKeepRandom", {"distillation.random_points": "keep"}),
         ("SPDTrainerPlateau", {"stage1.scheduler": "plateau", "stage2.scheduler": "plateau"}),
     ],
 )
 def test_variants_change_what_they_say_and_nothing_else(name: str, changes: dict[str, Any]) -> None:
     extensions = {"near_points": "on", "random_points": "refuse", "agreement": AgreementSettings("neighbours")}
-    extensions["second_look"] = "on"
+    extensions |= {"second_look": "on", "prolong": "on"}
     settings = tiny_settings(distillation=DistillationSettings(**extensions))  # type: ignore[arg-type]
     before = flat(dataclasses.asdict(settings))
     after = flat(dataclasses.asdict(get_trainer(name).adapt_settings(settings)))

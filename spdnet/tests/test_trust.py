@@ -76,8 +76,10 @@ def measured_shares(
     continued: tuple[float, float] = (1.0, 1.0),
     salient: tuple[float, float] = (0.0, 0.0),
     near: tuple[float, float] = (0.0, 0.0),
+    look: tuple[float, float] = (0.0, 0.0),
+    prolong: tuple[float, float] = (0.0, 0.0),
 ) -> MeasuredShares:
-    shares = points, peaks, continued, salient, near
+    shares = points, peaks, continued, salient, near, look, prolong
     return MeasuredShares(*(np.array(values, dtype=np.float32) for values in shares))
 
 
@@ -155,40 +157,23 @@ def test_prediction_asks_as_the_network_has_measured() -> None:
 
 
 def test_what_was_measured_is_part_of_the_model() -> None:
+    values = np.random.default_rng(0).random((7, 2)).astype(np.float32)
+    measured = MeasuredShares(*values, trust=(None, None))
+    nothing = {"points": 1.0, "peaks": 1.0, "continued": 0.0, "salient": 0.0, "near": 0.0, "look": 0.0, "prolong": 0.0}
+
+    def kept_in(network: SPDNetwork) -> dict[str, list[float]]:
+        return {name: getattr(MeasuredShares.of(network), name).tolist() for name in nothing}
+
     network = tiny_network()
-    network.peak_precision.copy_(torch.tensor([0.25, 0.75]))
-    network.point_precision.copy_(torch.tensor([0.5, 0.875]))
-    network.continued_precision.copy_(torch.tensor([0.125, 0.625]))
-    network.salient_share.copy_(torch.tensor([0.375, 0.75]))
-    network.near_precision.copy_(torch.tensor([0.625, 0.25]))
-    network.look_precision.copy_(torch.tensor([0.5, 0.375]))
+    measured.keep_in(network)
     state = network.own_state()
     fresh = tiny_network()
-    assert fresh.peak_precision.tolist() == fresh.point_precision.tolist() == [1.0, 1.0]
-    assert (
-        fresh.continued_precision.tolist()
-        == fresh.salient_share.tolist()
-        == fresh.near_precision.tolist()
-        == fresh.look_precision.tolist()
-        == [0.0, 0.0]
-    )
+    assert kept_in(fresh) == {name: [value] * 2 for name, value in nothing.items()}
     fresh.load_own_state(state)
-    assert fresh.peak_precision.tolist() == [0.25, 0.75]
-    assert fresh.point_precision.tolist() == [0.5, 0.875]
-    assert fresh.continued_precision.tolist() == [0.125, 0.625]
-    assert fresh.salient_share.tolist() == [0.375, 0.75]
-    assert fresh.near_precision.tolist() == [0.625, 0.25]
-    assert fresh.look_precision.tolist() == [0.5, 0.375]
+    assert kept_in(fresh) == dict(zip(nothing, values.tolist(), strict=True))
     older = {name: value for name, value in state.items() if not name.endswith(("_precision", "_share"))}
     fresh.load_own_state(older)
-    assert fresh.peak_precision.tolist() == fresh.point_precision.tolist() == [1.0, 1.0]
-    assert (
-        fresh.continued_precision.tolist()
-        == fresh.salient_share.tolist()
-        == fresh.near_precision.tolist()
-        == fresh.look_precision.tolist()
-        == [0.0, 0.0]
-    )
+    assert kept_in(fresh) == {name: [value] * 2 for name, value in nothing.items()}
 
 
 def test_points_count_in_every_slice_that_they_prompt(tmp_path: Path) -> None:
@@ -352,6 +337,19 @@ def test_a_second_look_is_for_the_better_where_it_drops_wrong_points_and_bridges
     assert (found.n_inside.tolist(), found.n.tolist()) == ([3], [3]), "the point is dropped, in each of three draws"
     nothing = a_variant(tmp_path, "c", [ON_TARGET] * 5 + [None], [[s, *ON_TARGET] for s in range(5)])
     assert measure_precision([nothing], from_files(), 0).look.tolist() == [0.0]
+
+
+def test_places_beside_last_masks_are_counted_apart(tmp_path: Path) -> None:
+    peaks = [None, ON_TARGET, ON_TARGET, ON_TARGET, None, None]
+    variant = a_variant(tmp_path, "a", peaks, [[s, *ON_TARGET] for s in (1, 2, 3)])
+    found = measure_trust([variant], from_files(), 0, StopRequest())
+    assert (found.prolong.n_inside.tolist(), found.prolong.n.tolist()) == ([6], [6]), "slices 0 and 4, three draws"
+    assert found.look.n.tolist() == [0]
+    ends = np.array(variant.masks)
+    ends[4:] = 0
+    np.save(tmp_path / "a_0_masks.npy", ends)
+    variant = StoredVariant(variant.case, variant.transform, variant.folder, variant.name)
+    assert measure_precision([variant], from_files(), 0).prolong.tolist() == [0.5], "slice 0 alone"
 
 
 def test_a_second_look_is_for_the_worse_where_targets_are_thin(tmp_path: Path) -> None:

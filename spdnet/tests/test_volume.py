@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -223,10 +223,11 @@ def test_other_errors_are_not_retried() -> None:
 
 
 @pytest.mark.usefixtures("small_steps", "following_decoder")
+@pytest.mark.parametrize("prolong", ["off", "on"])
 @pytest.mark.parametrize("batch_size", [3, 20])
-def test_the_stream_looks_again_as_the_whole_volume_does(batch_size: int) -> None:
+def test_the_stream_looks_again_as_the_whole_volume_does(batch_size: int, prolong: Literal["off", "on"]) -> None:
     network, slices = tiny_volume()
-    prompts, settings = random_prompts(), DistillationSettings(n_context=1, second_look="on")
+    prompts, settings = random_prompts(), DistillationSettings(n_context=1, second_look="on", prolong=prolong)
     streamed = predict_volume(network, slices, prompts, settings, batch_size, CPU)
     encoded = encode_volume(network, slices, batch_size, CPU)
     consensus = distill_volume(prompts, encoded.saliency, SIZE, settings)

@@ -109,7 +109,7 @@ class PromptStage(Stage):
         """Measure what decides about "auto" and about random points, if the plans ask, and keep it in the network."""
         plans = self.settings.distillation
         refuses = plans.random_points == "refuse"
-        chosen = plans.agreement.mode, plans.empty_consensus, plans.near_points, plans.second_look
+        chosen = plans.agreement.mode, plans.empty_consensus, plans.near_points, plans.second_look, plans.prolong
         learns = plans.trust == "learned"
         if plans.mode == "raw" or not (learns or "auto" in chosen or (refuses and falls_back_on_saliency(plans))):
             return []
@@ -119,12 +119,7 @@ class PromptStage(Stage):
         honest = [v for v in variants if v.case.case in held_out] or variants
         found = measure_trust(honest, self.settings, self.seed, self.stop, self.network.learned_trust())
         measured = found.shares()
-        self.network.point_precision.copy_(torch.from_numpy(measured.points))
-        self.network.peak_precision.copy_(torch.from_numpy(measured.peaks))
-        self.network.continued_precision.copy_(torch.from_numpy(measured.continued))
-        self.network.salient_share.copy_(torch.from_numpy(measured.salient))
-        self.network.near_precision.copy_(torch.from_numpy(measured.near))
-        self.network.look_precision.copy_(torch.from_numpy(measured.look))
+        measured.keep_in(self.network)
         for k, name in enumerate(class_names):
             rule = settings_of_class(plans, k, measured)
             if plans.agreement.mode == "auto" and rule.trust == "saliency":
@@ -150,6 +145,12 @@ class PromptStage(Stage):
                 lines.append(
                     f"{name}: with perfect masks, {found.look.in_words(k)} changes that a second look at the training "
                     f"cases' slices would make are for the better; {use}"
+                )
+            if plans.prolong == "auto" and rule.second_look == "on":
+                use = "it adds them" if rule.prolong == "on" else "it adds none there"
+                lines.append(
+                    f"{name}: of the places that a second look could add beside last masks in the training cases, "
+                    f"{found.prolong.in_words(k)} are on it; {use}"
                 )
             if refuses and falls_back_on_saliency(rule) and found.salient.n[k]:
                 lines.append(

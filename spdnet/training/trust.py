@@ -78,19 +78,27 @@ class TrustMeasurement:
     Attributes:
         points, peaks, continued, near: how many are on the target.
         look: of what a second look would change with perfect masks, how much is for the better.
+        prolong: of the places that it could add beside last masks, how many are on the target.
         salient: of all points, how many are salient in their own slice.
     """
 
     def __init__(self, n_classes: int, trust: tuple[LearnedTrust | None, ...] = ()) -> None:
         self._trust = trust
         self.points, self.peaks, self.continued, self.salient, self.near = (Share(n_classes) for _ in range(5))
-        self.look = Share(n_classes)
+        self.look, self.prolong = Share(n_classes), Share(n_classes)
 
     def shares(self) -> MeasuredShares:
         """As the network keeps them."""
-        on_target = self.points.values(1), self.peaks.values(1), self.continued.values(0)
-        others = self.salient.values(0), self.near.values(0)
-        return MeasuredShares(*on_target, *others, self._trust, self.look.values(0))
+        return MeasuredShares(
+            points=self.points.values(1),
+            peaks=self.peaks.values(1),
+            continued=self.continued.values(0),
+            salient=self.salient.values(0),
+            near=self.near.values(0),
+            look=self.look.values(0),
+            prolong=self.prolong.values(0),
+            trust=self._trust,
+        )
 
 
 def measure_trust(
@@ -105,8 +113,8 @@ def measure_trust(
     The points are those that saliency alone trusts, each counted in every slice that it prompts. What would stand in
     is that of `spdnet.prompts.stand_ins`, in the slices that have no trusted prompt under the rules that the points'
     share leads to; near points are those of `spdnet.prompts.near_points` under the same rules. Under these, too, it is
-    counted which points a second look would drop, and which gaps bridge, if the slices with trusted prompts had perfect
-    masks. How many of all points are salient is counted besides.
+    counted which points a second look would drop, which gaps bridge, and which ends prolong, if the slices with trusted
+    prompts had perfect masks. How many of all points are salient is counted besides.
 
     Args:
         variants: one of each training case.
@@ -179,18 +187,23 @@ def _count_stand_ins(
         for s in np.flatnonzero(~prompted).tolist():
             peak = saliency_peak(maps[s], rule.tau)
             found.peaks.count(variant, k, np.full(len(peak), s), peak)
-        _count_look(variant, maps, k, own, prompted, found.look)
+        _count_look(variant, maps, k, own, prompted, found)
         for s, peak in continued_peaks(maps, own.slice_index, own.points_yx, prompted, rule.tau).items():
             found.continued.count(variant, k, np.full(len(peak), s), peak)
 
 
 def _count_look(
-    variant: StoredVariant, saliency: np.ndarray, k: int, trusted: Consensus, prompted: np.ndarray, found: Share
+    variant: StoredVariant,
+    saliency: np.ndarray,
+    k: int,
+    trusted: Consensus,
+    prompted: np.ndarray,
+    found: TrustMeasurement,
 ) -> None:
     """Points that are dropped count if they are off the target, and places that are added if they are on it.
 
     Points are dropped by the masks of all slices, the most that could speak for them; only slices with a prompt can
-    have a mask that a gap is bridged from.
+    have a mask that a gap is bridged from, or that is prolonged.
     """
     side = saliency.shape[-1]
     size = variant.masks.shape[-1]
@@ -198,8 +211,9 @@ def _count_look(
     masks = np.asarray(variant.masks[:, k])[:, at][:, :, at] > 0
     dropped = ~NeighbourMasks.of(masks).bear_out(trusted.slice_index, trusted.points_yx)
     on_target, is_known = variant.target_at(k, trusted.slice_index[dropped], trusted.points_yx[dropped])
-    found.add(k, int((~on_target & is_known).sum()), int(is_known.sum()))
+    found.look.add(k, int((~on_target & is_known).sum()), int(is_known.sum()))
     around = NeighbourMasks.of(masks & prompted[:, None, None])
     for s in np.flatnonzero(~prompted).tolist():
-        place = around.bridge(s, saliency[s])
-        found.count(variant, k, np.full(len(place), s), place)
+        for share, find in (found.look, around.bridge), (found.prolong, around.prolong):
+            place = find(s, saliency[s])
+            share.count(variant, k, np.full(len(place), s), place)

@@ -39,7 +39,8 @@ class SPDTrainerLocalOnly(SPDTrainer):
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """n = 0, no agreement, no near points, no second look."""
-        return _distilled(settings, n_context=0, near_points="off", second_look="off", agreement=AgreementSettings())
+        off = {"near_points": "off", "second_look": "off", "prolong": "off", "agreement": AgreementSettings()}
+        return _distilled(settings, n_context=0, **off)
 
 
 class SPDTrainerLearnedTrust(SPDTrainer):
@@ -154,7 +155,16 @@ class SPDTrainerNoSecondLook(SPDTrainer):
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """The second look off."""
-        return _distilled(settings, second_look="off")
+        return _distilled(settings, second_look="off", prolong="off")
+
+
+class SPDTrainerNoProlong(SPDTrainer):
+    """The second look adds no point beside a last mask."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Prolonging off."""
+        return _distilled(settings, prolong="off")
 
 
 class SPDTrainerKeepRandom(SPDTrainer):
