@@ -199,6 +199,10 @@ def _agreement(n_slices: int, percent: int) -> SPD:
     return _choice(f"agreement_n{n_slices}_p{percent}", title, {"agreement": agreement, "empty_consensus": "decode"})
 
 
+def _with_spds_weights(name: str, title: str, distillation: dict[str, Any]) -> SPD:
+    return SPD(name, title, "choice", distillation=tuple(distillation.items()), shares_stage1=False, model="spd")
+
+
 def _threshold(percent: int) -> SPD:
     tau = percent / 100
     return SPD(f"spd_tau{percent}", f"SPD, tau = {tau:.1f}", "threshold", distillation=(("tau", tau),))
@@ -223,14 +227,9 @@ METHODS: dict[str, SPD] = {
         _choice("trust_learned", "SPD, learned trust", distillation={"trust": "learned"}),
         _choice("near_off", "SPD, no near points", distillation={"near_points": "off"}),
         _choice("near_on", "SPD, near points in all classes", distillation={"near_points": "on"}),
-        SPD(
-            "second_look_off",
-            "SPD, no second look",
-            "choice",
-            distillation=(("second_look", "off"),),
-            shares_stage1=False,
-            model="spd",
-        ),
+        _with_spds_weights("second_look_off", "SPD, no second look", {"second_look": "off"}),
+        _with_spds_weights("prolong_off", "SPD, nothing beside last masks", {"prolong": "off"}),
+        _with_spds_weights("prolong_on", "SPD, prolonged in all classes", {"second_look": "on", "prolong": "on"}),
         SPD(
             "any_rotation",
             "SPD, any rotation, both flips, scale 0.7 to 1.4",
