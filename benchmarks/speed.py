@@ -374,7 +374,8 @@ def time_distillation(n_slices: int = 500, n_points: int = 20, size: int = 112) 
     prompts = SlicePrompts(points, np.full(len(points), -1, dtype=np.int64))
     look = DistillationSettings(second_look="on")
     rows = decoder_rows(distill_volume(prompts, saliency, size, look), saliency, size, look)
-    steps: dict[str, Callable[[], Any]] = {"second look": lambda: look_again(rows, saliency, saliency, size, look)}
+    again = functools.partial(look_again, rows, [points], saliency, saliency, size, look)
+    steps: dict[str, Callable[[], Any]] = {"second look": again}
     for name, rule in (("by saliency", AgreementSettings()), ("and agreement", AgreementSettings("neighbours"))):
         settings = DistillationSettings(agreement=rule)
         steps[name] = functools.partial(distill_volume, prompts, saliency, size, settings)

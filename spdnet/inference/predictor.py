@@ -460,8 +460,9 @@ class SPDPredictor:
         judged = None
         if judge and prompts is not None:
             size, measured = network_case.mapping.image_size, MeasuredShares.of(self.networks[0])
-            rules = self._settings().distillation, measured, volumes[0].refused, volumes[0].first_masks
-            judged = judge_prompts(prompts, volumes[0].saliency, size, *rules)
+            first = volumes[0]
+            seen = first.refused, first.first_masks, first.readmitted
+            judged = judge_prompts(prompts, first.saliency, size, self._settings().distillation, measured, *seen)
         saliency = volumes[0].saliency if keep_saliency else None
         mapping, geometry = network_case.mapping, network_case.geometry
         return NetworkResult(prepared.case, prepared.target, mean, mapping, geometry, judged, saliency)

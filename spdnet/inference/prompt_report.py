@@ -60,6 +60,7 @@ def judge_prompts(
     measured: MeasuredShares | None = None,
     refused: np.ndarray | None = None,
     first_masks: np.ndarray | None = None,
+    readmitted: np.ndarray | None = None,
 ) -> JudgedPrompts:
     """Say what distillation makes of every point.
 
@@ -71,6 +72,7 @@ def judge_prompts(
         measured: as `settings_of_class` takes it.
         refused: bool (k,), the classes whose points look random; None for none.
         first_masks: bool (S, k, M, M), what a second look saw; None if there was none.
+        readmitted: int64 (m, 3), what it readmitted, as `VolumePrediction` has it; None for nothing.
     """
     points, fates = [], []
     looked = looked_at_again(settings, saliency.shape[1], measured)
@@ -81,7 +83,8 @@ def judge_prompts(
         is_refused = refused is not None and bool(refused[k])
         found = _fates_of_class(scaled, saliency[:, k], rule, trust, is_refused)
         if first_masks is not None and looked[k]:
-            found = overrule(found, scaled, NeighbourMasks.of(first_masks[:, k]))
+            back = [] if readmitted is None else readmitted[readmitted[:, 0] == k, 2].tolist()
+            found = overrule(found, scaled, NeighbourMasks.of(first_masks[:, k]), back)
         fates.append(found)
     return JudgedPrompts(points, fates, settings.tau)
 

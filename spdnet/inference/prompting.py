@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.special import logit
 
-from spdnet.geometry import rescale_points
+from spdnet.geometry import nearest_index, rescale_points
 from spdnet.network import SPDNetwork
 from spdnet.planning.plans import AgreementSettings, DistillationSettings
 from spdnet.prompts import SliceBoxes, SlicePrompts
@@ -33,7 +33,8 @@ MIN_POINT_PRECISION = 0.85
 MIN_PEAK_PRECISION = 0.5  # with "auto", the share of a class' peaks that have to be on the target for peaks to be used
 MIN_NEAR_PRECISION = 0.5  # the same of near points
 MIN_LOOK_PRECISION = 0.5  # with "auto", the share of what a second look changes that has to be for the better
-MIN_PROLONG_PRECISION = 0.5  # the same of what it adds beside last masks
+MIN_READMIT_PRECISION = 0.5  # the same of points that it readmits beside last masks
+MIN_PROLONG_PRECISION = 0.5  # the same of places that it adds there
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class MeasuredShares:
     """What stage 2 measured on the training cases: by this "auto" in the plans is decided, and points are refused.
 
     Attributes:
-        points, peaks, continued, salient, near, look, prolong: float32 (k,), as `point_precision`, `peak_precision`,
-            `continued_precision`, `salient_share`, `near_precision`, `look_precision` and `prolong_precision` of
-            `SPDNetwork`.
+        points, peaks, continued, salient, near, look, readmit, prolong: float32 (k,), as `point_precision`,
+            `peak_precision`, `continued_precision`, `salient_share`, `near_precision`, `look_precision`,
+            `readmit_precision` and `prolong_precision` of `SPDNetwork`.
         trust: for each class which points to trust, or None where that was not learned; empty: nowhere.
     """
 
@@ -53,6 +54,7 @@ class MeasuredShares:
     salient: np.ndarray
     near: np.ndarray
     look: np.ndarray
+    readmit: np.ndarray
     prolong: np.ndarray
     trust: tuple[LearnedTrust | None, ...] = ()
 
@@ -75,6 +77,7 @@ _BUFFERS = {  # of `SPDNetwork`
     "salient": "salient_share",
     "near": "near_precision",
     "look": "look_precision",
+    "readmit": "readmit_precision",
     "prolong": "prolong_precision",
 }
 
@@ -107,11 +110,14 @@ def settings_of_class(settings: DistillationSettings, k: int, measured: Measured
     second_look = settings.second_look
     if second_look == "auto":
         second_look = "on" if measured is not None and measured.look[k] >= MIN_LOOK_PRECISION else "off"
-    prolong = settings.prolong
+    readmit, prolong = settings.readmit, settings.prolong
+    if readmit == "auto":
+        readmit = "on" if measured is not None and measured.readmit[k] >= MIN_READMIT_PRECISION else "off"
     if prolong == "auto":
         prolong = "on" if measured is not None and measured.prolong[k] >= MIN_PROLONG_PRECISION else "off"
     rules = {"agreement": agreement, "empty_consensus": empty_consensus, "near_points": near_points}
-    return replace(settings, **rules, second_look=second_look, prolong=prolong)  # type: ignore[arg-type]
+    look = {"second_look": second_look, "readmit": readmit, "prolong": prolong}
+    return replace(settings, **rules, **look)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -373,35 +379,49 @@ def _rows(
     return DecoderRows(*indices, padded, is_real, boxes_yxyx.astype(np.float32), has_box)
 
 
+@dataclass(frozen=True)
+class SecondLook:
+    """What a second look changes.
+
+    Attributes:
+        rows: that differ from those that were decoded, or are new.
+        readmitted: int64 (m, 3), the points that it readmits: class, slice, row among the points of the class.
+    """
+
+    rows: DecoderRows
+    readmitted: np.ndarray
+
+
 def look_again(
     rows: DecoderRows,
+    points_syx: Sequence[np.ndarray],
     probabilities: np.ndarray,
     saliency: np.ndarray,
     image_size: int,
     settings: DistillationSettings,
     measured: MeasuredShares | None = None,
-) -> DecoderRows:
+) -> SecondLook:
     """The rows that change once every slice has a mask, if the plans ask for it; see `spdnet.prompts.second_look`.
 
     A point, or what stands in for one, that the masks of the neighbouring slices do not bear out is dropped. A slice
-    left without points and box, or that had no row, gets a place between the masks around it, if there is one; where
-    the class is prolonged, one beside a last mask, too.
+    left without points and box, or that had no row, gets a place between the masks around it. If it lies beside a last
+    mask instead, it gets its points within that mask or, without such, a place there, as far as the class allows.
 
     Args:
         rows: what was decoded, of a volume or of adjacent slices of it, which count from 0.
+        points_syx: for each class all its points, as `points_of_class` has them, in slices that count alike; those of
+            slices that are not there do not matter.
         probabilities: float (S, k, M, M), that was decoded from them.
         saliency: float (S, k, M, M), in [0, 1].
         image_size: side of the network's slices.
         settings: of the plans.
         measured: as `settings_of_class` takes it.
-
-    Returns:
-        Only rows that differ from those given, or are new.
     """
     n_slices, n_classes, size, _ = saliency.shape
-    slices, classes, points, edges, has_box = [], [], [], [np.zeros((0, 4))], []
+    slices, classes, points, edges, has_box, readmitted = [], [], [], [np.zeros((0, 4))], [], []
     for k in np.flatnonzero(looked_at_again(settings, n_classes, measured)).tolist():
-        prolonged = settings_of_class(settings, k, measured).prolong == "on"
+        rule = settings_of_class(settings, k, measured)
+        own_slices = nearest_index(points_syx[k][:, 0])
         row_of_slice = np.full(n_slices, -1)
         own_rows = np.flatnonzero(rows.class_index == k)
         row_of_slice[rows.slice_index[own_rows]] = own_rows
@@ -414,7 +434,12 @@ def look_again(
             boxed = row >= 0 and bool(rows.has_box[row])
             if not len(after) and not boxed:
                 after = around.bridge(s, saliency[s, k])
-                if not len(after) and prolonged:
+                if not len(after) and rule.readmit == "on":
+                    own = np.flatnonzero(own_slices == s)
+                    own = own[around.readmit(s, points_syx[k][own, 1:])][: rule.max_points]
+                    readmitted += [(k, s, point) for point in own.tolist()]
+                    after = points_syx[k][own, 1:]
+                if not len(after) and rule.prolong == "on":
                     after = around.prolong(s, saliency[s, k])
             if len(after) == len(before) and (after == before).all():
                 continue
@@ -423,7 +448,8 @@ def look_again(
             points.append(rescale_points(after, size, image_size))
             edges.append(rows.box_yxyx[row : row + 1] if boxed else np.zeros((1, 4)))
             has_box.append(boxed)
-    return _rows(slices, classes, points, np.concatenate(edges), np.array(has_box, dtype=bool))
+    changed = _rows(slices, classes, points, np.concatenate(edges), np.array(has_box, dtype=bool))
+    return SecondLook(changed, np.array(readmitted, dtype=np.int64).reshape(-1, 3))
 
 
 def looked_at_again(settings: DistillationSettings, n_classes: int, measured: MeasuredShares | None) -> np.ndarray:

@@ -22,6 +22,7 @@ from spdnet.inference.prompting import (
     distill_whole_volume,
     look_again,
     looked_at_again,
+    points_of_class,
     reach_of_context,
     rows_of_slices,
 )
@@ -60,12 +61,14 @@ class VolumePrediction:
     Attributes:
         probabilities: 0 where nothing was decoded.
         saliency: of stage 1, same shape.
-        consensus: points, one per class, less those that a second look dropped; None if no prompts were used.
+        consensus: points, one per class, less those that a second look dropped, and with those that it readmitted; None
+            if no prompts were used.
         boxes: coarse boxes, likewise.
         refused: bool (k,), the classes whose points look random; None if no prompts were used.
         untrusted: bool (k,), the classes that are predicted from the saliency alone because none of the prompts is
             trusted, those that are refused among them; None if no prompts were used.
         first_masks: bool (S, k, M, M), before the second look; None if there was none.
+        readmitted: int64 (m, 3), the points that it readmitted: class, slice, row among the class' points; likewise.
     """
 
     probabilities: np.ndarray
@@ -75,6 +78,7 @@ class VolumePrediction:
     refused: np.ndarray | None = None
     untrusted: np.ndarray | None = None
     first_masks: np.ndarray | None = None
+    readmitted: np.ndarray | None = None
 
 
 @torch.no_grad()
@@ -108,13 +112,18 @@ def decode_twice(
     network: SPDNetwork,
     volume: EncodedVolume,
     rows: DecoderRows,
+    prompts: SlicePrompts,
     settings: DistillationSettings,
     measured: MeasuredShares | None,
     device: torch.device,
 ) -> np.ndarray:
-    """`decode_volume`, and again what changes with a second look, if the plans ask for one."""
+    """`decode_volume`, and again what changes with a second look, if the plans ask for one.
+
+    `prompts` are those that the rows were made from, in network pixels.
+    """
     probabilities = decode_volume(network, volume, rows, device)
-    changed = look_again(rows, probabilities, volume.saliency, network.image_size, settings, measured)
+    points = _points_of_classes(prompts, network, volume.saliency)
+    changed = look_again(rows, points, probabilities, volume.saliency, network.image_size, settings, measured).rows
     if len(changed):
         place = changed.slice_index, changed.class_index
         probabilities[place] = decode_volume(network, volume, changed, device)[place]
@@ -176,12 +185,22 @@ def predict_volume(
     rules = settings, stream.measured, content_share, refused
     found = distill_whole_volume(prompts, stream.saliency, network.image_size, *rules)
     stream.probabilities[:, found.untrusted] = stream.saliency[:, found.untrusted]
-    consensus, first = found.consensus, stream.first_masks
+    consensus, first, readmitted = found.consensus, stream.first_masks, None
     if first is not None:
         looked = looked_at_again(settings, len(consensus), stream.measured)
         consensus = [borne_out(c, first[:, k]) if looked[k] else c for k, c in enumerate(consensus)]
+        readmitted = stream.readmitted[~found.untrusted[stream.readmitted[:, 0]]]
+        for k, points in enumerate(_points_of_classes(prompts, network, stream.saliency)):
+            own = readmitted[readmitted[:, 0] == k, 2]
+            consensus[k] = consensus[k].with_points(own, points, stream.saliency[:, k])
     maps = stream.probabilities, stream.saliency
-    return VolumePrediction(*maps, consensus, found.boxes, found.refused, found.untrusted, first)
+    return VolumePrediction(*maps, consensus, found.boxes, found.refused, found.untrusted, first, readmitted)
+
+
+def _points_of_classes(prompts: SlicePrompts, network: SPDNetwork, saliency: np.ndarray) -> list[np.ndarray]:
+    """`points_of_class` of all classes."""
+    _, n_classes, size, _ = saliency.shape
+    return [points_of_class(prompts, k, network.image_size, size) for k in range(n_classes)]
 
 
 class BatchSize:
@@ -247,6 +266,8 @@ class _Stream:
         self._rows: list[DecoderRows] = []  # of the slices that a second look may still need
         self._changed: list[_Masks] = []  # by second looks, which see first masks alone
         self.first_masks: np.ndarray | None = None
+        self.readmitted = np.zeros((0, 3), dtype=np.int64)
+        self._points: list[np.ndarray] | None = None  # of all classes, in pixels of the maps
         self._decoder_batch = BatchSize(_decoder_batch(device))
 
     def run(self, batch_size: int) -> None:
@@ -312,9 +333,16 @@ class _Stream:
         known = known.select(known.slice_index >= low)
         window = self.probabilities[low:stop], self.saliency[low:stop]
         own = replace(known, slice_index=known.slice_index - low)
-        changed = look_again(own, *window, self.network.image_size, self.settings, self.measured)
+        if self._points is None:
+            assert self.prompts is not None
+            self._points = _points_of_classes(self.prompts, self.network, self.saliency)
+        points = [p - (low, 0, 0) for p in self._points]
+        found = look_again(own, points, *window, self.network.image_size, self.settings, self.measured)
+        changed, readmitted = found.rows, found.readmitted + np.array([0, low, 0])
         changed = replace(changed, slice_index=changed.slice_index + low)
         changed = changed.select((changed.slice_index >= first) & (changed.slice_index < seen))
+        readmitted = readmitted[(readmitted[:, 1] >= first) & (readmitted[:, 1] < seen)]
+        self.readmitted = np.concatenate([self.readmitted, readmitted])
         self._decode(changed, self._changed)
         self._rows = [known]
         return seen

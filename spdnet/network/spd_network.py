@@ -35,6 +35,7 @@ def measured_buffers(n_classes: int) -> dict[str, torch.Tensor]:
         "salient_share": 0.0,
         "near_precision": 0.0,
         "look_precision": 0.0,
+        "readmit_precision": 0.0,
         "prolong_precision": 0.0,
         f"{_TRUST}is_learned": 0.0,
     }
@@ -68,7 +69,9 @@ class SPDNetwork(nn.Module):
         near_precision: the same of `add_near_points` (`spdnet.prompts.near_points`); 0 where there was none.
         look_precision: of what a second look (`spdnet.prompts.second_look`) would change in training cases if the masks
             were perfect, the share that is for the better; 0 where there was nothing.
-        prolong_precision: of the places that it would add beside last masks, the share that is on the target; likewise.
+        readmit_precision: of the points that it would readmit beside last masks, the share that is on the target; 0
+            where there was none.
+        prolong_precision: the same of the places that it would add there.
         salient_share: float32 (n_classes,), of the points of the training cases the share that is salient in its own
             slice; 0 where there was none.
         trust_is_learned: float32 (n_classes,), 1 for the classes that have a `LearnedTrust`
@@ -101,6 +104,7 @@ class SPDNetwork(nn.Module):
         self.salient_share: torch.Tensor
         self.near_precision: torch.Tensor
         self.look_precision: torch.Tensor
+        self.readmit_precision: torch.Tensor
         self.prolong_precision: torch.Tensor
         self.trust_is_learned: torch.Tensor
         for name, value in measured_buffers(n_classes).items():

@@ -261,7 +261,8 @@ class SPDPlanner:
         f = self.fingerprint
         flat = all(c.n_slices == 1 for c in f.cases)
         scattered = f.prompt_statistics is None or f.prompt_type == "points"  # without files: the recipe's
-        settings = DistillationSettings(random_points="refuse", near_points="auto", second_look="auto", prolong="auto")
+        look_again = {"second_look": "auto", "readmit": "auto", "prolong": "auto"}
+        settings = DistillationSettings(random_points="refuse", near_points="auto", **look_again)  # type: ignore[arg-type]
         self.reasons["random_points"] = "points that hit the saliency like random ones may be those of another image"
         self.reasons["near_points"] = "stage 2 sees by the training cases whether their place alone tells"
         self.reasons["empty_consensus"] = "stage 2 sees by the training cases whether salient pixels can stand in"
@@ -271,8 +272,9 @@ class SPDPlanner:
             else "tau 0.5 and n 2 as in the paper"
         )
         if flat:
-            return replace(settings, n_context=0, near_points="off", second_look="off", prolong="off")
+            return replace(settings, n_context=0, near_points="off", **dict.fromkeys(look_again, "off"))  # type: ignore[arg-type]
         self.reasons["second_look"] = "stage 2 sees by the training cases whether it changes things for the better"
+        self.reasons["readmit"] = "stage 2 sees by the training cases whether points beside the last mask are right"
         self.reasons["prolong"] = "stage 2 sees by the training cases whether targets reach further than trusted points"
         if scattered:
             settings = replace(settings, agreement=AgreementSettings("auto"))
@@ -380,7 +382,7 @@ class SPDPlannerPaper(SPDPlanner):
         """All salient points are trusted; a slice without any gets none."""
         settings = super().choose_distillation()
         self.reasons.pop("agreement", None)
-        for name in ("empty_consensus", "random_points", "near_points", "second_look", "prolong"):
+        for name in ("empty_consensus", "random_points", "near_points", "second_look", "readmit", "prolong"):
             self.reasons[name] = "as in the paper"
         return replace(
             settings,
@@ -388,6 +390,7 @@ class SPDPlannerPaper(SPDPlanner):
             random_points="keep",
             near_points="off",
             second_look="off",
+            readmit="off",
             prolong="off",
             agreement=AgreementSettings(),
         )

@@ -152,9 +152,10 @@ class DistillationSettings:
             masks of neighbouring slices leave out are dropped, slices without any get a place between the masks around
             them, and what has changed is decoded again (`spdnet.prompts.second_look`). Not with raw prompts, nor where
             slices without trusted points are "empty". Our extension.
-        prolong: "off" (the paper's), "on", or "auto": for each class "on" if stage 2 finds that most such places in the
-            training cases are on the target. A second look then also adds a point in slices without any that lie beside
-            a last mask. Our extension.
+        readmit: "off" (the paper's), "on", or "auto": for each class "on" if stage 2 finds that most such points of the
+            training cases are on the target. In a slice without any trusted one that lies beside a last mask, a second
+            look then readmits the points that lie within that mask. Our extension.
+        prolong: the same of places: it adds one where no point was readmitted. Our extension.
         agreement: of the points of neighbouring slices.
         boxes: the same for coarse boxes, with this tau and n_context.
     """
@@ -169,6 +170,7 @@ class DistillationSettings:
     random_points: Literal["refuse", "keep"] = "keep"
     near_points: Literal["off", "on", "auto"] = "off"
     second_look: Literal["off", "on", "auto"] = "off"
+    readmit: Literal["off", "on", "auto"] = "off"
     prolong: Literal["off", "on", "auto"] = "off"
     agreement: AgreementSettings = AgreementSettings()
     boxes: BoxSettings = BoxSettings()

@@ -55,6 +55,26 @@ class Consensus:
         names = "slice_index", "point_index", "source_slice", "points_yx", "saliency"
         return replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
+    def with_points(self, point_index: np.ndarray, points_syx: np.ndarray, saliency: np.ndarray) -> Consensus:
+        """The consensus with more of the given points, each in its own slice, behind those that it has there.
+
+        Args:
+            point_index: int64 (m,), rows of points that lie within the maps.
+            points_syx: float (N, 3), slice, y, x in pixels of the saliency maps, as they were distilled.
+            saliency: float (S, H, W), the maps.
+        """
+        points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)[point_index]
+        pixel = nearest_index(points)
+        together = replace(
+            self,
+            slice_index=np.concatenate([self.slice_index, pixel[:, 0]]),
+            point_index=np.concatenate([self.point_index, point_index]),
+            source_slice=np.concatenate([self.source_slice, pixel[:, 0]]),
+            points_yx=np.concatenate([self.points_yx, points[:, 1:]]),
+            saliency=np.concatenate([self.saliency, saliency[tuple(pixel.T)].astype(np.float32)]),
+        )
+        return together.select(np.argsort(together.slice_index, kind="stable"))
+
     def slices_with_points(self, n_slices: int) -> np.ndarray:
         """bool (n_slices,): which slices have a consensus."""
         return np.bincount(self.slice_index, minlength=n_slices)[:n_slices] > 0

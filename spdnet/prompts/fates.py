@@ -19,6 +19,7 @@ class Fate(Enum):
     KEPT_LOCAL = "kept: local"
     KEPT_CONTEXT = "kept: from a neighbouring slice"
     KEPT_NEAR = "kept: near trusted points of neighbouring slices"
+    KEPT_MASKS = "kept: in the mask of a neighbouring slice"
     REJECTED_OWN = "rejected: not salient in its own slice"
     REJECTED_UNLIKELY = "rejected: unlikely to be on the target"
     REJECTED_ALONE = "rejected: the points of neighbouring slices do not agree"
@@ -31,7 +32,7 @@ class Fate(Enum):
     @property
     def is_kept(self) -> bool:
         """Whether the point reached the decoder."""
-        return self in (Fate.KEPT_LOCAL, Fate.KEPT_CONTEXT, Fate.KEPT_NEAR)
+        return self in (Fate.KEPT_LOCAL, Fate.KEPT_CONTEXT, Fate.KEPT_NEAR, Fate.KEPT_MASKS)
 
 
 # point, source slice, target slice, saliency in either, fate, probability
@@ -156,19 +157,30 @@ def fates_by_trust(judged: JudgedUses, min_trust: float, max_points: int, refuse
     return _limited(sorted(rows, key=lambda r: r[:3]), max_points)
 
 
-def overrule(fates: PointFates, points_syx: np.ndarray, around: NeighbourMasks) -> PointFates:
-    """What is left of the points that were kept, after a second look.
+def overrule(
+    fates: PointFates, points_syx: np.ndarray, around: NeighbourMasks, readmitted: Sequence[int] = ()
+) -> PointFates:
+    """What is left of the points that were kept, after a second look, and which came back.
 
     Args:
         fates: before it.
         points_syx: float (N, 3), those that were judged, in pixels of the saliency maps.
         around: the masks before it.
+        readmitted: the points that it readmitted, each in its own slice.
     """
     places = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)[fates.point_index, 1:]
     kept = np.flatnonzero([fate.is_kept for fate in fates.fates])
     dropped = set(kept[~around.bear_out(fates.target_slice[kept], places[kept])].tolist())
-    after = tuple(Fate.REJECTED_MASKS if row in dropped else fate for row, fate in enumerate(fates.fates))
-    return replace(fates, fates=after)
+    at_home = fates.source_slice == fates.target_slice
+    back = set(np.flatnonzero(at_home & np.isin(fates.point_index, readmitted)).tolist())
+    after = []
+    for row, fate in enumerate(fates.fates):
+        if row in back:
+            fate = Fate.KEPT_MASKS
+        elif row in dropped:
+            fate = Fate.REJECTED_MASKS
+        after.append(fate)
+    return replace(fates, fates=tuple(after))
 
 
 def _limited(judged: Sequence[_Judged], max_points: int) -> PointFates:

@@ -8,8 +8,6 @@ Pure functions on arrays, in the pixel frame of the saliency maps.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -57,16 +55,4 @@ def add_near_points(consensus: Consensus, points_syx: np.ndarray, saliency: np.n
         Sorted by slice, like `consensus`. A point that was taken has `own_saliency` of at most tau, or was not trusted
         for the points round it.
     """
-    points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)
-    taken = near_points(consensus, points, saliency)
-    index = nearest_index(points[taken])
-    slices = index[:, 0]
-    together = replace(
-        consensus,
-        slice_index=np.concatenate([consensus.slice_index, slices]),
-        point_index=np.concatenate([consensus.point_index, taken]),
-        source_slice=np.concatenate([consensus.source_slice, slices]),
-        points_yx=np.concatenate([consensus.points_yx, points[taken, 1:]]),
-        saliency=np.concatenate([consensus.saliency, saliency[tuple(index.T)].astype(np.float32)]),
-    )
-    return together.select(np.argsort(together.slice_index, kind="stable"))
+    return consensus.with_points(near_points(consensus, points_syx, saliency), points_syx, saliency)

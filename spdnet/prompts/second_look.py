@@ -2,8 +2,9 @@
 
 A point's own slice and its saliency may mislead; the masks of the slices to either side come from other points. Where
 most of them leave a point out it is more likely a chance hit. And a slice without a trusted point that lies between
-slices whose masks overlap most likely holds target there. Beside the last mask the target may end, or only the points:
-whether a point is added there, one slice on, is for the training cases to say.
+slices whose masks overlap most likely holds target there. Beside the last mask the target may end, or only what is
+trusted of its points: whether one slice on points within that mask are readmitted, and a place is added where there are
+none, is for the training cases to say.
 
 Pure functions on arrays, in the pixel frame of the saliency maps.
 """
@@ -84,12 +85,24 @@ class NeighbourMasks:
         """
         if len(self.support) == 1:
             return np.ones(len(points_yx), dtype=bool)
+        return self._at_least(MIN_SUPPORT, self.support, slice_index, points_yx)
+
+    def readmit(self, s: int, points_yx: np.ndarray) -> np.ndarray:
+        """Whether points (N, 2) of slice `s` lie on the map, in the mask of the slice before or behind: bool (N,)."""
+        pixels = nearest_index(points_yx)
+        inside = ((pixels >= 0) & (pixels < self.side)).all(axis=1)
+        return inside & self._at_least(True, self.beside, s, points_yx)
+
+    def _at_least(
+        self, least: float, values: np.ndarray, slice_index: int | np.ndarray, points_yx: np.ndarray
+    ) -> np.ndarray:
+        """Whether an array of this class has at least that at points (N, 2); not where no mask reaches: bool (N,)."""
         y, x = (nearest_index(points_yx).clip(0, self.side - 1) - self.corner).T
         height, width = self.support.shape[1:]
         reached = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         found = np.zeros(len(reached), dtype=bool)
         slices = np.broadcast_to(slice_index, len(reached))[reached]
-        found[reached] = self.support[slices, y[reached], x[reached]] >= MIN_SUPPORT
+        found[reached] = values[slices, y[reached], x[reached]] >= least
         return found
 
     def bridge(self, s: int, saliency: np.ndarray) -> np.ndarray:

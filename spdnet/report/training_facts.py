@@ -145,6 +145,8 @@ def _second_look(p: dict[str, Any]) -> str:
     if p["distillation"]["mode"] == "raw" or p["distillation"].get("second_look", "off") == "off":
         return "not asked for"
     text = "points that most of them leave out are dropped, gaps between them are bridged"
+    if p["distillation"].get("readmit", "off") != "off":
+        text += ", points beside the last one are readmitted"
     if p["distillation"].get("prolong", "off") != "off":
         text += ", ends are prolonged by a slice"
     return f"{text}, where the training cases bear it out" if p["distillation"]["second_look"] == "auto" else text

@@ -91,7 +91,7 @@ def test_the_report_tells_of_them() -> None:
 def test_auto_takes_them_where_most_were_right(share: float | None, rule: str) -> None:
     none = np.zeros(2, dtype=np.float32)
     near = np.array([1.0, share or 0.0], dtype=np.float32)
-    measured = None if share is None else MeasuredShares(none, none, none, none, near, none, none)
+    measured = None if share is None else MeasuredShares(*[none] * 4, near, *[none] * 3)
     assert settings_of_class(DistillationSettings(near_points="auto"), 1, measured).near_points == rule
     for fixed in ("on", "off"):
         assert settings_of_class(DistillationSettings(near_points=fixed), 1, measured).near_points == fixed  # type: ignore[arg-type]

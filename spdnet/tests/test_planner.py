@@ -231,9 +231,9 @@ def test_the_paper_s_planner_changes_what_the_paper_says() -> None:
     assert "agreement" in both[0].reasons and "agreement" not in both[1].reasons
     parts = ("loss", "stage1", "stage2", "lora", "distillation")
     assert replace(paper, **{part: getattr(ours, part) for part in parts}) == ours
-    for name in ("second_look", "prolong"):
+    for name in ("second_look", "readmit", "prolong"):
         assert [getattr(p.settings.distillation, name) for p in both] == ["auto", "off"]
-    extensions = ("empty_consensus", "agreement", "near_points", "random_points", "second_look", "prolong")
+    extensions = ("empty_consensus", "agreement", "near_points", "random_points", "second_look", "readmit", "prolong")
     rest = replace(paper.distillation, **{name: getattr(ours.distillation, name) for name in extensions})
     assert rest == ours.distillation
     assert PLANNERS["SPDPlannerPaper"] is SPDPlannerPaper

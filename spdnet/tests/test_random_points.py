@@ -24,7 +24,7 @@ from spdnet.prompts.random_points import MAX_SHARE, MIN_ODDS, Hits, count_hits, 
 
 SIZE, N_SLICES, CPU = 56, 20, torch.device("cpu")
 RULE = DistillationSettings(empty_consensus="decode", random_points="refuse")
-TRAINED = MeasuredShares(np.ones(1), np.zeros(1), np.ones(1), np.full(1, 0.5), *np.zeros((3, 1)))
+TRAINED = MeasuredShares(np.ones(1), np.zeros(1), np.ones(1), np.full(1, 0.5), *np.zeros((4, 1)))
 
 
 def by_loop(points: np.ndarray, saliency: np.ndarray, tau: float) -> tuple[int, int, float]:

@@ -10,6 +10,7 @@ import pytest
 from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.prompting import (
     MIN_PROLONG_PRECISION,
+    MIN_READMIT_PRECISION,
     DecoderRows,
     MeasuredShares,
     distill_volume,
@@ -22,6 +23,7 @@ from spdnet.prompts.second_look import NeighbourMasks, borne_out
 
 SIDE, IMAGE = 28, 56
 ON = DistillationSettings(second_look="on")
+NO_POINTS = np.zeros((0, 3))
 TUBE = (slice(8, 16), slice(10, 18))  # where the masks are
 
 
@@ -53,12 +55,16 @@ def look(
     saliency: np.ndarray | None = None,
     settings: DistillationSettings = ON,
     measured: MeasuredShares | None = None,
+    points: np.ndarray = NO_POINTS,
 ) -> dict[int, list[list[float]]]:
     """What changes: the new points of each slice, in pixels of the maps."""
     saliency = np.zeros(masks.shape, dtype=np.float32) if saliency is None else saliency
-    changed = look_again(rows, masks[:, None].astype(np.float32), saliency[:, None], IMAGE, settings, measured)
+    maps = masks[:, None].astype(np.float32), saliency[:, None]
+    changed = look_again(rows, [points], *maps, IMAGE, settings, measured).rows
     return {
-        int(s): (((changed.points_yx[i][changed.point_is_real[i]] + 0.5) * (SIDE / IMAGE)) - 0.5).round(3).tolist()
+        int(s): (((changed.points_yx[i, changed.point_is_real[i]].astype(float) + 0.5) * (SIDE / IMAGE)) - 0.5)
+        .round(3)
+        .tolist()
         for i, s in enumerate(changed.slice_index)
     }
 
@@ -174,11 +180,44 @@ def test_a_gap_is_bridged_before_it_is_prolonged() -> None:
     assert sorted(prolonged) == [0, 4, 9] and prolonged[4] == bridged[4] and prolonged[9] == [[12, 19]]
 
 
+def test_points_in_the_mask_next_door_are_readmitted() -> None:
+    masks, saliency = tube(7, without=(0, 1, 5, 6)), np.zeros((7, SIDE, SIDE), dtype=np.float32)
+    given = np.array(
+        [
+            [1.0, 12.0, 14.0],  # within the mask of slice 2
+            [1.2, 7.4, 9.0],  # within the rim by which it is widened, and slice 1 is the nearest one
+            [1.0, 6.0, 9.0],  # outside
+            [0.0, 12.0, 14.0],  # two slices away
+            [1.0, -20.0, 14.0],  # outside the map
+            [3.0, 13.0, 13.0],  # a slice that has a point
+        ]
+    )
+    rows, settings = rows_of({s: [(12.0, 14.0)] for s in (2, 3, 4)}), replace(ON, readmit="on")
+    found = look_again(rows, [given], masks[:, None] * 1.0, saliency[:, None], IMAGE, settings)
+    assert found.readmitted.tolist() == [[0, 1, 0], [0, 1, 1]]
+    assert look(rows, masks, saliency, settings, None, given) == {1: [[12, 14], [7.4, 9]]}
+    assert look(rows, masks, saliency, replace(settings, max_points=1), None, given) == {1: [[12, 14]]}
+    both = look(rows, masks, saliency, replace(settings, prolong="on"), None, given)
+    assert both[1] == [[12, 14], [7.4, 9]] and len(both[5]) == 1, "a place only where there is no point"
+    assert look(rows, masks, saliency, ON, None, given) == {}
+
+
+@pytest.mark.parametrize(("share", "readmitted"), [(MIN_READMIT_PRECISION, True), (0.49, False), (None, False)])
+def test_auto_readmits_by_what_was_measured(share: float | None, readmitted: bool) -> None:
+    one, measured = np.ones(1, dtype=np.float32), None
+    if share is not None:
+        measured = MeasuredShares(*[one] * 6, np.array([share], dtype=np.float32), one * 0)
+    rows, given = rows_of({s: [(12.0, 14.0)] for s in (1, 2, 3)}), np.array([[4.0, 12.0, 14.0]])
+    settings = replace(ON, readmit="auto", prolong="auto")
+    changed = look(rows, tube(5, without=(0, 4)), None, settings, measured, given)
+    assert changed == ({4: [[12, 14]]} if readmitted else {})
+
+
 @pytest.mark.parametrize(("share", "prolonged"), [(MIN_PROLONG_PRECISION, True), (0.49, False), (None, False)])
 def test_auto_prolongs_by_what_was_measured(share: float | None, prolonged: bool) -> None:
     one, measured = np.ones(1, dtype=np.float32), None
     if share is not None:
-        measured = MeasuredShares(one, one, one, one, one, one, np.array([share], dtype=np.float32))
+        measured = MeasuredShares(*[one] * 6, one * 0, np.array([share], dtype=np.float32))
     rows, settings = rows_of({s: [(12.0, 14.0)] for s in (2, 3, 4)}), replace(ON, prolong="auto")
     changed = look(rows, tube(7, without=(0, 1, 5, 6)), None, settings, measured)
     assert sorted(changed) == ([1, 5] if prolonged else [])
@@ -193,7 +232,7 @@ def test_a_lone_mask_has_its_points_dropped_and_is_decoded_without() -> None:
 def test_a_box_stays_and_nothing_stands_in_for_points_beside_it() -> None:
     masks = tube(5)
     rows = rows_of({s: [(12.0, 14.0)] for s in (0, 1, 3, 4)} | {2: [(22.0, 22.0)]}, boxed=(2,))
-    changed = look_again(rows, masks[:, None] * 1.0, np.ones((5, 1, SIDE, SIDE)), IMAGE, ON)
+    changed = look_again(rows, [NO_POINTS], masks[:, None] * 1.0, np.ones((5, 1, SIDE, SIDE)), IMAGE, ON).rows
     assert (changed.slice_index.tolist(), changed.has_box.tolist()) == ([2], [True])
     assert not changed.point_is_real.any()
     np.testing.assert_array_equal(changed.box_yxyx[0], [4, 4, 30, 30])
@@ -208,14 +247,16 @@ def test_classes_have_their_own_neighbours() -> None:
     first = rows_of({s: [(12.0, 14.0)] for s in range(5)})
     second = replace(first, class_index=np.ones(5, dtype=np.int64))
     both = DecoderRows.concatenate([first, second])
-    changed = look_again(both, probabilities, np.zeros((5, 2, SIDE, SIDE)), IMAGE, ON)
+    changed = look_again(both, [NO_POINTS] * 2, probabilities, np.zeros((5, 2, SIDE, SIDE)), IMAGE, ON).rows
     assert set(changed.class_index.tolist()) == {1} and not changed.point_is_real.any()
 
 
 @pytest.mark.parametrize("settings", [DistillationSettings(), DistillationSettings(mode="raw", second_look="on")])
 def test_without_a_second_look_nothing_changes(settings: DistillationSettings) -> None:
     rows = rows_of({2: [(22.0, 22.0)]})
-    assert len(look_again(rows, tube(5)[:, None] * 1.0, np.ones((5, 1, SIDE, SIDE)), IMAGE, settings)) == 0
+    maps = tube(5)[:, None] * 1.0, np.ones((5, 1, SIDE, SIDE))
+    found = look_again(rows, [np.array([[2.0, 12.0, 14.0]])], *maps, IMAGE, settings)
+    assert len(found.rows) == len(found.readmitted) == 0
 
 
 def test_what_is_borne_out_is_not_decoded_again() -> None:
@@ -232,6 +273,16 @@ def test_fates_tell_of_points_that_were_overruled() -> None:
     kept = [row for row, fate in enumerate(after.fates) if fate.is_kept]
     assert after.point_index[kept].tolist() == [0, 0, 0]
     assert after.rows(Fate.OUTSIDE).tolist() == fates.rows(Fate.OUTSIDE).tolist() == [6]
+
+
+def test_fates_tell_of_points_that_came_back() -> None:
+    saliency = np.zeros((5, SIDE, SIDE), dtype=np.float32)
+    saliency[2:] = 1
+    points = np.array([[1.0, 12.0, 14.0], [2.0, 12.0, 14.0], [1.0, 20.0, 14.0]])
+    fates = point_fates(points, saliency, 0.5, 1, 10)
+    after = overrule(fates, points, NeighbourMasks.of(tube(5, without=(0, 1))), [0])
+    assert after.rows(Fate.KEPT_MASKS).tolist() == [0] and Fate.KEPT_MASKS.is_kept
+    assert after.fates[1:] == fates.fates[1:]
 
 
 def test_the_report_and_the_prediction_drop_the_same_points() -> None:

@@ -775,6 +775,7 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
 RAW = {"distillation.mode": "raw", "distillation.boxes.mode": "raw", "consistency.weight": 0.0}
 
 
+LOOKS_OFF = {f"distillation.{name}": "off" for name in ("second_look", "readmit", "prolong")}
 BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
 
 
@@ -788,9 +789,8 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
             {
                 "distillation.n_context": 0,
                 "distillation.near_points": "off",
-                "distillation.second_look": "off",
-                "distillation.prolong": "off",
                 "distillation.agreement.mode": "off",
+                **LOOKS_OFF,
             },
         ),
         ("SPDTrainerRawPrompts", RAW),
@@ -805,15 +805,15 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
         ("SPDTrainerNoAgreement", {"distillation.agreement.mode": "off"}),
         ("SPDTrainerNoPeak", {"distillation.empty_consensus": "decode"}),
         ("SPDTrainerNoNear", {"distillation.near_points": "off"}),
-        ("SPDTrainerNoSecondLook", {"distillation.second_look": "off", "distillation.prolong": "off"}),
-        ("SPDTrainerNoProlong", {"distillation.prolong": "off"}),
+        ("SPDTrainerNoSecondLook", LOOKS_OFF),
+        ("SPDTrainerNoProlong", {"distillation.readmit": "off", "distillation.prolong": "off"}),
         ("SPDTrainerKeepRandom", {"distillation.random_points": "keep"}),
         ("SPDTrainerPlateau", {"stage1.scheduler": "plateau", "stage2.scheduler": "plateau"}),
     ],
 )
 def test_variants_change_what_they_say_and_nothing_else(name: str, changes: dict[str, Any]) -> None:
     extensions = {"near_points": "on", "random_points": "refuse", "agreement": AgreementSettings("neighbours")}
-    extensions |= {"second_look": "on", "prolong": "on"}
+    extensions |= dict.fromkeys(("second_look", "readmit", "prolong"), "on")
     settings = tiny_settings(distillation=DistillationSettings(**extensions))  # type: ignore[arg-type]
     before = flat(dataclasses.asdict(settings))
     after = flat(dataclasses.asdict(get_trainer(name).adapt_settings(settings)))

@@ -77,9 +77,10 @@ def measured_shares(
     salient: tuple[float, float] = (0.0, 0.0),
     near: tuple[float, float] = (0.0, 0.0),
     look: tuple[float, float] = (0.0, 0.0),
+    readmit: tuple[float, float] = (0.0, 0.0),
     prolong: tuple[float, float] = (0.0, 0.0),
 ) -> MeasuredShares:
-    shares = points, peaks, continued, salient, near, look, prolong
+    shares = points, peaks, continued, salient, near, look, readmit, prolong
     return MeasuredShares(*(np.array(values, dtype=np.float32) for values in shares))
 
 
@@ -157,9 +158,10 @@ def test_prediction_asks_as_the_network_has_measured() -> None:
 
 
 def test_what_was_measured_is_part_of_the_model() -> None:
-    values = np.random.default_rng(0).random((7, 2)).astype(np.float32)
+    values = np.random.default_rng(0).random((8, 2)).astype(np.float32)
     measured = MeasuredShares(*values, trust=(None, None))
-    nothing = {"points": 1.0, "peaks": 1.0, "continued": 0.0, "salient": 0.0, "near": 0.0, "look": 0.0, "prolong": 0.0}
+    nothing = {"points": 1.0, "peaks": 1.0}
+    nothing |= dict.fromkeys(("continued", "salient", "near", "look", "readmit", "prolong"), 0.0)
 
     def kept_in(network: SPDNetwork) -> dict[str, list[float]]:
         return {name: getattr(MeasuredShares.of(network), name).tolist() for name in nothing}
@@ -350,6 +352,10 @@ def test_places_beside_last_masks_are_counted_apart(tmp_path: Path) -> None:
     np.save(tmp_path / "a_0_masks.npy", ends)
     variant = StoredVariant(variant.case, variant.transform, variant.folder, variant.name)
     assert measure_precision([variant], from_files(), 0).prolong.tolist() == [0.5], "slice 0 alone"
+    unsalient = [[s, *ON_TARGET] for s in (0, 1, 2, 3, 5)] + [[4, *ELSEWHERE], [4, 30, 30]]
+    variant = a_variant(tmp_path, "b", peaks, unsalient)
+    found = measure_trust([variant], from_files(), 0, StopRequest())
+    assert (found.readmit.n_inside.tolist(), found.readmit.n.tolist()) == ([3], [3]), "that of slice 0"
 
 
 def test_a_second_look_is_for_the_worse_where_targets_are_thin(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from spdnet.geometry import rescale_points
 from spdnet.inference import volume
+from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.prompting import DecoderRows, decoder_rows, distill_volume, distill_volume_boxes, rows_of_slices
 from spdnet.inference.volume import BatchSize, decode_twice, decode_volume, encode_volume, predict_volume
 from spdnet.network import SPDNetwork, build_network
@@ -104,7 +106,7 @@ def test_the_stream_is_the_whole_volume_at_once(settings: DistillationSettings, 
     consensus = distill_volume(prompts, encoded.saliency, SIZE, settings)
     boxes = distill_volume_boxes(prompts, encoded.saliency, SIZE, settings)
     rows = decoder_rows(consensus, encoded.saliency, SIZE, settings, boxes)
-    expected = decode_twice(network, encoded, rows, settings, None, CPU)
+    expected = decode_twice(network, encoded, rows, prompts, settings, None, CPU)
     assert len(rows) > 3
     np.testing.assert_array_equal(streamed.saliency, encoded.saliency)
     np.testing.assert_allclose(streamed.probabilities, expected, atol=5e-3)  # other batches, bfloat16
@@ -223,18 +225,21 @@ def test_other_errors_are_not_retried() -> None:
 
 
 @pytest.mark.usefixtures("small_steps", "following_decoder")
-@pytest.mark.parametrize("prolong", ["off", "on"])
+@pytest.mark.parametrize("beside", ["off", "on"])
 @pytest.mark.parametrize("batch_size", [3, 20])
-def test_the_stream_looks_again_as_the_whole_volume_does(batch_size: int, prolong: Literal["off", "on"]) -> None:
+def test_the_stream_looks_again_as_the_whole_volume_does(batch_size: int, beside: Literal["off", "on"]) -> None:
     network, slices = tiny_volume()
-    prompts, settings = random_prompts(), DistillationSettings(n_context=1, second_look="on", prolong=prolong)
+    prompts, settings = (
+        random_prompts(),
+        DistillationSettings(n_context=1, second_look="on", readmit=beside, prolong=beside),
+    )
     streamed = predict_volume(network, slices, prompts, settings, batch_size, CPU)
     encoded = encode_volume(network, slices, batch_size, CPU)
     consensus = distill_volume(prompts, encoded.saliency, SIZE, settings)
     boxes = distill_volume_boxes(prompts, encoded.saliency, SIZE, settings)
     rows = decoder_rows(consensus, encoded.saliency, SIZE, settings, boxes)
     once = decode_volume(network, encoded, rows, CPU)
-    twice = decode_twice(network, encoded, rows, settings, None, CPU)
+    twice = decode_twice(network, encoded, rows, prompts, settings, None, CPU)
     assert 5 < np.count_nonzero(np.abs(twice - once).max(axis=(2, 3)) > 0.1) < 2 * N_SLICES
     np.testing.assert_allclose(streamed.probabilities, twice, atol=1e-4)
 
@@ -270,3 +275,33 @@ def test_a_second_look_changes_masks_and_drops_points() -> None:
         assert NeighbourMasks.of(masks).bear_out(after.slice_index, after.points_yx).all()
     changed = np.abs(twice.probabilities - once.probabilities).max(axis=(2, 3)) > 1e-3
     assert changed.any() and not changed.all()
+
+
+@pytest.mark.usefixtures("small_steps", "following_decoder")
+@pytest.mark.parametrize("batch_size", [3, 20])
+def test_what_is_readmitted_is_told(batch_size: int) -> None:
+    network, slices = tiny_volume()
+    saliency = encode_volume(network, slices, batch_size, CPU).saliency
+    tau = float(np.median(saliency))
+    settings = DistillationSettings(n_context=0, tau=tau, empty_consensus="decode", second_look="on", readmit="on")
+    rng = np.random.default_rng(5)
+    points = np.column_stack([rng.integers(0, N_SLICES, 300), rng.integers(0, MAP, (300, 2))])
+    is_salient = saliency[points[:, 0], :, points[:, 1], points[:, 2]] > tau
+    in_the_middle = np.abs(points[:, 0] - N_SLICES // 2) <= 2
+    points = points[np.where(in_the_middle, is_salient.all(axis=1), ~is_salient.any(axis=1))].astype(np.float64)
+    points[:, 1:] = rescale_points(points[:, 1:], MAP, SIZE)
+    prompts = SlicePrompts(points, np.full(len(points), -1))
+    found = predict_volume(network, slices, prompts, settings, batch_size, CPU)
+    assert found.consensus is not None and found.readmitted is not None and found.first_masks is not None
+    assert len(found.readmitted) > 3
+    for k, consensus in enumerate(found.consensus):
+        own = found.readmitted[found.readmitted[:, 0] == k]
+        told = set(zip(consensus.slice_index.tolist(), consensus.point_index.tolist(), strict=True))
+        assert {(s, point) for _, s, point in own.tolist()} <= told
+        assert (np.diff(consensus.slice_index) >= 0).all()
+    seen = found.refused, found.first_masks, found.readmitted
+    judged = judge_prompts(prompts, found.saliency, SIZE, settings, None, *seen)
+    for consensus, fates in zip(found.consensus, judged.fates, strict=True):
+        kept = [row for row, fate in enumerate(fates.fates) if fate.is_kept]
+        by_fates = set(zip(fates.target_slice[kept].tolist(), fates.point_index[kept].tolist(), strict=True))
+        assert by_fates == set(zip(consensus.slice_index.tolist(), consensus.point_index.tolist(), strict=True))

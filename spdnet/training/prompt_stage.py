@@ -109,7 +109,8 @@ class PromptStage(Stage):
         """Measure what decides about "auto" and about random points, if the plans ask, and keep it in the network."""
         plans = self.settings.distillation
         refuses = plans.random_points == "refuse"
-        chosen = plans.agreement.mode, plans.empty_consensus, plans.near_points, plans.second_look, plans.prolong
+        looks = plans.second_look, plans.readmit, plans.prolong
+        chosen = plans.agreement.mode, plans.empty_consensus, plans.near_points, *looks
         learns = plans.trust == "learned"
         if plans.mode == "raw" or not (learns or "auto" in chosen or (refuses and falls_back_on_saliency(plans))):
             return []
@@ -146,12 +147,17 @@ class PromptStage(Stage):
                     f"{name}: with perfect masks, {found.look.in_words(k)} changes that a second look at the training "
                     f"cases' slices would make are for the better; {use}"
                 )
-            if plans.prolong == "auto" and rule.second_look == "on":
-                use = "it adds them" if rule.prolong == "on" else "it adds none there"
-                lines.append(
-                    f"{name}: of the places that a second look could add beside last masks in the training cases, "
-                    f"{found.prolong.in_words(k)} are on it; {use}"
-                )
+            beside = (
+                (plans.readmit, rule.readmit, "points that a second look could readmit", "readmits", found.readmit),
+                (plans.prolong, rule.prolong, "places that a second look could add", "adds", found.prolong),
+            )
+            for planned, decided, what, does, share in beside if rule.second_look == "on" else ():
+                if planned == "auto":
+                    use = "them" if decided == "on" else "none"
+                    lines.append(
+                        f"{name}: of the {what} beside last masks in the training cases, {share.in_words(k)} are on "
+                        f"it; it {does} {use} there"
+                    )
             if refuses and falls_back_on_saliency(rule) and found.salient.n[k]:
                 lines.append(
                     f"{name}: of all points of the training cases, {found.salient.in_words(k)} are salient; a volume "
@@ -224,7 +230,7 @@ class PromptStage(Stage):
         settings, size, measured = self.settings.distillation, self.network.image_size, MeasuredShares.of(self.network)
         given = distill_whole_volume(prompts, saliency, size, settings, measured, batch.case.mapping.content_share)
         rows = decoder_rows(given.consensus, saliency, size, settings, given.boxes, measured)
-        decoded = decode_twice(self.network, volume, rows, settings, measured, self.device)
+        decoded = decode_twice(self.network, volume, rows, prompts, settings, measured, self.device)
         decoded[:, given.untrusted] = saliency[:, given.untrusted]
         probabilities = torch.from_numpy(decoded)
         masks = torch.from_numpy(np.array(batch.masks))

@@ -78,14 +78,15 @@ class TrustMeasurement:
     Attributes:
         points, peaks, continued, near: how many are on the target.
         look: of what a second look would change with perfect masks, how much is for the better.
-        prolong: of the places that it could add beside last masks, how many are on the target.
+        readmit, prolong: of the points that it could readmit beside last masks, and of the places that it could add
+            there, how many are on the target.
         salient: of all points, how many are salient in their own slice.
     """
 
     def __init__(self, n_classes: int, trust: tuple[LearnedTrust | None, ...] = ()) -> None:
         self._trust = trust
         self.points, self.peaks, self.continued, self.salient, self.near = (Share(n_classes) for _ in range(5))
-        self.look, self.prolong = Share(n_classes), Share(n_classes)
+        self.look, self.readmit, self.prolong = (Share(n_classes) for _ in range(3))
 
     def shares(self) -> MeasuredShares:
         """As the network keeps them."""
@@ -96,6 +97,7 @@ class TrustMeasurement:
             salient=self.salient.values(0),
             near=self.near.values(0),
             look=self.look.values(0),
+            readmit=self.readmit.values(0),
             prolong=self.prolong.values(0),
             trust=self._trust,
         )
@@ -113,8 +115,8 @@ def measure_trust(
     The points are those that saliency alone trusts, each counted in every slice that it prompts. What would stand in
     is that of `spdnet.prompts.stand_ins`, in the slices that have no trusted prompt under the rules that the points'
     share leads to; near points are those of `spdnet.prompts.near_points` under the same rules. Under these, too, it is
-    counted which points a second look would drop, which gaps bridge, and which ends prolong, if the slices with trusted
-    prompts had perfect masks. How many of all points are salient is counted besides.
+    counted which points a second look would drop, which gaps bridge, which points readmit, and which ends prolong, if
+    the slices with trusted prompts had perfect masks. How many of all points are salient is counted besides.
 
     Args:
         variants: one of each training case.
@@ -187,7 +189,8 @@ def _count_stand_ins(
         for s in np.flatnonzero(~prompted).tolist():
             peak = saliency_peak(maps[s], rule.tau)
             found.peaks.count(variant, k, np.full(len(peak), s), peak)
-        _count_look(variant, maps, k, own, prompted, found)
+        points = points_of_class(prompts, k, settings.image_size, maps.shape[-1])
+        _count_look(variant, maps, k, points, own, prompted, found)
         for s, peak in continued_peaks(maps, own.slice_index, own.points_yx, prompted, rule.tau).items():
             found.continued.count(variant, k, np.full(len(peak), s), peak)
 
@@ -196,6 +199,7 @@ def _count_look(
     variant: StoredVariant,
     saliency: np.ndarray,
     k: int,
+    points_syx: np.ndarray,
     trusted: Consensus,
     prompted: np.ndarray,
     found: TrustMeasurement,
@@ -212,8 +216,10 @@ def _count_look(
     dropped = ~NeighbourMasks.of(masks).bear_out(trusted.slice_index, trusted.points_yx)
     on_target, is_known = variant.target_at(k, trusted.slice_index[dropped], trusted.points_yx[dropped])
     found.look.add(k, int((~on_target & is_known).sum()), int(is_known.sum()))
-    around = NeighbourMasks.of(masks & prompted[:, None, None])
+    around, own_slices = NeighbourMasks.of(masks & prompted[:, None, None]), nearest_index(points_syx[:, 0])
     for s in np.flatnonzero(~prompted).tolist():
-        for share, find in (found.look, around.bridge), (found.prolong, around.prolong):
-            place = find(s, saliency[s])
-            share.count(variant, k, np.full(len(place), s), place)
+        bridge, beside = around.bridge(s, saliency[s]), around.prolong(s, saliency[s])
+        own = points_syx[own_slices == s, 1:] if len(beside) else np.zeros((0, 2))
+        own = own[around.readmit(s, own)]
+        for share, places in (found.look, bridge), (found.readmit, own), (found.prolong, beside):
+            share.count(variant, k, np.full(len(places), s), places)

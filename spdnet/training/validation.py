@@ -67,7 +67,7 @@ def validate_cases(
         if s.distillation.mode != "raw":
             saliency = prediction.saliency
             size, measured = case.mapping.image_size, MeasuredShares.of(network)
-            seen = prediction.refused, prediction.first_masks
+            seen = prediction.refused, prediction.first_masks, prediction.readmitted
             judged = judge_prompts(prompts, saliency, size, s.distillation, measured, *seen)
         target, maps = folder / case.case, prediction.probabilities
         result = NetworkResult(case.case, target, maps, case.mapping, case.geometry, judged, saliency)

@@ -6,6 +6,7 @@ const POINT_KINDS = {
   kept: { label: "kept", short: "kept", colour: "#009E73", shape: "disc", shown: true },
   borrowed: { label: "kept, lent by a neighbouring slice", short: "lent", colour: "#0072B2", shape: "diamond", shown: true },
   near: { label: "kept, near trusted points of neighbouring slices", short: "near", colour: "#009E73", shape: "diamond", shown: true },
+  readmitted: { label: "kept, in the mask of a neighbouring slice", short: "readmitted", colour: "#009E73", shape: "triangle", shown: true },
   rejected: { label: "rejected in its own slice", short: "rejected", colour: "#D55E00", shape: "cross", shown: true },
   unlikely: { label: "unlikely to be on the target", short: "unlikely", colour: "#D55E00", shape: "cross", shown: true },
   alone: { label: "salient, but the neighbouring slices do not agree", short: "alone", colour: "#E69F00", shape: "cross", shown: true },
@@ -19,6 +20,7 @@ const KIND_OF_FATE = {
   KEPT_LOCAL: "kept",
   KEPT_CONTEXT: "borrowed",
   KEPT_NEAR: "near",
+  KEPT_MASKS: "readmitted",
   REJECTED_OWN: "rejected",
   OUTSIDE: "rejected",
   REJECTED_UNLIKELY: "unlikely",
@@ -28,7 +30,7 @@ const KIND_OF_FATE = {
   REJECTED_MASKS: "overruled",
   OVER_LIMIT: "surplus",
 };
-const DRAWING_ORDER = ["box", "raw", "declined", "rejected", "unlikely", "alone", "overruled", "random", "surplus", "borrowed", "near", "kept"];
+const DRAWING_ORDER = ["box", "raw", "declined", "rejected", "unlikely", "alone", "overruled", "random", "surplus", "borrowed", "near", "readmitted", "kept"];
 
 function namedPoint([number, classIndex, source, target, y, x, own, saliency, threshold, fate, probability]) {
   let kind = KIND_OF_FATE[fate];

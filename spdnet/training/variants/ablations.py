@@ -19,6 +19,9 @@ def _with_box_mode(
     return replace(distillation, boxes=replace(distillation.boxes, mode=mode))
 
 
+_NO_LOOK = {"second_look": "off", "readmit": "off", "prolong": "off"}
+
+
 def _distilled(settings: SPDSettings, **changes: Any) -> SPDSettings:
     """The settings with other fields of their distillation."""
     return replace(settings, distillation=replace(settings.distillation, **changes))
@@ -39,8 +42,7 @@ class SPDTrainerLocalOnly(SPDTrainer):
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """n = 0, no agreement, no near points, no second look."""
-        off = {"near_points": "off", "second_look": "off", "prolong": "off", "agreement": AgreementSettings()}
-        return _distilled(settings, n_context=0, **off)
+        return _distilled(settings, n_context=0, near_points="off", agreement=AgreementSettings(), **_NO_LOOK)
 
 
 class SPDTrainerLearnedTrust(SPDTrainer):
@@ -155,16 +157,16 @@ class SPDTrainerNoSecondLook(SPDTrainer):
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """The second look off."""
-        return _distilled(settings, second_look="off", prolong="off")
+        return _distilled(settings, **_NO_LOOK)
 
 
 class SPDTrainerNoProlong(SPDTrainer):
-    """The second look adds no point beside a last mask."""
+    """The second look leaves slices beside a last mask as they are."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """Prolonging off."""
-        return _distilled(settings, prolong="off")
+        """No point is readmitted, no place added there."""
+        return _distilled(settings, readmit="off", prolong="off")
 
 
 class SPDTrainerKeepRandom(SPDTrainer):
