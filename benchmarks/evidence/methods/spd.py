@@ -228,7 +228,8 @@ METHODS: dict[str, SPD] = {
         _choice("near_off", "SPD, no near points", distillation={"near_points": "off"}),
         _choice("near_on", "SPD, near points in all classes", distillation={"near_points": "on"}),
         _with_spds_weights("second_look_off", "SPD, no second look", {"second_look": "off"}),
-        _with_spds_weights("prolong_off", "SPD, nothing beside last masks", {"prolong": "off"}),
+        _with_spds_weights("beside_off", "SPD, nothing beside last masks", {"readmit": "off", "prolong": "off"}),
+        _with_spds_weights("prolong_off", "SPD, beside last masks only what is readmitted", {"prolong": "off"}),
         _with_spds_weights("prolong_on", "SPD, prolonged in all classes", {"second_look": "on", "prolong": "on"}),
         SPD(
             "any_rotation",
@@ -249,6 +250,8 @@ METHODS: dict[str, SPD] = {
                 "random_points": "keep",
                 "near_points": "off",
                 "second_look": "off",
+                "readmit": "off",
+                "prolong": "off",
             },
             prompts={"imitated_share": 0.0},
         ),
