@@ -162,6 +162,8 @@ def overrule(
 ) -> PointFates:
     """What is left of the points that were kept, after a second look, and which came back.
 
+    One that was kept, and that is dropped and readmitted at once, keeps its fate.
+
     Args:
         fates: before it.
         points_syx: float (N, 3), those that were judged, in pixels of the saliency maps.
@@ -176,10 +178,9 @@ def overrule(
     after = []
     for row, fate in enumerate(fates.fates):
         if row in back:
-            fate = Fate.KEPT_MASKS
-        elif row in dropped:
-            fate = Fate.REJECTED_MASKS
-        after.append(fate)
+            after.append(fate if fate.is_kept else Fate.KEPT_MASKS)
+        else:
+            after.append(Fate.REJECTED_MASKS if row in dropped else fate)
     return replace(fates, fates=tuple(after))
 
 

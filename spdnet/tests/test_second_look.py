@@ -283,6 +283,12 @@ def test_fates_tell_of_points_that_came_back() -> None:
     after = overrule(fates, points, NeighbourMasks.of(tube(5, without=(0, 1))), [0])
     assert after.rows(Fate.KEPT_MASKS).tolist() == [0] and Fate.KEPT_MASKS.is_kept
     assert after.fates[1:] == fates.fates[1:]
+    lone = tube(5, without=(0, 1, 3, 4))
+    lone[1, TUBE[0], TUBE[1]] = True
+    dropped = overrule(fates, points, NeighbourMasks.of(lone))
+    (at_home,) = np.flatnonzero((fates.point_index == 1) & (fates.target_slice == 2))
+    assert (fates.fates[at_home], dropped.fates[at_home]) == (Fate.KEPT_LOCAL, Fate.REJECTED_MASKS)
+    assert overrule(fates, points, NeighbourMasks.of(lone), [1]).fates[at_home] is Fate.KEPT_LOCAL
 
 
 def test_the_report_and_the_prediction_drop_the_same_points() -> None:
