@@ -36,6 +36,7 @@ TRAINERS: dict[str, type[SPDTrainer]] = {
         ablations.SPDTrainerLearnedTrust,
         ablations.SPDTrainerNoNear,
         ablations.SPDTrainerNoSecondLook,
+        ablations.SPDTrainerNoProlong,
         ablations.SPDTrainerKeepRandom,
         ablations.SPDTrainerNoPeak,
         ablations.SPDTrainerPlateau,
