@@ -190,7 +190,7 @@ def predict_volume(
         looked = looked_at_again(settings, len(consensus), stream.measured)
         consensus = [borne_out(c, first[:, k]) if looked[k] else c for k, c in enumerate(consensus)]
         readmitted = stream.readmitted[~found.untrusted[stream.readmitted[:, 0]]]
-        for k, points in enumerate(_points_of_classes(prompts, network, stream.saliency)):
+        for k, points in enumerate(stream.points):
             own = readmitted[readmitted[:, 0] == k, 2]
             consensus[k] = consensus[k].with_points(own, points, stream.saliency[:, k])
     maps = stream.probabilities, stream.saliency
@@ -267,8 +267,13 @@ class _Stream:
         self._changed: list[_Masks] = []  # by second looks, which see first masks alone
         self.first_masks: np.ndarray | None = None
         self.readmitted = np.zeros((0, 3), dtype=np.int64)
-        self._points: list[np.ndarray] | None = None  # of all classes, in pixels of the maps
         self._decoder_batch = BatchSize(_decoder_batch(device))
+
+    @functools.cached_property
+    def points(self) -> list[np.ndarray]:
+        """All points of each class, in pixels of the maps; once the first slices are encoded, and with prompts only."""
+        assert self.prompts is not None
+        return _points_of_classes(self.prompts, self.network, self.saliency)
 
     def run(self, batch_size: int) -> None:
         """Take all slices through, and wait for everything."""
@@ -333,10 +338,7 @@ class _Stream:
         known = known.select(known.slice_index >= low)
         window = self.probabilities[low:stop], self.saliency[low:stop]
         own = replace(known, slice_index=known.slice_index - low)
-        if self._points is None:
-            assert self.prompts is not None
-            self._points = _points_of_classes(self.prompts, self.network, self.saliency)
-        points = [p - (low, 0, 0) for p in self._points]
+        points = [p - (low, 0, 0) for p in self.points]
         found = look_again(own, points, *window, self.network.image_size, self.settings, self.measured)
         changed, readmitted = found.rows, found.readmitted + np.array([0, low, 0])
         changed = replace(changed, slice_index=changed.slice_index + low)
