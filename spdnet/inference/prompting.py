@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from spdnet.prompts.stand_ins import FOLLOWED_SLICES, continued_peaks, saliency_
 # With "auto", neighbouring slices are asked if a smaller share of the points that saliency trusts is on the target.
 # Seen were 0.79 where it lights up on a look-alike and asking helps, and 0.91 to 0.94 elsewhere.
 MIN_POINT_PRECISION = 0.85
-MIN_PEAK_PRECISION = 0.5  # with "auto", the share of a class' peaks that have to be on the target for peaks to be used
+MIN_PEAK_PRECISION = 0.5  # with "auto", the share of a class' stand-ins that have to be on the target to be used
 MIN_NEAR_PRECISION = 0.5  # the same of near points
 MIN_LOOK_PRECISION = 0.5  # with "auto", the share of what a second look changes that has to be for the better
 MIN_READMIT_PRECISION = 0.5  # the same of points that it readmits beside last masks
@@ -42,15 +43,16 @@ class MeasuredShares:
     """What stage 2 measured on the training cases: by this "auto" in the plans is decided, and points are refused.
 
     Attributes:
-        points, peaks, continued, salient, near, look, readmit, prolong: float32 (k,), as `point_precision`,
-            `peak_precision`, `continued_precision`, `salient_share`, `near_precision`, `look_precision`,
-            `readmit_precision` and `prolong_precision` of `SPDNetwork`.
+        points, peaks, continued, continued_per_peak, salient, near, look, readmit, prolong: float32 (k,), as
+            `point_precision`, `peak_precision`, `continued_precision`, `continued_per_peak`, `salient_share`,
+            `near_precision`, `look_precision`, `readmit_precision` and `prolong_precision` of `SPDNetwork`.
         trust: for each class which points to trust, or None where that was not learned; empty: nowhere.
     """
 
     points: np.ndarray
     peaks: np.ndarray
     continued: np.ndarray
+    continued_per_peak: np.ndarray
     salient: np.ndarray
     near: np.ndarray
     look: np.ndarray
@@ -74,6 +76,7 @@ _BUFFERS = {  # of `SPDNetwork`
     "points": "point_precision",
     "peaks": "peak_precision",
     "continued": "continued_precision",
+    "continued_per_peak": "continued_per_peak",
     "salient": "salient_share",
     "near": "near_precision",
     "look": "look_precision",
@@ -100,10 +103,7 @@ def settings_of_class(settings: DistillationSettings, k: int, measured: Measured
         too_low = measured is not None and measured.points[k] < np.float32(MIN_POINT_PRECISION)
         agreement = replace(agreement, mode="neighbours" if too_low else "off")
     if empty_consensus == "auto":
-        if measured is None or measured.peaks[k] >= MIN_PEAK_PRECISION:
-            empty_consensus = "peak"
-        else:
-            empty_consensus = "continued" if measured.continued[k] >= MIN_PEAK_PRECISION else "decode"
+        empty_consensus = _stand_in_of_class(k, measured)
     near_points = settings.near_points
     if near_points == "auto":
         near_points = "on" if measured is not None and measured.near[k] >= MIN_NEAR_PRECISION else "off"
@@ -118,6 +118,17 @@ def settings_of_class(settings: DistillationSettings, k: int, measured: Measured
     rules = {"agreement": agreement, "empty_consensus": empty_consensus, "near_points": near_points}
     look = {"second_look": second_look, "readmit": readmit, "prolong": prolong}
     return replace(settings, **rules, **look)  # type: ignore[arg-type]
+
+
+def _stand_in_of_class(k: int, measured: MeasuredShares | None) -> Literal["peak", "continued", "decode"]:
+    """What has more pixels on the target than off it in the training cases, by how many more; rather peaks, or none."""
+    if measured is None:
+        return "peak"
+    for_peaks = measured.peaks[k] - MIN_PEAK_PRECISION
+    for_continued = (measured.continued[k] - MIN_PEAK_PRECISION) * measured.continued_per_peak[k]
+    if for_peaks >= max(for_continued, 0):
+        return "peak"
+    return "continued" if measured.continued[k] >= MIN_PEAK_PRECISION else "decode"
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ def measured_buffers(n_classes: int) -> dict[str, torch.Tensor]:
         "point_precision": 1.0,
         "peak_precision": 1.0,
         "continued_precision": 0.0,
+        "continued_per_peak": 0.0,
         "salient_share": 0.0,
         "near_precision": 0.0,
         "look_precision": 0.0,
@@ -66,6 +67,7 @@ class SPDNetwork(nn.Module):
             that is on the target, as stage 2 measured it; 1 where there was none. Part of `own_state`.
         peak_precision: the same of the most salient pixels of training slices without trusted prompts.
         continued_precision: the same of `continued_peaks` (`spdnet.prompts.stand_ins`); 0 where there was none.
+        continued_per_peak: how many of these there were for each of those most salient pixels.
         near_precision: the same of `add_near_points` (`spdnet.prompts.near_points`); 0 where there was none.
         look_precision: of what a second look (`spdnet.prompts.second_look`) would change in training cases if the masks
             were perfect, the share that is for the better; 0 where there was nothing.
@@ -101,6 +103,7 @@ class SPDNetwork(nn.Module):
         self.point_precision: torch.Tensor
         self.peak_precision: torch.Tensor
         self.continued_precision: torch.Tensor
+        self.continued_per_peak: torch.Tensor
         self.salient_share: torch.Tensor
         self.near_precision: torch.Tensor
         self.look_precision: torch.Tensor

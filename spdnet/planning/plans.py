@@ -137,9 +137,9 @@ class DistillationSettings:
         empty_consensus: what a slice without trusted points gets: "decode" (where any pixel is salient it is decoded
             from SAM's "not a point" token alone), "peak" (likewise, but from the most salient pixel if the salient
             ones are one connected piece), "continued" (likewise, if the piece continues one with a trusted point from
-            slice to slice), "auto" (for each class the first of "peak" and "continued" whose pixels stage 2 finds to be
-            on the target in most such slices of the training cases, else "decode") or "empty" (an empty mask). "peak",
-            "continued" and "auto" are our extensions.
+            slice to slice), "auto" (for each class that of "peak" and "continued" with more pixels on the target than
+            off it in such slices of the training cases, by how many more; "decode" if neither has) or "empty" (an empty
+            mask). "peak", "continued" and "auto" are our extensions.
         random_points: what becomes of the points of a class that are salient no more often than random ones in a
             volume (`spdnet.prompts.random_points`): "keep" (the paper's) or "refuse": the class is predicted from the
             saliency alone, with a warning, if the rule for slices without trusted points is "continued" or "decode"

@@ -66,7 +66,7 @@ def trust() -> LearnedTrust:
 
 def shares(*trust: LearnedTrust | None) -> MeasuredShares:
     ones, zeros = (np.full(len(trust), v, dtype=np.float32) for v in (1, 0))
-    return MeasuredShares(ones, *[zeros] * 7, trust=trust)
+    return MeasuredShares(ones, *[zeros] * 8, trust=trust)
 
 
 def test_uses_are_those_that_distillation_considers() -> None:

@@ -206,7 +206,7 @@ def test_points_in_the_mask_next_door_are_readmitted() -> None:
 def test_auto_readmits_by_what_was_measured(share: float | None, readmitted: bool) -> None:
     one, measured = np.ones(1, dtype=np.float32), None
     if share is not None:
-        measured = MeasuredShares(*[one] * 6, np.array([share], dtype=np.float32), one * 0)
+        measured = MeasuredShares(*[one] * 7, np.array([share], dtype=np.float32), one * 0)
     rows, given = rows_of({s: [(12.0, 14.0)] for s in (1, 2, 3)}), np.array([[4.0, 12.0, 14.0]])
     settings = replace(ON, readmit="auto", prolong="auto")
     changed = look(rows, tube(5, without=(0, 4)), None, settings, measured, given)
@@ -217,7 +217,7 @@ def test_auto_readmits_by_what_was_measured(share: float | None, readmitted: boo
 def test_auto_prolongs_by_what_was_measured(share: float | None, prolonged: bool) -> None:
     one, measured = np.ones(1, dtype=np.float32), None
     if share is not None:
-        measured = MeasuredShares(*[one] * 6, one * 0, np.array([share], dtype=np.float32))
+        measured = MeasuredShares(*[one] * 7, one * 0, np.array([share], dtype=np.float32))
     rows, settings = rows_of({s: [(12.0, 14.0)] for s in (2, 3, 4)}), replace(ON, prolong="auto")
     changed = look(rows, tube(7, without=(0, 1, 5, 6)), None, settings, measured)
     assert sorted(changed) == ([1, 5] if prolonged else [])

@@ -105,7 +105,7 @@ def test_slices_get_the_same_points_whatever_part_of_the_volume_is_at_hand(seed:
     if agreement == "auto":
         settings = replace(settings, empty_consensus="auto")
         measured = MeasuredShares(
-            np.array([0.5, 1.0]), np.array([0.4, 0.4]), np.array([0.9, 0.9]), *(np.zeros(2) for _ in range(5))
+            np.array([0.5, 1.0]), np.array([0.4, 0.4]), np.array([0.9, 0.9]), *(np.zeros(2) for _ in range(6))
         )
     consensus = distill_volume(prompts, saliency, 56, settings, measured)
     whole = decoder_rows(consensus, saliency, 56, settings, None, measured)

@@ -74,13 +74,14 @@ def measured_shares(
     points: tuple[float, float] = (1.0, 1.0),
     peaks: tuple[float, float] = (1.0, 1.0),
     continued: tuple[float, float] = (1.0, 1.0),
+    continued_per_peak: tuple[float, float] = (1.0, 1.0),
     salient: tuple[float, float] = (0.0, 0.0),
     near: tuple[float, float] = (0.0, 0.0),
     look: tuple[float, float] = (0.0, 0.0),
     readmit: tuple[float, float] = (0.0, 0.0),
     prolong: tuple[float, float] = (0.0, 0.0),
 ) -> MeasuredShares:
-    shares = points, peaks, continued, salient, near, look, readmit, prolong
+    shares = points, peaks, continued, continued_per_peak, salient, near, look, readmit, prolong
     return MeasuredShares(*(np.array(values, dtype=np.float32) for values in shares))
 
 
@@ -158,10 +159,10 @@ def test_prediction_asks_as_the_network_has_measured() -> None:
 
 
 def test_what_was_measured_is_part_of_the_model() -> None:
-    values = np.random.default_rng(0).random((8, 2)).astype(np.float32)
+    values = np.random.default_rng(0).random((9, 2)).astype(np.float32)
     measured = MeasuredShares(*values, trust=(None, None))
     nothing = {"points": 1.0, "peaks": 1.0}
-    nothing |= dict.fromkeys(("continued", "salient", "near", "look", "readmit", "prolong"), 0.0)
+    nothing |= dict.fromkeys(("continued", "continued_per_peak", "salient", "near", "look", "readmit", "prolong"), 0.0)
 
     def kept_in(network: SPDNetwork) -> dict[str, list[float]]:
         return {name: getattr(MeasuredShares.of(network), name).tolist() for name in nothing}
@@ -173,7 +174,7 @@ def test_what_was_measured_is_part_of_the_model() -> None:
     assert kept_in(fresh) == {name: [value] * 2 for name, value in nothing.items()}
     fresh.load_own_state(state)
     assert kept_in(fresh) == dict(zip(nothing, values.tolist(), strict=True))
-    older = {name: value for name, value in state.items() if not name.endswith(("_precision", "_share"))}
+    older = {name: value for name, value in state.items() if not name.endswith(("_precision", "_share", "_per_peak"))}
     fresh.load_own_state(older)
     assert kept_in(fresh) == {name: [value] * 2 for name, value in nothing.items()}
 
@@ -206,13 +207,24 @@ def test_peaks_are_those_that_the_rule_for_points_leaves(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("peaks", "continued", "rule"),
-    [(0.5, 0.9, "peak"), (0.4, 0.5, "continued"), (0.4, 0.4, "decode"), (1.0, 0.0, "peak")],
+    ("peaks", "continued", "per_peak", "chosen"),
+    [
+        (0.9, 1.0, 0.5, "peak"),  # fewer are wrong, but many more right ones are missed
+        (0.58, 0.95, 1.0, "continued"),  # half of the peaks are right, and half wrong
+        (0.58, 0.95, 0.1, "peak"),
+        (0.49, 0.95, 0.1, "continued"),
+        (0.49, 0.49, 1.0, "decode"),
+        (0.49, 0.95, 0.0, "continued"),  # a model from before this was counted
+        (0.5, 1.0, 0.0, "peak"),
+    ],
 )
-def test_auto_takes_the_first_stand_in_that_is_right_mostly(peaks: float, continued: float, rule: str) -> None:
-    measured = measured_shares(peaks=(0.0, peaks), continued=(0.0, continued))
+def test_what_stands_in_has_most_right_pixels_less_wrong_ones(
+    peaks: float, continued: float, per_peak: float, chosen: str
+) -> None:
+    measured = measured_shares(peaks=(0, peaks), continued=(1, continued), continued_per_peak=(1, per_peak))
     plans = DistillationSettings(empty_consensus="auto")
-    assert settings_of_class(plans, 1, measured) == replace(plans, empty_consensus=rule)
+    assert settings_of_class(plans, 1, measured) == replace(plans, empty_consensus=chosen)
+    assert settings_of_class(plans, 0, measured).empty_consensus == "continued"
     assert settings_of_class(plans, 1, None).empty_consensus == "peak"
 
 
@@ -221,6 +233,7 @@ def test_what_continues_is_counted_from_trusted_points(tmp_path: Path) -> None:
     variant = a_variant(tmp_path, "a", peaks, [[0, *ON_TARGET]])
     found = measure_precision([variant], from_files(), 0)
     assert found.continued.tolist() == [1.0] and found.peaks.tolist() == pytest.approx([2 / 5])
+    assert found.continued_per_peak.tolist() == pytest.approx([2 / 5])
     variant = a_variant(tmp_path, "b", peaks, [[0, *ON_TARGET], [3, *ELSEWHERE]])
     assert measure_precision([variant], from_files(), 0).continued.tolist() == pytest.approx([2 / 3])
 

@@ -94,6 +94,7 @@ class TrustMeasurement:
             points=self.points.values(1),
             peaks=self.peaks.values(1),
             continued=self.continued.values(0),
+            continued_per_peak=(self.continued.n / np.maximum(self.peaks.n, 1)).astype(np.float32),
             salient=self.salient.values(0),
             near=self.near.values(0),
             look=self.look.values(0),
