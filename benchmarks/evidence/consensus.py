@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from spdnet.errors import ModelError
-from spdnet.inference.prompting import MeasuredShares, decoder_rows, distill_volume
+from spdnet.inference.class_rules import MeasuredShares
+from spdnet.inference.prompting import decoder_rows, distill_volume
 from spdnet.inference.volume import predict_volume
 from spdnet.network.checkpoint import read_checkpoint
 from spdnet.network.precision import compute_dtype, place

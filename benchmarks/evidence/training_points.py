@@ -9,7 +9,7 @@ import numpy as np
 
 from evidence.consensus import Distiller, consensus_points
 from spdnet.files import make_folder, whole_file
-from spdnet.inference.prompting import MeasuredShares
+from spdnet.inference.class_rules import MeasuredShares
 from spdnet.planning import SPDSettings, StoredCase
 from spdnet.prompts import SlicePrompts
 from spdnet.training.prompt_source import draw_prompts

@@ -21,12 +21,12 @@ from spdnet.dataset import CaseFiles, Labels, ReaderWriter, get_reader
 from spdnet.errors import ConfigurationError, ModelError, SPDError
 from spdnet.files import make_folder, write_json
 from spdnet.geometry import ImageGeometry
+from spdnet.inference.class_rules import MeasuredShares
 from spdnet.inference.export import probabilities_on_raw_grid
 from spdnet.inference.mirroring import predict_mirrored
 from spdnet.inference.model_folder import ModelFolder
 from spdnet.inference.pipeline import Workers, run_pipeline
 from spdnet.inference.prompt_report import judge_prompts
-from spdnet.inference.prompting import MeasuredShares
 from spdnet.inference.steps import (
     ArrayCase,
     CaseResult,

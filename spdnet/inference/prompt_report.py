@@ -14,14 +14,8 @@ import numpy as np
 from spdnet.dataset import Labels
 from spdnet.files import make_folder, whole_file
 from spdnet.geometry import CaseMapping, ImageGeometry
-from spdnet.inference.prompting import (
-    MeasuredShares,
-    asked_agreement,
-    looked_at_again,
-    points_of_class,
-    settings_of_class,
-    trust_of_class,
-)
+from spdnet.inference.class_rules import MeasuredShares, looked_at_again, settings_of_class, trust_of_class
+from spdnet.inference.prompting import asked_agreement, points_of_class
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import Markup, SlicePrompts, write_markups
 from spdnet.prompts.distillation import distill_prompts

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
 
 import numpy as np
-import torch
 from scipy.special import logit
 
 from spdnet.geometry import nearest_index, rescale_points
-from spdnet.network import SPDNetwork
-from spdnet.planning.plans import AgreementSettings, DistillationSettings
+from spdnet.inference.class_rules import (
+    MeasuredShares,
+    falls_back_on_saliency,
+    looked_at_again,
+    settings_of_class,
+    trust_of_class,
+)
+from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import SliceBoxes, SlicePrompts
 from spdnet.prompts.agreement import agreement
 from spdnet.prompts.box_distillation import BoxConsensus, distill_boxes, raw_boxes
@@ -27,108 +31,6 @@ from spdnet.prompts.point_features import REACH
 from spdnet.prompts.random_points import count_hits, look_random
 from spdnet.prompts.second_look import NeighbourMasks
 from spdnet.prompts.stand_ins import FOLLOWED_SLICES, continued_peaks, saliency_peak
-
-# With "auto", neighbouring slices are asked if a smaller share of the points that saliency trusts is on the target.
-# Seen were 0.79 where it lights up on a look-alike and asking helps, and 0.91 to 0.94 elsewhere.
-MIN_POINT_PRECISION = 0.85
-MIN_PEAK_PRECISION = 0.5  # with "auto", the share of a class' stand-ins that have to be on the target to be used
-MIN_NEAR_PRECISION = 0.5  # the same of near points
-MIN_LOOK_PRECISION = 0.5  # with "auto", the share of what a second look changes that has to be for the better
-MIN_READMIT_PRECISION = 0.5  # the same of points that it readmits beside last masks
-MIN_PROLONG_PRECISION = 0.5  # the same of places that it adds there
-
-
-@dataclass(frozen=True)
-class MeasuredShares:
-    """What stage 2 measured on the training cases: by this "auto" in the plans is decided, and points are refused.
-
-    Attributes:
-        points, peaks, continued, continued_per_peak, salient, near, look, readmit, prolong: float32 (k,), as
-            `point_precision`, `peak_precision`, `continued_precision`, `continued_per_peak`, `salient_share`,
-            `near_precision`, `look_precision`, `readmit_precision` and `prolong_precision` of `SPDNetwork`.
-        trust: for each class which points to trust, or None where that was not learned; empty: nowhere.
-    """
-
-    points: np.ndarray
-    peaks: np.ndarray
-    continued: np.ndarray
-    continued_per_peak: np.ndarray
-    salient: np.ndarray
-    near: np.ndarray
-    look: np.ndarray
-    readmit: np.ndarray
-    prolong: np.ndarray
-    trust: tuple[LearnedTrust | None, ...] = ()
-
-    @classmethod
-    def of(cls, network: SPDNetwork) -> MeasuredShares:
-        """That of a trained network."""
-        shares = {name: getattr(network, buffer).cpu().numpy() for name, buffer in _BUFFERS.items()}
-        return cls(**shares, trust=network.learned_trust())
-
-    def keep_in(self, network: SPDNetwork) -> None:
-        """Make the shares part of a network; what its classes have learned to trust is there already."""
-        for name, buffer in _BUFFERS.items():
-            getattr(network, buffer).copy_(torch.from_numpy(getattr(self, name)))
-
-
-_BUFFERS = {  # of `SPDNetwork`
-    "points": "point_precision",
-    "peaks": "peak_precision",
-    "continued": "continued_precision",
-    "continued_per_peak": "continued_per_peak",
-    "salient": "salient_share",
-    "near": "near_precision",
-    "look": "look_precision",
-    "readmit": "readmit_precision",
-    "prolong": "prolong_precision",
-}
-
-
-def trust_of_class(settings: DistillationSettings, k: int, measured: MeasuredShares | None) -> LearnedTrust | None:
-    """Which points of a class to trust, if the plans ask for what was learned, and the class has learned."""
-    if settings.trust != "learned" or measured is None or not measured.trust:
-        return None
-    return measured.trust[k]
-
-
-def settings_of_class(settings: DistillationSettings, k: int, measured: MeasuredShares | None) -> DistillationSettings:
-    """The rules of a class, without "auto". Without measurements: peaks, no agreement, near points or second look."""
-    if trust_of_class(settings, k, measured) is None:
-        settings = replace(settings, trust="saliency")
-    else:
-        settings = replace(settings, agreement=AgreementSettings(), near_points="off")
-    agreement, empty_consensus = settings.agreement, settings.empty_consensus
-    if agreement.mode == "auto":
-        too_low = measured is not None and measured.points[k] < np.float32(MIN_POINT_PRECISION)
-        agreement = replace(agreement, mode="neighbours" if too_low else "off")
-    if empty_consensus == "auto":
-        empty_consensus = _stand_in_of_class(k, measured)
-    near_points = settings.near_points
-    if near_points == "auto":
-        near_points = "on" if measured is not None and measured.near[k] >= MIN_NEAR_PRECISION else "off"
-    second_look = settings.second_look
-    if second_look == "auto":
-        second_look = "on" if measured is not None and measured.look[k] >= MIN_LOOK_PRECISION else "off"
-    readmit, prolong = settings.readmit, settings.prolong
-    if readmit == "auto":
-        readmit = "on" if measured is not None and measured.readmit[k] >= MIN_READMIT_PRECISION else "off"
-    if prolong == "auto":
-        prolong = "on" if measured is not None and measured.prolong[k] >= MIN_PROLONG_PRECISION else "off"
-    rules = {"agreement": agreement, "empty_consensus": empty_consensus, "near_points": near_points}
-    look = {"second_look": second_look, "readmit": readmit, "prolong": prolong}
-    return replace(settings, **rules, **look)  # type: ignore[arg-type]
-
-
-def _stand_in_of_class(k: int, measured: MeasuredShares | None) -> Literal["peak", "continued", "decode"]:
-    """What has more pixels on the target than off it in the training cases, by how many more; rather peaks, or none."""
-    if measured is None:
-        return "peak"
-    for_peaks = measured.peaks[k] - MIN_PEAK_PRECISION
-    for_continued = (measured.continued[k] - MIN_PEAK_PRECISION) * measured.continued_per_peak[k]
-    if for_peaks >= max(for_continued, 0):
-        return "peak"
-    return "continued" if measured.continued[k] >= MIN_PEAK_PRECISION else "decode"
 
 
 @dataclass(frozen=True)
@@ -198,7 +100,7 @@ def distill_volume(
         saliency: float (S, k, M, M), in [0, 1].
         image_size: side of the network's slices.
         settings: of the plans.
-        measured: as `settings_of_class` takes it.
+        measured: as `spdnet.inference.class_rules` takes it.
 
     Returns:
         One consensus per class; its `points_yx` are in pixels of the saliency map.
@@ -271,11 +173,6 @@ def distill_volume_boxes(
             found = raw_boxes(boxes, n_slices)
         results.append(found)
     return results
-
-
-def falls_back_on_saliency(settings: DistillationSettings) -> bool:
-    """Whether, by the rules of a class, a volume in which nothing is trusted is predicted from the saliency alone."""
-    return settings.mode != "raw" and settings.empty_consensus in ("continued", "decode")
 
 
 @dataclass(frozen=True)
@@ -351,7 +248,7 @@ def decoder_rows(
         image_size: side of the network's slices.
         settings: of the plans.
         boxes: one per class, or None for no boxes.
-        measured: as `settings_of_class` takes it.
+        measured: as `spdnet.inference.class_rules` takes it.
     """
     n_slices, n_classes, mask_size, _ = saliency.shape
     slices, classes, points, edges = [], [], [], [np.zeros((0, 4))]
@@ -426,7 +323,7 @@ def look_again(
         saliency: float (S, k, M, M), in [0, 1].
         image_size: side of the network's slices.
         settings: of the plans.
-        measured: as `settings_of_class` takes it.
+        measured: as `spdnet.inference.class_rules` takes it.
     """
     n_slices, n_classes, size, _ = saliency.shape
     slices, classes, points, edges, has_box, readmitted = [], [], [], [np.zeros((0, 4))], [], []
@@ -461,12 +358,6 @@ def look_again(
             has_box.append(boxed)
     changed = _rows(slices, classes, points, np.concatenate(edges), np.array(has_box, dtype=bool))
     return SecondLook(changed, np.array(readmitted, dtype=np.int64).reshape(-1, 3))
-
-
-def looked_at_again(settings: DistillationSettings, n_classes: int, measured: MeasuredShares | None) -> np.ndarray:
-    """bool (k,): which classes get a second look; not with raw prompts, nor where slices are to stay empty."""
-    rules = [settings_of_class(settings, k, measured) for k in range(n_classes)]
-    return np.array([r.second_look == "on" and r.mode != "raw" and r.empty_consensus != "empty" for r in rules])
 
 
 def _stand_ins(
@@ -514,7 +405,7 @@ def rows_of_slices(
         first, stop: which slices.
         image_size: side of the network's slices.
         settings: of the plans.
-        measured: as `settings_of_class` takes it.
+        measured: as `spdnet.inference.class_rules` takes it.
 
     Returns:
         `slice_index` counts from the volume's first slice.

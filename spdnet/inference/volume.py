@@ -16,12 +16,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from spdnet.inference.class_rules import MeasuredShares, looked_at_again
 from spdnet.inference.prompting import (
     DecoderRows,
-    MeasuredShares,
     distill_whole_volume,
     look_again,
-    looked_at_again,
     points_of_class,
     reach_of_context,
     rows_of_slices,

@@ -9,20 +9,16 @@ import pytest
 import torch
 from scipy.special import logit
 
+from spdnet.inference.class_rules import MeasuredShares, settings_of_class
 from spdnet.inference.prompt_report import judge_prompts
-from spdnet.inference.prompting import (
-    MeasuredShares,
-    distill_volume,
-    reach_of_context,
-    rows_of_slices,
-    settings_of_class,
-)
+from spdnet.inference.prompting import distill_volume, reach_of_context, rows_of_slices
 from spdnet.planning.plans import AgreementSettings, DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.prompts.distillation import distill_prompts, point_uses
 from spdnet.prompts.fates import Fate
 from spdnet.prompts.learned_trust import LearnedTrust, distill_by_trust, judge_uses
 from spdnet.prompts.point_features import N_FEATURES, REACH, describe_uses
+from spdnet.tests.tiny import measured_shares
 from spdnet.training.trust_learning import Examples, fit_trust
 
 LEARNED = DistillationSettings(trust="learned")
@@ -65,8 +61,7 @@ def trust() -> LearnedTrust:
 
 
 def shares(*trust: LearnedTrust | None) -> MeasuredShares:
-    ones, zeros = (np.full(len(trust), v, dtype=np.float32) for v in (1, 0))
-    return MeasuredShares(ones, *[zeros] * 8, trust=trust)
+    return dataclasses.replace(measured_shares(len(trust), peaks=[0] * len(trust)), trust=trust)
 
 
 def test_uses_are_those_that_distillation_considers() -> None:

@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spdnet.inference.class_rules import MIN_PRECISION, settings_of_class
 from spdnet.inference.prompt_report import judge_prompts
-from spdnet.inference.prompting import MIN_NEAR_PRECISION, MeasuredShares, distill_volume, settings_of_class
+from spdnet.inference.prompting import distill_volume
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.prompts.distillation import Consensus, distill_prompts
 from spdnet.prompts.fates import Fate
 from spdnet.prompts.near_points import NEAR_RADIUS, NEAR_SLICES, add_near_points
 from spdnet.tests.test_trust import ELSEWHERE, N_SLICES, ON_TARGET, a_variant, from_files, measure_precision
+from spdnet.tests.tiny import measured_shares
 
 SIDE = 56
 
@@ -87,11 +89,9 @@ def test_the_report_tells_of_them() -> None:
     assert refused.fates == (Fate.REJECTED_RANDOM, Fate.REJECTED_OWN, Fate.REJECTED_OWN)
 
 
-@pytest.mark.parametrize(("share", "rule"), [(None, "off"), (0.49, "off"), (MIN_NEAR_PRECISION, "on")])
+@pytest.mark.parametrize(("share", "rule"), [(None, "off"), (0.49, "off"), (MIN_PRECISION, "on")])
 def test_auto_takes_them_where_most_were_right(share: float | None, rule: str) -> None:
-    none = np.zeros(2, dtype=np.float32)
-    near = np.array([1.0, share or 0.0], dtype=np.float32)
-    measured = None if share is None else MeasuredShares(*[none] * 4, near, *[none] * 3)
+    measured = None if share is None else measured_shares(2, near=(1, share))
     assert settings_of_class(DistillationSettings(near_points="auto"), 1, measured).near_points == rule
     for fixed in ("on", "off"):
         assert settings_of_class(DistillationSettings(near_points=fixed), 1, measured).near_points == fixed  # type: ignore[arg-type]

@@ -12,19 +12,21 @@ import torch
 from scipy.stats import binom
 
 from spdnet.inference import prompting
+from spdnet.inference.class_rules import MeasuredShares
 from spdnet.inference.mirroring import predict_mirrored
 from spdnet.inference.prompt_report import judge_prompts
-from spdnet.inference.prompting import MeasuredShares, distill_whole_volume
+from spdnet.inference.prompting import distill_whole_volume
 from spdnet.inference.volume import VolumePrediction, predict_volume
 from spdnet.network import SPDNetwork, build_network
 from spdnet.planning.plans import BoxSettings, DistillationSettings
 from spdnet.prompts import SliceBoxes, SlicePrompts
 from spdnet.prompts.fates import Fate
 from spdnet.prompts.random_points import MAX_SHARE, MIN_ODDS, Hits, count_hits, look_random
+from spdnet.tests.tiny import measured_shares
 
 SIZE, N_SLICES, CPU = 56, 20, torch.device("cpu")
 RULE = DistillationSettings(empty_consensus="decode", random_points="refuse")
-TRAINED = MeasuredShares(np.ones(1), np.zeros(1), np.ones(1), np.full(1, 0.5), *np.zeros((4, 1)))
+TRAINED = measured_shares(peaks=[0], continued=[1], salient=[0.5])
 
 
 def by_loop(points: np.ndarray, saliency: np.ndarray, tau: float) -> tuple[int, int, float]:

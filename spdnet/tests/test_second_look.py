@@ -7,19 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from spdnet.inference.class_rules import MIN_PRECISION, MeasuredShares
 from spdnet.inference.prompt_report import judge_prompts
-from spdnet.inference.prompting import (
-    MIN_PROLONG_PRECISION,
-    MIN_READMIT_PRECISION,
-    DecoderRows,
-    MeasuredShares,
-    distill_volume,
-    look_again,
-)
+from spdnet.inference.prompting import DecoderRows, distill_volume, look_again
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.prompts.fates import Fate, overrule, point_fates
 from spdnet.prompts.second_look import NeighbourMasks, borne_out
+from spdnet.tests.tiny import measured_shares
 
 SIDE, IMAGE = 28, 56
 ON = DistillationSettings(second_look="on")
@@ -202,22 +197,18 @@ def test_points_in_the_mask_next_door_are_readmitted() -> None:
     assert look(rows, masks, saliency, ON, None, given) == {}
 
 
-@pytest.mark.parametrize(("share", "readmitted"), [(MIN_READMIT_PRECISION, True), (0.49, False), (None, False)])
+@pytest.mark.parametrize(("share", "readmitted"), [(MIN_PRECISION, True), (0.49, False), (None, False)])
 def test_auto_readmits_by_what_was_measured(share: float | None, readmitted: bool) -> None:
-    one, measured = np.ones(1, dtype=np.float32), None
-    if share is not None:
-        measured = MeasuredShares(*[one] * 7, np.array([share], dtype=np.float32), one * 0)
+    measured = None if share is None else measured_shares(look=[1], readmit=[share])
     rows, given = rows_of({s: [(12.0, 14.0)] for s in (1, 2, 3)}), np.array([[4.0, 12.0, 14.0]])
     settings = replace(ON, readmit="auto", prolong="auto")
     changed = look(rows, tube(5, without=(0, 4)), None, settings, measured, given)
     assert changed == ({4: [[12, 14]]} if readmitted else {})
 
 
-@pytest.mark.parametrize(("share", "prolonged"), [(MIN_PROLONG_PRECISION, True), (0.49, False), (None, False)])
+@pytest.mark.parametrize(("share", "prolonged"), [(MIN_PRECISION, True), (0.49, False), (None, False)])
 def test_auto_prolongs_by_what_was_measured(share: float | None, prolonged: bool) -> None:
-    one, measured = np.ones(1, dtype=np.float32), None
-    if share is not None:
-        measured = MeasuredShares(*[one] * 7, one * 0, np.array([share], dtype=np.float32))
+    measured = None if share is None else measured_shares(look=[1], prolong=[share])
     rows, settings = rows_of({s: [(12.0, 14.0)] for s in (2, 3, 4)}), replace(ON, prolong="auto")
     changed = look(rows, tube(7, without=(0, 1, 5, 6)), None, settings, measured)
     assert sorted(changed) == ([1, 5] if prolonged else [])

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spdnet.inference.prompting import MeasuredShares, decoder_rows, distill_volume, rows_of_slices
+from spdnet.inference.prompting import decoder_rows, distill_volume, rows_of_slices
 from spdnet.planning.plans import AgreementSettings, DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.prompts.stand_ins import FOLLOWED_SLICES, continued_peaks, saliency_peak
+from spdnet.tests.tiny import measured_shares
 
 SIDE = 24
 
@@ -104,9 +105,7 @@ def test_slices_get_the_same_points_whatever_part_of_the_volume_is_at_hand(seed:
     measured = None
     if agreement == "auto":
         settings = replace(settings, empty_consensus="auto")
-        measured = MeasuredShares(
-            np.array([0.5, 1.0]), np.array([0.4, 0.4]), np.array([0.9, 0.9]), *(np.zeros(2) for _ in range(6))
-        )
+        measured = measured_shares(2, points=(0.5, 1), peaks=(0.4, 0.4), continued=(0.9, 0.9))
     consensus = distill_volume(prompts, saliency, 56, settings, measured)
     whole = decoder_rows(consensus, saliency, 56, settings, None, measured)
     n_stand_ins = 0

@@ -10,16 +10,9 @@ import pytest
 import torch
 
 from spdnet.geometry import CaseMapping, ImageGeometry, SliceTransform
+from spdnet.inference.class_rules import MIN_POINT_PRECISION, MIN_PRECISION, MeasuredShares, settings_of_class
 from spdnet.inference.prompt_report import judge_prompts
-from spdnet.inference.prompting import (
-    MIN_LOOK_PRECISION,
-    MIN_PEAK_PRECISION,
-    MIN_POINT_PRECISION,
-    MeasuredShares,
-    decoder_rows,
-    distill_volume,
-    settings_of_class,
-)
+from spdnet.inference.prompting import decoder_rows, distill_volume
 from spdnet.inference.volume import predict_volume
 from spdnet.network import SPDNetwork, build_network
 from spdnet.planning import SPDSettings, StoredCase
@@ -27,7 +20,7 @@ from spdnet.planning.plans import AgreementSettings, DistillationSettings
 from spdnet.planning.storage import CaseWriter
 from spdnet.prompts import SlicePrompts
 from spdnet.prompts.fates import Fate
-from spdnet.tests.tiny import tiny_settings
+from spdnet.tests.tiny import measured_shares, tiny_settings
 from spdnet.training.embedding_store import StoredVariant
 from spdnet.training.prompt_stage import PromptStage
 from spdnet.training.scores import pixel_counts
@@ -70,21 +63,6 @@ def from_files(**distillation: object) -> SPDSettings:
     return replace(settings, prompts=replace(settings.prompts, source="files", imitated_share=0.0))
 
 
-def measured_shares(
-    points: tuple[float, float] = (1.0, 1.0),
-    peaks: tuple[float, float] = (1.0, 1.0),
-    continued: tuple[float, float] = (1.0, 1.0),
-    continued_per_peak: tuple[float, float] = (1.0, 1.0),
-    salient: tuple[float, float] = (0.0, 0.0),
-    near: tuple[float, float] = (0.0, 0.0),
-    look: tuple[float, float] = (0.0, 0.0),
-    readmit: tuple[float, float] = (0.0, 0.0),
-    prolong: tuple[float, float] = (0.0, 0.0),
-) -> MeasuredShares:
-    shares = points, peaks, continued, continued_per_peak, salient, near, look, readmit, prolong
-    return MeasuredShares(*(np.array(values, dtype=np.float32) for values in shares))
-
-
 def measure_precision(variants: list[StoredVariant], settings: SPDSettings, seed: int) -> MeasuredShares:
     return measure_trust(variants, settings, seed, StopRequest()).shares()
 
@@ -123,19 +101,19 @@ def test_pixels_to_ignore_do_not_count(tmp_path: Path) -> None:
     assert peaks_of([variant], from_files(), 0).tolist() == [0.5]
 
 
-@pytest.mark.parametrize(("precision", "has_peak"), [(MIN_PEAK_PRECISION, True), (0.49, False), (None, True)])
+@pytest.mark.parametrize(("precision", "has_peak"), [(MIN_PRECISION, True), (0.49, False), (None, True)])
 def test_auto_uses_peaks_by_what_was_measured(precision: float | None, has_peak: bool) -> None:
     saliency = np.zeros((3, 2, 14, 14), dtype=np.float32)
     saliency[1, :, 3:6, 3:6] = 0.8
     nothing, settings = SlicePrompts.empty(), DistillationSettings(empty_consensus="auto")
-    measured = None if precision is None else measured_shares(peaks=(1.0, precision), continued=(0.0, 0.0))
+    measured = None if precision is None else measured_shares(2, peaks=(1.0, precision))
     consensus = distill_volume(nothing, saliency, SIZE, settings)
     rows = decoder_rows(consensus, saliency, SIZE, settings, None, measured)
     assert rows.slice_index.tolist() == [1, 1]
     assert rows.point_is_real.any(axis=1).tolist() == [True, has_peak]
     always = replace(settings, empty_consensus="peak")
     assert decoder_rows(
-        consensus, saliency, SIZE, always, None, measured_shares((0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
+        consensus, saliency, SIZE, always, None, measured_shares(2, points=(0, 0), peaks=(0, 0))
     ).point_is_real.all()
     raw = replace(settings, mode="raw")
     assert not decoder_rows(distill_volume(nothing, saliency, SIZE, raw), saliency, SIZE, raw).point_is_real.any()
@@ -221,7 +199,7 @@ def test_peaks_are_those_that_the_rule_for_points_leaves(tmp_path: Path) -> None
 def test_what_stands_in_has_most_right_pixels_less_wrong_ones(
     peaks: float, continued: float, per_peak: float, chosen: str
 ) -> None:
-    measured = measured_shares(peaks=(0, peaks), continued=(1, continued), continued_per_peak=(1, per_peak))
+    measured = measured_shares(2, peaks=(0, peaks), continued=(1, continued), continued_per_peak=(1, per_peak))
     plans = DistillationSettings(empty_consensus="auto")
     assert settings_of_class(plans, 1, measured) == replace(plans, empty_consensus=chosen)
     assert settings_of_class(plans, 0, measured).empty_consensus == "continued"
@@ -243,11 +221,11 @@ def test_what_continues_is_counted_from_trusted_points(tmp_path: Path) -> None:
 )
 def test_auto_asks_neighbours_where_saliency_does_not_suffice(share: float | None, mode: str) -> None:
     plans = DistillationSettings(agreement=AgreementSettings("auto"), empty_consensus="decode")
-    measured = None if share is None else measured_shares((0.0, share))
+    measured = None if share is None else measured_shares(2, points=(0, share))
     rule = settings_of_class(plans, 1, measured)
     assert rule == replace(plans, agreement=AgreementSettings(mode))
     fixed = DistillationSettings(agreement=AgreementSettings("neighbours"), empty_consensus="empty")
-    assert settings_of_class(fixed, 1, measured_shares()) == fixed
+    assert settings_of_class(fixed, 1, measured_shares(2)) == fixed
 
 
 def test_distillation_and_its_report_ask_as_was_measured() -> None:
@@ -259,7 +237,7 @@ def test_distillation_and_its_report_ask_as_was_measured() -> None:
     points = np.concatenate([target, noise])
     prompts = SlicePrompts(points, np.full(len(points), -1, dtype=np.int64))
     plans = DistillationSettings(agreement=AgreementSettings("auto"))
-    asked = measured_shares((1.0, 0.5))
+    asked = measured_shares(2, points=(1, 0.5))
     first, second = distill_volume(prompts, saliency, SIZE, plans, asked)
     on = replace(plans, agreement=AgreementSettings("neighbours"))
     off = replace(plans, agreement=AgreementSettings())
@@ -383,9 +361,9 @@ def test_a_second_look_is_for_the_worse_where_targets_are_thin(tmp_path: Path) -
     assert settings_of_class(plans, 0, found.shares()).second_look == "off"
 
 
-@pytest.mark.parametrize(("share", "rule"), [(MIN_LOOK_PRECISION, "on"), (0.49, "off"), (None, "off")])
+@pytest.mark.parametrize(("share", "rule"), [(MIN_PRECISION, "on"), (0.49, "off"), (None, "off")])
 def test_auto_looks_again_where_that_is_for_the_better(share: float | None, rule: str) -> None:
-    measured = None if share is None else replace(measured_shares(), look=np.array([0.0, share], dtype=np.float32))
+    measured = None if share is None else measured_shares(2, look=(0, share))
     plans = DistillationSettings(second_look="auto", empty_consensus="decode")
     assert settings_of_class(plans, 1, measured).second_look == rule
     assert settings_of_class(plans, 0, measured).second_look == "off"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,9 @@ import SimpleITK as sitk
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
+from spdnet.inference.class_rules import BUFFERS, MeasuredShares
 from spdnet.network.backbones import Backbone, SamParts, adapt_sam, register_backbone
-from spdnet.network.spd_network import EMBEDDING_CHANNELS
+from spdnet.network.spd_network import EMBEDDING_CHANNELS, measured_buffers
 from spdnet.planning.plans import (
     AugmentationSettings,
     ConsistencySettings,
@@ -55,6 +57,13 @@ def build_tiny_sam() -> Sam:
         transformer = TwoWayTransformer(depth=2, embedding_dim=EMBEDDING_CHANNELS, num_heads=8, mlp_dim=64)
         decoder = MaskDecoder(transformer_dim=EMBEDDING_CHANNELS, transformer=transformer, iou_head_hidden_dim=16)
         return Sam(encoder, prompt_encoder, decoder).eval()
+
+
+def measured_shares(n_classes: int = 1, **shares: Sequence[float]) -> MeasuredShares:
+    """What stage 2 might have measured; what is not told is as in a network that was not trained."""
+    buffers = measured_buffers(n_classes)
+    values = {field: buffers[buffer].numpy() for field, buffer in BUFFERS.items()}
+    return MeasuredShares(**values | {field: np.array(given, dtype=np.float32) for field, given in shares.items()})
 
 
 def _build_tiny(image_size: int, load_weights: bool) -> SamParts:

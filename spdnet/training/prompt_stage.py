@@ -15,15 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from spdnet.inference.class_rules import MeasuredShares, falls_back_on_saliency, settings_of_class
 from spdnet.inference.prompting import (
     DecoderRows,
-    MeasuredShares,
     decoder_rows,
     distill_volume,
     distill_volume_boxes,
     distill_whole_volume,
-    falls_back_on_saliency,
-    settings_of_class,
 )
 from spdnet.inference.volume import EncodedVolume, decode_rows, decode_twice
 from spdnet.network import SPDNetwork

@@ -14,15 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from spdnet.geometry import nearest_index, rescale_points
-from spdnet.inference.prompting import (
-    MeasuredShares,
-    distill_class,
-    distill_volume,
-    distill_volume_boxes,
-    points_of_class,
-    settings_of_class,
-    trust_of_class,
-)
+from spdnet.inference.class_rules import MeasuredShares, settings_of_class, trust_of_class
+from spdnet.inference.prompting import distill_class, distill_volume, distill_volume_boxes, points_of_class
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import AgreementSettings
 from spdnet.prompts import SlicePrompts

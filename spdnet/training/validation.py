@@ -11,8 +11,8 @@ from tqdm import tqdm
 from spdnet.dataset import Labels, get_reader
 from spdnet.evaluation import nnunet_summary, write_summary_json
 from spdnet.files import write_json
+from spdnet.inference.class_rules import MeasuredShares
 from spdnet.inference.prompt_report import judge_prompts
-from spdnet.inference.prompting import MeasuredShares
 from spdnet.inference.steps import CaseTools, NetworkResult, finish_case
 from spdnet.inference.volume import predict_volume
 from spdnet.network import SPDNetwork

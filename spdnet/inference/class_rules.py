@@ -1,0 +1,118 @@
+"""What becomes of each class' prompts where the plans leave it to the training cases: from "auto" to rules.
+
+Stage 2 counts in the training cases how often a rule would be right (`spdnet.training.trust`), and keeps that in the
+network; training and inference decide by it here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from spdnet.network import SPDNetwork
+from spdnet.planning.plans import AgreementSettings, DistillationSettings
+from spdnet.prompts.learned_trust import LearnedTrust
+
+# With "auto", neighbouring slices are asked if a smaller share of the points that saliency trusts is on the target.
+# Seen were 0.79 where it lights up on a look-alike and asking helps, and 0.91 to 0.94 elsewhere.
+MIN_POINT_PRECISION = 0.85
+MIN_PRECISION = 0.5  # with "auto", of what any other rule would do, the share that has to be right
+
+
+@dataclass(frozen=True)
+class MeasuredShares:
+    """What stage 2 measured on the training cases: by this "auto" in the plans is decided, and points are refused.
+
+    Attributes:
+        points, peaks, continued, continued_per_peak, salient, near, look, readmit, prolong: float32 (k,), as
+            `point_precision`, `peak_precision`, `continued_precision`, `continued_per_peak`, `salient_share`,
+            `near_precision`, `look_precision`, `readmit_precision` and `prolong_precision` of `SPDNetwork`.
+        trust: for each class which points to trust, or None where that was not learned; empty: nowhere.
+    """
+
+    points: np.ndarray
+    peaks: np.ndarray
+    continued: np.ndarray
+    continued_per_peak: np.ndarray
+    salient: np.ndarray
+    near: np.ndarray
+    look: np.ndarray
+    readmit: np.ndarray
+    prolong: np.ndarray
+    trust: tuple[LearnedTrust | None, ...] = ()
+
+    @classmethod
+    def of(cls, network: SPDNetwork) -> MeasuredShares:
+        """That of a trained network."""
+        shares = {name: getattr(network, buffer).cpu().numpy() for name, buffer in BUFFERS.items()}
+        return cls(**shares, trust=network.learned_trust())
+
+    def keep_in(self, network: SPDNetwork) -> None:
+        """Make the shares part of a network; what its classes have learned to trust is there already."""
+        for name, buffer in BUFFERS.items():
+            getattr(network, buffer).copy_(torch.from_numpy(getattr(self, name)))
+
+
+BUFFERS = {  # of `SPDNetwork`
+    "points": "point_precision",
+    "peaks": "peak_precision",
+    "continued": "continued_precision",
+    "continued_per_peak": "continued_per_peak",
+    "salient": "salient_share",
+    "near": "near_precision",
+    "look": "look_precision",
+    "readmit": "readmit_precision",
+    "prolong": "prolong_precision",
+}
+_SHARE_OF_RULE = {"near_points": "near", "second_look": "look", "readmit": "readmit", "prolong": "prolong"}
+
+
+def trust_of_class(settings: DistillationSettings, k: int, measured: MeasuredShares | None) -> LearnedTrust | None:
+    """Which points of a class to trust, if the plans ask for what was learned, and the class has learned."""
+    if settings.trust != "learned" or measured is None or not measured.trust:
+        return None
+    return measured.trust[k]
+
+
+def settings_of_class(settings: DistillationSettings, k: int, measured: MeasuredShares | None) -> DistillationSettings:
+    """The rules of a class, without "auto". Without measurements: peaks, no agreement, near points or second look."""
+    if trust_of_class(settings, k, measured) is None:
+        settings = replace(settings, trust="saliency")
+    else:
+        settings = replace(settings, agreement=AgreementSettings(), near_points="off")
+    decided: dict[str, Any] = {}
+    if settings.agreement.mode == "auto":
+        too_low = measured is not None and measured.points[k] < np.float32(MIN_POINT_PRECISION)
+        decided["agreement"] = replace(settings.agreement, mode="neighbours" if too_low else "off")
+    if settings.empty_consensus == "auto":
+        decided["empty_consensus"] = _stand_in_of_class(k, measured)
+    for rule, share in _SHARE_OF_RULE.items():
+        if getattr(settings, rule) == "auto":
+            is_right = measured is not None and getattr(measured, share)[k] >= MIN_PRECISION
+            decided[rule] = "on" if is_right else "off"
+    return replace(settings, **decided)
+
+
+def _stand_in_of_class(k: int, measured: MeasuredShares | None) -> Literal["peak", "continued", "decode"]:
+    """What has more pixels on the target than off it in the training cases, by how many more; rather peaks, or none."""
+    if measured is None:
+        return "peak"
+    for_peaks = measured.peaks[k] - MIN_PRECISION
+    for_continued = (measured.continued[k] - MIN_PRECISION) * measured.continued_per_peak[k]
+    if for_peaks >= max(for_continued, 0):
+        return "peak"
+    return "continued" if measured.continued[k] >= MIN_PRECISION else "decode"
+
+
+def falls_back_on_saliency(settings: DistillationSettings) -> bool:
+    """Whether, by the rules of a class, a volume in which nothing is trusted is predicted from the saliency alone."""
+    return settings.mode != "raw" and settings.empty_consensus in ("continued", "decode")
+
+
+def looked_at_again(settings: DistillationSettings, n_classes: int, measured: MeasuredShares | None) -> np.ndarray:
+    """bool (k,): which classes get a second look; not with raw prompts, nor where slices are to stay empty."""
+    rules = [settings_of_class(settings, k, measured) for k in range(n_classes)]
+    return np.array([r.second_look == "on" and r.mode != "raw" and r.empty_consensus != "empty" for r in rules])
