@@ -122,7 +122,9 @@ class PromptStage(Stage):
         for k, name in enumerate(class_names):
             rule = settings_of_class(plans, k, measured)
             if plans.agreement.mode == "auto" and rule.trust == "saliency":
-                asked = "are asked too" if rule.agreement.mode == "neighbours" else "need not be asked"
+                asked = "are not asked"
+                if rule.agreement.mode == "neighbours":
+                    asked = f"have to make a point at least {rule.agreement.min_probability:.0%} likely to be on it"
                 lines.append(
                     f"{name}: of the points that saliency trusts in the training cases, {found.points.in_words(k)} are "
                     f"on it; the neighbouring slices {asked}"
