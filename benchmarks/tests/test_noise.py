@@ -14,17 +14,19 @@ from evidence.noise import (
     NOISES,
     POINTS_PER_SLICE,
     BadShare,
+    Noise,
     Shift,
     slicing_axis,
     write_test_prompts,
     write_training_prompts,
 )
+from evidence.right_points import keep_right_points
 from spdnet.dataset import RawDataset
 from spdnet.demo.phantom import make_case
 from spdnet.errors import ConfigurationError, DatasetError
 from spdnet.geometry import raw_resolution_mapping
 from spdnet.planning.fingerprint import extract_fingerprint
-from spdnet.prompts import PromptStatistics, SlicePrompts, count_prompts, load_slice_prompts, true_points
+from spdnet.prompts import NoiseRecipe, PromptStatistics, SlicePrompts, count_prompts, load_slice_prompts, true_points
 from spdnet.tests.tiny import write_blob_dataset, write_volume
 
 BAD = [0, 25, 50, 75, 90, 100]
@@ -246,6 +248,26 @@ def test_every_noise_can_be_written_read_and_repeated(name: str, tmp_path: Path)
     assert len(prompts)
     content = {f: next((tmp_path / f).iterdir()).read_bytes() for f in ("a", "again", "other")}
     assert content["a"] == content["again"] != content["other"]
+
+
+@pytest.mark.parametrize("noise", [NOISES["bad75"], Noise("anonymous", "", NoiseRecipe(named=False))])
+def test_without_its_wrong_points_a_file_keeps_all_right_ones(noise: Noise, tmp_path: Path) -> None:
+    dataset = RawDataset(write_blob_dataset(tmp_path, 1, 2))
+    write_test_prompts(noise, dataset.folder, tmp_path / "all", 0)
+    keep_right_points(dataset.folder, tmp_path / "all", tmp_path / "right")
+    given, left = (read(dataset, tmp_path / name, "Ts") for name in ("all", "right"))
+    for (before, masks), (after, _) in zip(given, left, strict=True):
+        counted, right = count_prompts(before, masks), count_prompts(after, masks)
+        assert 0 < counted.points_inside < counted.points
+        assert right.points == right.points_inside == counted.points_inside
+        assert (before.class_index < 0).all() == (noise.name == "anonymous")
+
+
+def test_wrong_parts_of_a_curve_cannot_be_left_out(tmp_path: Path) -> None:
+    folder = write_blob_dataset(tmp_path, 1, 1)
+    write_test_prompts(NOISES["centreline"], folder, tmp_path / "all", 0)
+    with pytest.raises(ConfigurationError, match="case blob_001: .* holds a curve"):
+        keep_right_points(folder, tmp_path / "all", tmp_path / "right")
 
 
 def test_native_prompts_are_kept_and_others_replace_them(tmp_path: Path) -> None:

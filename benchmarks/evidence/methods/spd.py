@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evidence.methods.base import Method
+from evidence.right_points import keep_right_points
 from evidence.workspace import Workspace
 from spdnet.planning import SPDPlans
 from spdnet.planning.plans import AgreementSettings
@@ -31,6 +32,7 @@ class SPD(Method):
             if that differs, which must be a part of it that no training depends on.
         prediction: further options of `spd_predict`.
         true_prompts: predicts with true points only, whatever the test prompts.
+        only_right: predicts with those of the test prompts that are on the target, as the labels say.
     """
 
     trainer: str = "SPDTrainer"
@@ -42,6 +44,7 @@ class SPD(Method):
     model: str | None = None
     prediction: tuple[str, ...] = ()
     true_prompts: bool = False
+    only_right: bool = False
 
     def training_steps(self) -> list[str]:
         """Its own, and the shared stage 1."""
@@ -71,6 +74,9 @@ class SPD(Method):
         method = self if self.model is None else METHODS[self.model]
         plans = self._borrowed_plans(workspace, method) if method is not self and self.distillation else method.plans
         given = workspace.prompts("true") if self.true_prompts else prompts
+        if self.only_right:
+            given = prompts.with_name(f"{prompts.name}_right")
+            keep_right_points(workspace.raw, prompts, given)
         command: list[str | Path] = ["spd_predict", "-d", workspace.raw.name, "-i", workspace.raw / "imagesTs"]
         command += ["-o", output, "-tr", method.trainer, "-p", plans, "-f", "all", *device(workspace)]
         if "--no_prompts" not in self.prediction:
@@ -217,6 +223,15 @@ METHODS: dict[str, SPD] = {
         SPD("stage1_raw", "stage-1 encoder, decoder tuned on raw points", "ablation", trainer="SPDTrainerRawPrompts"),
         SPD("saliency", "saliency map alone", "ablation", False, model="spd", prediction=("--no_prompts",)),
         SPD("sam_tuning", "SAM-Tuning", "SAM", trainer="SPDTrainerSAMTuning", shares_stage1=False),
+        SPD(
+            "right_points",
+            "SPD without the wrong points",
+            "ceiling",
+            False,
+            distillation=(("agreement", AgreementSettings()), ("random_points", "keep")),
+            model="spd",
+            only_right=True,
+        ),
         SPD("ceiling", "ceiling: true points only", "ceiling", False, "SPDTrainerTruePoints", true_prompts=True),
         _choice(
             "agreement_on", "SPD, agreement in all classes", distillation={"agreement": AgreementSettings("neighbours")}
