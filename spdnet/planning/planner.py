@@ -277,10 +277,10 @@ class SPDPlanner:
         self.reasons["readmit"] = "stage 2 sees by the training cases whether points beside the last mask are right"
         self.reasons["prolong"] = "stage 2 sees by the training cases whether targets reach further than trusted points"
         if scattered:
-            settings = replace(settings, agreement=AgreementSettings("auto", min_probability_elsewhere=0.5))
+            settings = replace(settings, agreement=AgreementSettings("auto"))
             self.reasons["agreement"] = (
-                "scattered points: the target's come slice after slice, those of chance do not; neighbouring slices "
-                "have to be surer if stage 2 finds that saliency alone does not tell them apart"
+                "scattered points: the target's come slice after slice, those of chance do not; asked if stage 2 finds "
+                "that saliency alone does not tell them apart"
             )
         return settings
 

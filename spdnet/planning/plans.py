@@ -98,21 +98,17 @@ class AgreementSettings:
     """Whether points are trusted that look like chance hits beside the points of neighbouring slices; our extension.
 
     Attributes:
-        mode: "off" (the paper's), "neighbours", or "auto": "neighbours", for each class with `min_probability` if stage
-            2 finds that less than 85 % of the points that saliency alone trusts in the training cases are on the
-            target, else with `min_probability_elsewhere`.
+        mode: "off" (the paper's), "neighbours", or "auto": for each class "neighbours" if stage 2 finds that less than
+            85 % of the points that saliency alone trusts in the training cases are on the target, else "off".
         n_slices: slices to either side whose points count.
         radius: what counts as near, as a share of the image's side.
         min_probability: of being on the target rather than by chance, see `spdnet.prompts.agreement`.
-        min_probability_elsewhere: the same with "auto" where points are mostly right in training; 0: not asked, as in
-            plans from before there was this field.
     """
 
     mode: Literal["off", "neighbours", "auto"] = "off"
     n_slices: int = 8
     radius: float = 1 / 7
     min_probability: float = 0.9
-    min_probability_elsewhere: float = 0.0
 
     def __post_init__(self) -> None:
         name = "spd.distillation.agreement"
@@ -122,9 +118,6 @@ class AgreementSettings:
             raise PlansError(f"{name}.radius is {self.radius}; it must be above 0")
         if not 0 < self.min_probability < 1:
             raise PlansError(f"{name}.min_probability is {self.min_probability}; it must be between 0 and 1")
-        if not 0 <= self.min_probability_elsewhere < 1:
-            given = self.min_probability_elsewhere
-            raise PlansError(f"{name}.min_probability_elsewhere is {given}; it must be 0 or more, and below 1")
 
 
 @dataclass(frozen=True)

@@ -100,15 +100,12 @@ def _agreement(p: dict[str, Any]) -> str:
         return "not asked for"
     if p["distillation"].get("trust") == "learned":
         return "part of what is learned"
-    elsewhere = rule.get("min_probability_elsewhere", 0)
-    likely = f"{rule['min_probability']:.0%}"
-    if rule["mode"] == "auto" and elsewhere:
-        likely = f"{elsewhere:.0%}, or {likely} where the training cases call for it,"
-    around = f"by the points of {rule['n_slices']} slices on either side"
-    asked = f"a point must be {likely} likely to be on the target, {around}"
-    if rule["mode"] == "auto" and not elsewhere:
-        asked = f"where the training cases call for it, {asked}"
-    return "not asked for" if rule["mode"] == "off" else asked
+    asked = (
+        f"a point must be {rule['min_probability']:.0%} likely to be on the target, by the points of "
+        f"{rule['n_slices']} slices on either side"
+    )
+    ways = {"off": "not asked for", "neighbours": asked, "auto": f"where the training cases call for it, {asked}"}
+    return ways[rule["mode"]]
 
 
 def _without_points(p: dict[str, Any]) -> str:

@@ -99,11 +99,6 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("distillation.agreement.mode", "on", r"plans\.distillation\.agreement\.mode must be one of off, neighbours"),
         ("distillation.agreement.n_slices", 0, r"agreement\.n_slices is 0; it must be 1 or more"),
         ("distillation.agreement.radius", 0.0, r"agreement\.radius is 0\.0; it must be above 0"),
-        (
-            "distillation.agreement.min_probability_elsewhere",
-            1.0,
-            r"min_probability_elsewhere is 1\.0; it must be 0 or",
-        ),
         ("distillation.agreement.min_probability", 1.0, r"min_probability is 1\.0; it must be between 0 and 1"),
         ("prompts.recipe.dropped_share", 2, r"recipe: share of dropped slices is 2; it must be a share from 0 to 1"),
         ("slicing_axis", "Z", r"plans\.slicing_axis must be one of S, P, L, not 'Z'"),

@@ -183,26 +183,17 @@ def test_the_page_asks_for_nothing_from_outside(folders: ReportFolders, tmp_path
 @pytest.mark.parametrize(
     ("agreement", "empty", "words"),
     [
-        (AgreementSettings("off"), "decode", ("not asked for", "decoded without a point")),
+        ("off", "decode", ("not asked for", "decoded without a point")),
         (
-            AgreementSettings("auto"),
+            "auto",
             "auto",
             ("where the training cases call for it, a point must", "prompted by their most"),
         ),
-        (
-            AgreementSettings("auto", min_probability_elsewhere=0.5),
-            "auto",
-            ("a point must be 50%, or 90% where the training cases call for it, likely", "prompted by their most"),
-        ),
-        (
-            AgreementSettings("neighbours"),
-            "continued",
-            ("a point must be 90% likely", "prompted by the most salient pixel of what"),
-        ),
+        ("neighbours", "continued", ("a point must be 90% likely", "prompted by the most salient pixel of what")),
     ],
 )
-def test_the_rules_of_distillation_are_told(agreement: AgreementSettings, empty: str, words: tuple[str, str]) -> None:
-    rule = DistillationSettings(agreement=agreement, empty_consensus=empty)
+def test_the_rules_of_distillation_are_told(agreement: str, empty: str, words: tuple[str, str]) -> None:
+    rule = DistillationSettings(agreement=AgreementSettings(agreement), empty_consensus=empty)
     rows = {r["topic"]: r["choice"] for r in plans_in_words({"distillation": asdict(rule)})}
     assert rows["Agreement of neighbouring slices"].startswith(words[0])
     assert rows["Slices without trusted points"].startswith(words[1])

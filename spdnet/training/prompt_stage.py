@@ -122,9 +122,7 @@ class PromptStage(Stage):
         for k, name in enumerate(class_names):
             rule = settings_of_class(plans, k, measured)
             if plans.agreement.mode == "auto" and rule.trust == "saliency":
-                asked = "are not asked"
-                if rule.agreement.mode == "neighbours":
-                    asked = f"have to make a point at least {rule.agreement.min_probability:.0%} likely to be on it"
+                asked = "are asked too" if rule.agreement.mode == "neighbours" else "need not be asked"
                 lines.append(
                     f"{name}: of the points that saliency trusts in the training cases, {found.points.in_words(k)} are "
                     f"on it; the neighbouring slices {asked}"
