@@ -242,6 +242,11 @@ METHODS: dict[str, SPD] = {
         _choice("trust_learned", "SPD, learned trust", distillation={"trust": "learned"}),
         _choice("near_off", "SPD, no near points", distillation={"near_points": "off"}),
         _choice("near_on", "SPD, near points in all classes", distillation={"near_points": "on"}),
+        _with_spds_weights(
+            "agreement_even",
+            "SPD, points more likely right than by chance",
+            {"agreement": AgreementSettings("neighbours", min_probability=0.5)},
+        ),
         _with_spds_weights("second_look_off", "SPD, no second look", {"second_look": "off"}),
         _with_spds_weights("beside_off", "SPD, nothing beside last masks", {"readmit": "off", "prolong": "off"}),
         _with_spds_weights("prolong_off", "SPD, beside last masks only what is readmitted", {"prolong": "off"}),
