@@ -163,7 +163,7 @@ class Collection:
         return self.noises[noise].title if noise in self.noises else noise
 
     def rows(self, condition: Condition) -> list[Runs]:
-        """Every method tested as it was trained, by group, in the registry's order, the ceiling last."""
+        """Every method tested as it was trained, by group, in the registry's order; the ceiling's group last."""
         found = (self.runs(condition, name) for name in self.names(condition))
         return [runs for runs in found if runs is not None]
 
@@ -172,7 +172,8 @@ class Collection:
         there = {method for c, method, _ in self._index if c == condition}
         ordered = [*self.methods, *sorted(there - set(self.methods))]
         groups = list(dict.fromkeys(self.method(m).group for m in ordered))
-        ordered.sort(key=lambda m: (m == CEILING, groups.index(self.method(m).group)))
+        told = self.method(CEILING).group
+        ordered.sort(key=lambda m: (self.method(m).group == told, m == CEILING, groups.index(self.method(m).group)))
         return [m for m in ordered if m in there]
 
     def runs(self, condition: Condition, method: str, test_noise: str | None = None) -> Runs | None:
@@ -239,8 +240,9 @@ def is_rival(runs: Runs) -> bool:
 
 
 def has_true_points(runs: Runs) -> bool:
-    """Whether a method was tested with true points whatever the test prompts, as the ceiling is."""
-    return bool(getattr(runs.method, "true_prompts", False)) or runs.method.name == CEILING
+    """Whether a method was told by the labels which points to use: true ones, as the ceiling, or the right ones."""
+    told = any(getattr(runs.method, name, False) for name in ("true_prompts", "only_right"))
+    return told or runs.method.name == CEILING
 
 
 def evaluation_of(record: RunRecord) -> EvaluationResult:

@@ -21,6 +21,7 @@ class Method:
     group: str
     uses_prompts: bool = True
     true_prompts: bool = False
+    only_right: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ METHODS = {
         Method("stage1_raw", "raw points, stage-1 encoder", "ablation"),
         Method("saliency", "saliency alone", "ablation", uses_prompts=False),
         Method("sam_tuning", "SAM-Tuning", "SAM"),
+        Method("right_points", "without wrong points", "ceiling", only_right=True),
         Method("ceiling", "ceiling", "ceiling", uses_prompts=False, true_prompts=True),
         Method("spd_context0", "SPD, n = 0", "context"),
         Method("spd_context4", "SPD, n = 4", "context"),

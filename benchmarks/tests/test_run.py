@@ -28,6 +28,14 @@ def test_it_lists_what_is_missing_and_makes_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_curve_has_a_run_for_every_test_noise_of_what_follows_prompts(tmp_path: Path) -> None:
+    methods = ("spd", "right_points", "saliency")
+    done = run(tmp_path, "noise_curves", "-data", "phantom", "-profile", "trial", "-methods", *methods, "--list")
+    assert done.returncode == 0, done.stderr
+    n = {name: sum(f"/{name}@" in line for line in done.stdout.splitlines()) for name in methods}
+    assert n == {"spd": 13, "right_points": 13, "saliency": 1}
+
+
 @pytest.mark.parametrize(
     ("arguments", "exists"),
     [(["nonsense"], "ablation"), (["-data", "nonsense"], "phantom"), (["-methods", "nonsense"], "spd")],

@@ -45,9 +45,10 @@ def outcomes(goal: int, *records: RunRecord) -> list[tuple[str, str]]:
 
 
 def test_best_score_is_bold_but_never_that_of_true_points() -> None:
-    rows = rows_of(scored("ceiling", 20), scored("spd", 10), scored("unet", 5), scored("frozen_true", 30))
+    told = scored("ceiling", 20), scored("frozen_true", 30), scored("right_points", 15)
+    rows = rows_of(*told, scored("spd", 10), scored("unet", 5))
     table = cells(tables.score_table(rows, tables.SLICE_METRICS))
-    assert list(table) == ["method", "SPD", "frozen SAM, true points", "U-Net", "ceiling"]
+    assert list(table) == ["method", "SPD", "frozen SAM, true points", "U-Net", "without wrong points", "ceiling"]
     assert [name for name, row in table.items() if "**" in row[1]] == ["SPD"]
     assert table["SPD"][1].startswith(f"**{100 * BASE.mean() + 10:.1f}** [")
     assert table["SPD"][3].startswith("**") and table["SPD"][4].startswith("**")  # distances: the lowest

@@ -227,7 +227,6 @@ METHODS: dict[str, SPD] = {
             "right_points",
             "SPD without the wrong points",
             "ceiling",
-            False,
             distillation=(("agreement", AgreementSettings()), ("random_points", "keep")),
             model="spd",
             only_right=True,
