@@ -358,7 +358,7 @@ def _epoch(trainer: SPDTrainer, device: torch.device) -> tuple[int, float, float
 
 
 def time_distillation(n_slices: int = 500, n_points: int = 20, size: int = 112) -> dict[str, float]:
-    """Milliseconds of distilling a volume without and with the rule of agreement, and of a second look with all it does.
+    """Milliseconds of distilling a volume without and with the rule of agreement, and of a second look with all of it.
 
     Medians of 9; decoding again what a second look changes is not among them.
 
