@@ -14,13 +14,7 @@ import torch
 from spdnet.geometry import rescale_points
 from spdnet.inference import volume
 from spdnet.inference.prompt_report import judge_prompts
-from spdnet.inference.prompting import (
-    DecoderRows,
-    decoder_rows,
-    distill_volume,
-    distill_volume_boxes,
-    rows_of_slices,
-)
+from spdnet.inference.prompting import DecoderRows, decoder_rows, distill_volume, distill_volume_boxes, rows_of_slices
 from spdnet.inference.volume import BatchSize, decode_twice, decode_volume, encode_volume, predict_volume
 from spdnet.network import SPDNetwork, build_network
 from spdnet.planning.plans import AgreementSettings, BoxSettings, DistillationSettings
