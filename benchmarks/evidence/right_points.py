@@ -34,7 +34,7 @@ def keep_right_points(raw: Path, prompts: Path, output: Path) -> None:
             if markup.kind != "points":
                 raise ConfigurationError(f"case {case.case}: {prompts} holds a {markup.kind}; only points are compared")
             names = dataset.labels.names
-            target = masks[names.index(markup.name)] if markup.name in names else masks.any(axis=0)
+            target = masks[names.index(markup.name)] if markup.name in names else masks.max(axis=0)
             voxels = nearest_index(geometry.world_to_voxel(markup.points_lps_mm))
             inside = ((voxels >= 0) & (voxels < target.shape)).all(axis=1)
             right = inside & target[tuple(voxels.clip(0, np.array(target.shape) - 1).T)]
