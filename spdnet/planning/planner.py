@@ -301,6 +301,7 @@ class SPDPlanner:
         seen = (
             f"{f.prompt_type}, {100 * statistics.precision:.0f} % of the points inside the target, a point inside in "
             f"{100 * statistics.coverage:.0f} % of its slices"
+            + ("; most points name no class and count for each" if statistics.is_unnamed else "")
         )
         recipe = RecipeSettings(*recipe_like(statistics, f.n_curves)) if statistics.points else RecipeSettings()
         if n_files == n_cases:

@@ -7,6 +7,8 @@ from typing import Any
 
 from spdnet.prompts.statistics import PromptStatistics, prompt_type
 
+_SEVERAL_CURVES = 1.5  # points in each slice that has some
+
 
 def recipe_like(statistics: PromptStatistics, n_curves: int = 0) -> tuple[str, dict[str, Any], float]:
     """Mode, parameters and dropped share (see `make_recipe`) of simulated points that resemble measured ones.
@@ -18,18 +20,26 @@ def recipe_like(statistics: PromptStatistics, n_curves: int = 0) -> tuple[str, d
     Returns:
         For centrelines a drifting centreline that leaves as large a share of the target's slices uncovered; for other
         points as many for each slice with target, of which as large a share is bad; where there are fewer points than
-        slices with target, in as many of the slices.
+        slices with target, in as many of the slices. If most points name none of several classes, those that are drawn
+        name none either, and the target is all classes together. Then several curves side by side, as one for each
+        class, become points too: an unnamed centreline is one.
 
     Raises:
         ValueError: there are no points.
     """
     if not statistics.points:
         raise ValueError("there are no points to imitate")
-    if prompt_type(statistics, n_curves) == "centreline":
-        return "centreline", {"uncovered": round(1 - statistics.coverage, 2)}, 0.0
+    is_centreline = prompt_type(statistics, n_curves) == "centreline"
+    names: dict[str, Any] = {}
+    if statistics.is_unnamed and statistics.together is not None:
+        names, statistics = {"named": False}, statistics.together
+        is_centreline &= statistics.points < _SEVERAL_CURVES * statistics.slices_with_points
+    if is_centreline:
+        return "centreline", {"uncovered": round(1 - statistics.coverage, 2), **names}, 0.0
     density = statistics.points / max(1, statistics.target_slices)
     bad, dropped = (1 - statistics.precision, 0.0) if density >= 1 else _thinned(statistics, density)
-    return "bad_points", {"bad": round(bad, 2), "points_per_slice": max(1, round(density))}, round(dropped, 2)
+    parameters = {"bad": round(bad, 2), "points_per_slice": max(1, round(density)), **names}
+    return "bad_points", parameters, round(dropped, 2)
 
 
 def _thinned(statistics: PromptStatistics, density: float) -> tuple[float, float]:

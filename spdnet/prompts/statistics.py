@@ -6,7 +6,7 @@ Owns the measures that the fingerprint keeps and the planner's rules speak of.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 
 import numpy as np
@@ -15,7 +15,8 @@ from scipy.spatial import cKDTree
 
 from spdnet.geometry import nearest_index
 from spdnet.prompts.coarse_boxes import bounding_edges
-from spdnet.prompts.points import SliceBoxes, SlicePrompts
+from spdnet.prompts.points import ALL_CLASSES, SliceBoxes, SlicePrompts
+from spdnet.prompts.simulate import problem_masks
 
 # Bins of the distances of outside points from the target: edges at half octaves, the first and last bin open.
 DISTANCE_EDGES_MM = 0.25 * 2.0 ** (np.arange(24) / 2)
@@ -52,6 +53,10 @@ class PromptStatistics:
         outside_distance_counts: points outside the target, where lengths are known, by their distance in 3D from the
             centre of the nearest target voxel: numbers in the bins of `DISTANCE_EDGES_MM`, without empty bins at the
             end.
+        unnamed_points: where there are several classes, points that speak for all of them, each counted once.
+        together: where there are several classes, all points as if none named its class, against all classes together:
+            every point and every slice counts once; neither boxes nor distances. None with one class, and in
+            fingerprints that were made before.
     """
 
     points: int = 0
@@ -69,8 +74,12 @@ class PromptStatistics:
     boxes_on_target: int = 0
     box_iou_sum: float = 0.0
     outside_distance_counts: tuple[int, ...] = ()
+    unnamed_points: int = 0
+    together: PromptStatistics | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.together, dict):  # when it comes from JSON
+            object.__setattr__(self, "together", PromptStatistics(**self.together))
         counts = list(self.outside_distance_counts)  # a list when it comes from JSON
         while counts and counts[-1] == 0:
             counts.pop()
@@ -79,7 +88,14 @@ class PromptStatistics:
     def __add__(self, other: PromptStatistics) -> PromptStatistics:
         numbers = {name: getattr(self, name) + getattr(other, name) for name in _NUMBERS}
         pairs = zip_longest(self.outside_distance_counts, other.outside_distance_counts, fillvalue=0)
-        return PromptStatistics(**numbers, outside_distance_counts=tuple(a + b for a, b in pairs))
+        parts = [part for part in (self.together, other.together) if part is not None]
+        together = sum(parts, PromptStatistics()) if parts else None
+        return PromptStatistics(**numbers, outside_distance_counts=tuple(a + b for a, b in pairs), together=together)
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether most points do not say which of several classes they are for."""
+        return self.together is not None and 2 * self.unnamed_points > self.together.points
 
     @property
     def precision(self) -> float:
@@ -134,7 +150,7 @@ class PromptStatistics:
         }
 
 
-_NUMBERS = tuple(f.name for f in fields(PromptStatistics) if f.name != "outside_distance_counts")
+_NUMBERS = tuple(f.name for f in fields(PromptStatistics) if f.name not in ("outside_distance_counts", "together"))
 
 
 def prompt_type(statistics: PromptStatistics, n_curves: int = 0, n_boxes: int = 0) -> str:
@@ -173,7 +189,13 @@ def count_prompts(
     for k in range(masks.shape[1]):
         own = prompts.for_class(k)
         total = total + _count_points(own, masks[:, k], mm_per_pixel) + _count_boxes(own.boxes, masks[:, k])
-    return total
+    if masks.shape[1] == 1:
+        return total
+    in_volume = (prompts.slice_index >= 0) & (prompts.slice_index < len(masks))
+    n_unnamed = int((in_volume & (prompts.class_index == ALL_CLASSES)).sum())
+    return replace(
+        total, unnamed_points=n_unnamed, together=_count_points(prompts, problem_masks(masks, named=False)[:, 0], None)
+    )
 
 
 def prompt_statistics(prompts: SlicePrompts, masks: np.ndarray) -> dict[str, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from spdnet.prompts import PromptStatistics, count_prompts, make_recipe
+from spdnet.geometry import nearest_index
+from spdnet.prompts import PromptStatistics, SlicePrompts, count_prompts, make_recipe
 from spdnet.prompts.imitation import recipe_like
 
 BOX = ((0, 64), (0, 64))
@@ -65,3 +67,84 @@ def test_curves_in_files_are_centrelines_whatever_they_look_like() -> None:
 def test_there_must_be_points() -> None:
     with pytest.raises(ValueError, match="no points to imitate"):
         recipe_like(PromptStatistics(boxes=3))
+
+
+def two_tubes() -> np.ndarray:
+    """Two tubes side by side, in part of the slices both: bool (40, 2, 64, 64)."""
+    one = tube()[:, 0]
+    other = np.roll(one, (2, 22), axis=(0, 2))
+    assert not (one & other).any()
+    return np.stack([one, other], axis=1)
+
+
+def drawn(masks: np.ndarray, *arguments: Any) -> list[SlicePrompts]:
+    recipe = make_recipe(*arguments)
+    return [recipe.draw(masks, BOX, MM, np.random.default_rng(seed)) for seed in range(20)]
+
+
+def counted(masks: np.ndarray, prompts: Sequence[SlicePrompts]) -> PromptStatistics:
+    return sum((count_prompts(p, masks, MM) for p in prompts), PromptStatistics())
+
+
+def on_the_other_class(masks: np.ndarray, prompts: Sequence[SlicePrompts]) -> float:
+    """Of the points that are not on a class that they speak for, the share that is on the other."""
+    found = []
+    for p in prompts:
+        s, y, x = nearest_index(p.points_syx).T
+        for k in range(2):
+            bad = ((p.class_index == k) | (p.class_index == -1)) & ~masks[s, k, y, x]
+            found += masks[s, 1 - k, y, x][bad].tolist()
+    return float(np.mean(found))
+
+
+@pytest.mark.parametrize(
+    ("mode", "parameters", "dropped_share"),
+    [
+        ("true_points", {"points_per_slice": 1}, 0.0),
+        ("bad_points", {"bad": 0.5, "points_per_slice": 2}, 0.0),
+        ("bad_points", {"bad": 0.3, "points_per_slice": 1}, 0.7),
+        ("recipe", {}, 0.0),
+        ("recipe", {"named": False}, 0.0),
+    ],
+)
+def test_points_that_name_no_class_are_imitated_by_such_points(
+    mode: str, parameters: dict, dropped_share: float
+) -> None:
+    masks = two_tubes()
+    files = [p.for_all_classes() for p in drawn(masks, mode, parameters, dropped_share)]
+    wanted = counted(masks, files)
+    like = recipe_like(wanted)
+    imitated = drawn(masks, *like)
+    found = counted(masks, imitated)
+    assert like[0] == "bad_points"
+    assert all((p.class_index == -1).all() for p in imitated)
+    assert found.points == pytest.approx(wanted.points, rel=0.15)
+    assert found.precision == pytest.approx(wanted.precision, abs=0.06)
+    assert on_the_other_class(masks, imitated) == pytest.approx(on_the_other_class(masks, files), abs=0.06)
+
+
+def test_one_unnamed_curve_is_imitated_by_one_and_several_by_points() -> None:
+    masks = two_tubes()
+    files = drawn(masks, "centreline", {"uncovered": 0.3, "named": False})
+    mode, parameters, _ = like = recipe_like(counted(masks, files), n_curves=20)
+    assert mode == "centreline" and parameters["named"] is False
+    imitated = drawn(masks, *like)
+    found, wanted = (counted(masks, prompts).together for prompts in (imitated, files))
+    assert found is not None and wanted is not None
+    assert found.coverage == pytest.approx(wanted.coverage, abs=0.06)
+    assert all((p.class_index == -1).all() for p in imitated)
+    side_by_side = [p.for_all_classes() for p in drawn(masks, "centreline", {"uncovered": 0.0, "overrun_mm": 0.0})]
+    shared = np.flatnonzero(masks.any(axis=(2, 3)).all(axis=1))
+    both = [p.select(np.isin(p.slice_index, shared)) for p in side_by_side]
+    mode, parameters, _ = recipe_like(counted(masks[shared], [p.of_slices(shared[0], 40) for p in both]), n_curves=40)
+    assert (mode, parameters) == ("bad_points", {"bad": 0.0, "points_per_slice": 2, "named": False})
+
+
+def test_it_is_most_points_that_decide_about_names() -> None:
+    masks = two_tubes()
+    named = drawn(masks, "true_points", {"points_per_slice": 1})
+    unnamed = [p.for_all_classes() for p in named]
+    assert recipe_like(counted(masks, named[:12] + unnamed[12:]))[1] == {"bad": 0.29, "points_per_slice": 1}
+    assert recipe_like(counted(masks, named[:8] + unnamed[8:]))[1]["named"] is False
+    alone = [p.for_all_classes() for p in drawn(tube(), "true_points", {"points_per_slice": 1})]
+    assert "named" not in recipe_like(counted(tube(), alone))[1], "one class needs no name"

@@ -107,6 +107,31 @@ def test_prompt_files_are_counted(workspace: Workspace) -> None:
     assert extract_fingerprint(RawDataset(workspace.raw), 1).prompt_statistics is None
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_points_that_name_no_class_are_imitated_without_names(
+    workspace: Workspace, tmp_path: Path, named: bool
+) -> None:
+    options = ["-inside", "2", "-random", "0", "0", *([] if named else ["--unnamed"])]
+    simulate_prompts.main(["-d", "507", "-s", "Tr", *options])
+    fingerprint = extract_fingerprint(RawDataset(workspace.raw), 1)
+    file = tmp_path / "spd_fingerprint.json"
+    fingerprint.save(file)
+    loaded = Fingerprint.load(file)
+    assert loaded == fingerprint
+    plans = plan(loaded)
+    recipe = plans.settings.prompts.recipe
+    assert recipe.make().named is named and ("named" in recipe.parameters) is not named
+    assert ("name no class" in plans.reasons["prompts"]) is not named
+    assert SPDPlans.from_dict(json.loads(json.dumps(plans.to_dict()))) == plans
+    content = json.loads(file.read_text(encoding="utf-8"))
+    for case in content["cases"]:  # as in a fingerprint that was made before names were counted
+        del case["prompt_statistics"]["unnamed_points"], case["prompt_statistics"]["together"]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    old = Fingerprint.load(file)
+    assert old.prompt_statistics is not None and not old.prompt_statistics.is_unnamed
+    assert "named" not in plan(old).settings.prompts.recipe.parameters
+
+
 def test_the_slicing_axis_is_the_one_of_largest_spacing_however_stored(workspace: Workspace) -> None:
     for kind in ("imagesTr", "labelsTr"):
         for file in (workspace.raw / kind).iterdir():

@@ -14,10 +14,10 @@ from spdnet.prompts import PromptStatistics, SliceBoxes, SlicePrompts, count_pro
 MM = (0.5, 2.0, 3.0)  # rows, columns, slices
 
 
-def points_of(points: Any) -> SlicePrompts:
-    """Points of class 0."""
+def points_of(points: Any, k: int = 0) -> SlicePrompts:
+    """Points of one class."""
     array = np.array(points, dtype=np.float64).reshape(-1, 3)
-    return SlicePrompts(array, np.zeros(len(array), dtype=np.int64))
+    return SlicePrompts(array, np.full(len(array), k, dtype=np.int64))
 
 
 def boxes_of(slices: list[int], boxes: Any, classes: list[int]) -> SlicePrompts:
@@ -158,3 +158,23 @@ def test_one_point_on_a_straight_line_is_smooth_and_a_jump_is_not() -> None:
     assert count_prompts(gap, masks).point_triples == 2
     pair = SlicePrompts.concatenate([gap, points_of([[1, 0, 0]])])
     assert (count_prompts(pair, masks).point_triples, count_prompts(pair, masks).single_point_slices) == (1, 5)
+
+
+def test_points_without_a_class_are_counted_once_beside() -> None:
+    masks = np.zeros((4, 2, 8, 8), dtype=bool)
+    masks[:2, 0, :4], masks[1:3, 1, 4:] = True, True
+    points = [[0, 1, 1], [1, 1, 1], [1, 6, 6], [3, 1, 1], [9, 1, 1]]
+    prompts = points_of([[1, 6, 6], [2, 1, 1]], 0)
+    unnamed = count_prompts(SlicePrompts.concatenate([points_of(points, -1), prompts]), masks)
+    assert (unnamed.points, unnamed.points_inside, unnamed.unnamed_points) == (2 * 4 + 2, 3, 4)
+    together = unnamed.together
+    assert together is not None and unnamed.is_unnamed
+    assert (together.points, together.points_inside) == (6, 4), "a point on the wrong class is on one of them"
+    assert (together.slices, together.target_slices, together.target_slices_hit) == (4, 3, 2)
+    named = count_prompts(SlicePrompts.concatenate([points_of(points, 0), points_of(points[1:3], -1)]), masks)
+    assert named.unnamed_points == 2 and not named.is_unnamed
+    both = unnamed + named + PromptStatistics()
+    assert both.unnamed_points == 6 and both.together == together + named.together  # type: ignore[operator]
+    alone = count_prompts(points_of(points, -1), masks[:, :1])
+    assert (alone.unnamed_points, alone.together, alone.is_unnamed) == (0, None, False)
+    assert not PromptStatistics(points=4).is_unnamed

@@ -223,7 +223,9 @@ def test_statistics_are_counted_by_hand() -> None:
 
 def test_points_for_all_classes_count_for_each() -> None:
     prompts = prompts_of([[5, 25, 27], [5, 12, 9]], [-1, -1])
-    assert count_prompts(prompts, some_masks()) == PromptStatistics(4, 2, 16, 2, 5, 2)
+    together = PromptStatistics(2, 2, 8, 1, 4, 1)
+    statistics = count_prompts(prompts, some_masks())
+    assert statistics == PromptStatistics(4, 2, 16, 2, 5, 2, unnamed_points=2, together=together)
 
 
 def test_counts_add_up_and_nothing_has_rates_of_0() -> None:
