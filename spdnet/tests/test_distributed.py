@@ -20,14 +20,20 @@ import torch.distributed as dist
 
 from spdnet.errors import ConfigurationError
 from spdnet.network.checkpoint import read_checkpoint
+from spdnet.network.spd_network import MEASURED
 from spdnet.planning.plans import LossSettings, SelectionSettings
+from spdnet.prompts.learned_trust import LearnedTrust
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.test_training import make_trainer, records
+from spdnet.tests.test_trust import ELSEWHERE, N_SLICES, ON_TARGET, a_variant, from_files, tiny_network
 from spdnet.training.batch_shares import balanced_shares, share_batches
 from spdnet.training.distributed import Team, check_processes, current_team
 from spdnet.training.losses import consistency_loss, segmentation_loss
+from spdnet.training.prompt_stage import PromptStage
 from spdnet.training.sampling import BatchRequest, SliceBatches
 from spdnet.training.trainer import SPDTrainer
+from spdnet.training.trust import TrustMeasurement
+from spdnet.training.trust_learning import Examples
 
 CPU = torch.device("cpu")
 
@@ -158,6 +164,43 @@ def test_the_shared_loss_is_that_of_the_whole_batch_and_its_gradient_too(
     for value, _ in results:
         assert float(value) == pytest.approx(float(expected.detach()), rel=1e-6)
     torch.testing.assert_close(torch.cat([g for _, g in results]), own.grad, rtol=1e-4, atol=1e-8)
+
+
+# ---- what the training cases decide -----------------------------------------------------------------------
+
+
+def test_what_the_main_process_measures_holds_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def learn(*arguments: Any) -> list[tuple[LearnedTrust | None, Examples]]:
+        """The main process learns, another finds too few points."""
+        arrays = {name: np.full(shape, 0.25, dtype=np.float32) for name, shape in LearnedTrust.shapes().items()}
+        trust = LearnedTrust(**arrays) if current_team().is_main else None
+        return [(trust, Examples(np.zeros((2, *LearnedTrust.shapes()["mean"]), np.float32), np.array([True, False])))]
+
+    def measure(*arguments: Any) -> TrustMeasurement:
+        """Of the places of stand-ins 3 of 4 are right in the main process, and 1 of 4 in another."""
+        found = TrustMeasurement(1)
+        for share in (found.points, found.peaks, found.continued, found.look, found.salient):
+            share.add(0, 3 if current_team().is_main else 1, 4)
+        return found
+
+    def work() -> tuple[dict[str, torch.Tensor], list[list[str]]]:
+        network = tiny_network(n_classes=1)
+        stage = PromptStage(network, settings, [case], [], CPU, 0, tmp_path)
+        stage.prepare()
+        stage.decide(["bowel"])
+        batches = [stage.describe(batch) for batch in stage._draw_batches(np.random.default_rng(0))]
+        return {name: network.get_buffer(name).clone() for name in MEASURED}, batches
+
+    monkeypatch.setattr("spdnet.training.prompt_stage.learn_trust", learn)
+    monkeypatch.setattr("spdnet.training.prompt_stage.measure_trust", measure)
+    settings = from_files(trust="learned", empty_consensus="auto", second_look="auto", tau=0.0)
+    case = a_variant(tmp_path, "a", [ON_TARGET] * N_SLICES, [[0, *ON_TARGET], [0, *ELSEWHERE]]).case
+    (main, main_batches), (other, other_batches) = in_processes(2, tmp_path, work)
+    assert main["peak_precision"].tolist() == main["look_precision"].tolist() == [0.75]
+    assert main["trust_is_learned"].tolist() == [1] and (main["trust_weight_2"] == 0.25).all()
+    for name in MEASURED:
+        assert torch.equal(main[name], other[name]), name
+    assert main_batches == other_batches
 
 
 # ---- a whole training -------------------------------------------------------------------------------------

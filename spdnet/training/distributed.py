@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -73,6 +73,12 @@ class Team:
         """Whether the flag is set in any process."""
         return any(self.collect([flag]))
 
+    def take_from_main(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Overwrite tensors, which all processes have, by those of the main process."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.size > 1:
@@ -127,7 +133,8 @@ def parallel_loss(
 ) -> Callable[[Any], torch.Tensor]:
     """The loss to go back from; in a team its gradients are the sum over all processes.
 
-    Call it when it is settled which parameters are trained.
+    Call it when it is settled which parameters are trained. Buffers have to be the same in all processes by then; not
+    every version of torch shares them here.
 
     Args:
         network: holds all parameters.

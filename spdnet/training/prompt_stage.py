@@ -26,6 +26,7 @@ from spdnet.inference.prompting import (
 from spdnet.inference.volume import EncodedVolume, decode_rows, decode_twice
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
+from spdnet.network.spd_network import MEASURED
 from spdnet.planning import SPDSettings, StoredCase
 from spdnet.planning.plans import StageSettings
 from spdnet.prompts import SlicePrompts
@@ -104,7 +105,11 @@ class PromptStage(Stage):
         self._val = self.team.share([variants[0] for variants in stored])
 
     def decide(self, class_names: Sequence[str]) -> list[str]:
-        """Measure what decides about "auto" and about random points, if the plans ask, and keep it in the network."""
+        """Measure what decides about "auto" and about random points, if the plans ask, and keep it in the network.
+
+        What the main process of a team finds holds for all. Floating-point results depend on the processor, and
+        processes that decide otherwise would draw other batches.
+        """
         plans = self.settings.distillation
         refuses = plans.random_points == "refuse"
         looks = plans.second_look, plans.readmit, plans.prolong
@@ -117,8 +122,9 @@ class PromptStage(Stage):
         held_out = {case.case for case in self.held_out_cases}
         honest = [v for v in variants if v.case.case in held_out] or variants
         found = measure_trust(honest, self.settings, self.seed, self.stop, self.network.learned_trust())
-        measured = found.shares()
-        measured.keep_in(self.network)
+        found.shares().keep_in(self.network)
+        self.team.take_from_main(self.network.get_buffer(name) for name in MEASURED)
+        measured = MeasuredShares.of(self.network)
         for k, name in enumerate(class_names):
             rule = settings_of_class(plans, k, measured)
             if plans.agreement.mode == "auto" and rule.trust == "saliency":
