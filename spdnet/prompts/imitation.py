@@ -21,8 +21,9 @@ def recipe_like(statistics: PromptStatistics, n_curves: int = 0) -> tuple[str, d
         For centrelines a drifting centreline that leaves as large a share of the target's slices uncovered; for other
         points as many for each slice with target, of which as large a share is bad; where there are fewer points than
         slices with target, in as many of the slices. If most points name none of several classes, those that are drawn
-        name none either, and the target is all classes together. Then several curves side by side, as one for each
-        class, become points too: an unnamed centreline is one.
+        name none either, and the target is all classes together, where the classes of a slice have equal chances of a
+        good point. Then several curves side by side, as one for each class, become points too: an unnamed centreline is
+        one.
 
     Raises:
         ValueError: there are no points.
@@ -39,6 +40,8 @@ def recipe_like(statistics: PromptStatistics, n_curves: int = 0) -> tuple[str, d
     density = statistics.points / max(1, statistics.target_slices)
     bad, dropped = (1 - statistics.precision, 0.0) if density >= 1 else _thinned(statistics, density)
     parameters = {"bad": round(bad, 2), "points_per_slice": max(1, round(density)), **names}
+    if names:
+        parameters["by_class"] = True
     return "bad_points", parameters, round(dropped, 2)
 
 

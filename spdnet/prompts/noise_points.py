@@ -39,6 +39,8 @@ class BadPoints:
             The good ones are spread evenly over the slices with target.
         empty_slices: "random": a bad point lies in any slice, with target or not; "none": in slices with target only.
         named: each class is a problem of its own; False: one anonymous set of points for all classes together.
+        by_class: of anonymous points, each good one lies on a class of its slice, drawn with equal chances, so
+            that small classes get as many as large ones; False: uniform over the pixels of all classes.
 
     Raises:
         ConfigurationError: a share beyond 0 to 1, no points, or an unknown word for `empty_slices`.
@@ -50,6 +52,7 @@ class BadPoints:
     points_per_slice: int = 4
     empty_slices: str = "random"
     named: bool = True
+    by_class: bool = False
 
     def __post_init__(self) -> None:
         check_share("bad", self.bad)
@@ -79,17 +82,28 @@ class BadPoints:
         image = np.zeros(masks.shape[2:], dtype=bool)
         image[top:bottom, left:right] = True
         problems = problem_masks(masks, self.named)
-        drawn = [self._draw_problem(problems[:, k], image, k, rng) for k in range(problems.shape[1])]
+        on = masks.astype(bool, copy=False) if self.by_class and not self.named else None
+        drawn = [self._draw_problem(problems[:, k], image, k, rng, on) for k in range(problems.shape[1])]
         prompts = sorted_by_slice(SlicePrompts.concatenate(drawn))
         return prompts if self.named else prompts.for_all_classes()
 
-    def _draw_problem(self, masks: np.ndarray, image: np.ndarray, k: int, rng: np.random.Generator) -> SlicePrompts:
-        """Points for one class; `masks` is bool (slices, rows, columns), `image` (rows, columns)."""
+    def _draw_problem(
+        self, masks: np.ndarray, image: np.ndarray, k: int, rng: np.random.Generator, on: np.ndarray | None
+    ) -> SlicePrompts:
+        """Points for one class; `masks` is bool (slices, rows, columns), `image` (rows, columns).
+
+        `on`, if given, (slices, classes, rows, columns), has the classes among which good points are divided.
+        """
         has_target = masks.any(axis=(1, 2))
         slots = np.repeat(np.flatnonzero(has_target), self.points_per_slice)
         n_bad = number_of(self.bad, len(slots), rng)
         good_slices = rng.permutation(slots)[n_bad:]
-        places = [_pixels(masks[s], s, n, rng) for s, n in _counted(good_slices)]
+        if on is None:
+            places = [_pixels(masks[s], s, n, rng) for s, n in _counted(good_slices)]
+        else:
+            present = np.asarray(on.any(axis=(2, 3)))
+            chosen = [(s, rng.choice(np.flatnonzero(present[s]), n)) for s, n in _counted(good_slices)]
+            places = [_pixels(on[s, c], s, n, rng) for s, classes in chosen for c, n in _counted(classes)]
         room = (masks & image).sum(axis=(1, 2)) < image.sum()
         candidates = np.flatnonzero(room & has_target if self.empty_slices == "none" else room)
         if n_bad and len(candidates):

@@ -123,6 +123,19 @@ def test_points_that_name_no_class_are_imitated_by_such_points(
     assert on_the_other_class(masks, imitated) == pytest.approx(on_the_other_class(masks, files), abs=0.06)
 
 
+def test_a_small_class_has_its_share_of_points_without_a_name() -> None:
+    masks = np.zeros((40, 2, 64, 64), dtype=bool)
+    masks[5:35, 0, 5:45, 5:45], masks[5:35, 1, 50:54, 50:54] = True, True
+    files = [p.for_all_classes() for p in drawn(masks, "bad_points", {"bad": 0.2, "points_per_slice": 1})]
+    imitated = drawn(masks, *recipe_like(counted(masks, files)))
+
+    def on_small(prompts: Sequence[SlicePrompts]) -> float:
+        inside = [masks[:, 1][tuple(nearest_index(p.points_syx).T)] for p in prompts]
+        return float(np.concatenate(inside).mean())
+
+    assert on_small(imitated) == pytest.approx(on_small(files), abs=0.04)
+
+
 def test_one_unnamed_curve_is_imitated_by_one_and_several_by_points() -> None:
     masks = two_tubes()
     files = drawn(masks, "centreline", {"uncovered": 0.3, "named": False})
@@ -137,7 +150,7 @@ def test_one_unnamed_curve_is_imitated_by_one_and_several_by_points() -> None:
     shared = np.flatnonzero(masks.any(axis=(2, 3)).all(axis=1))
     both = [p.select(np.isin(p.slice_index, shared)) for p in side_by_side]
     mode, parameters, _ = recipe_like(counted(masks[shared], [p.of_slices(shared[0], 40) for p in both]), n_curves=40)
-    assert (mode, parameters) == ("bad_points", {"bad": 0.0, "points_per_slice": 2, "named": False})
+    assert (mode, parameters) == ("bad_points", {"bad": 0.0, "points_per_slice": 2, "named": False, "by_class": True})
 
 
 def test_it_is_most_points_that_decide_about_names() -> None:
