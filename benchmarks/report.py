@@ -36,16 +36,19 @@ by case.
 GOAL_NOTE = (
     "Judged on the test part with all training volumes, by the measured value; below is every setting. "
     '"Other methods" are neither SPD\'s variants (its saliency map and its encoder with raw points among them) nor '
-    "the ceiling. Clean points (`bad0`) are 4 on each slice with target and none elsewhere, which tells every method "
-    "which slices are empty."
+    "the ceiling; the best of them is the one that SPD leads by least, each compared over the seeds that both have. "
+    "Raw points: the better, by the same rule, of SAM-Tuning and the stage-1 encoder's decoder; MedSAM-style tuning is "
+    "not among them. Clean points (`bad0`) are 4 on each slice with target and none elsewhere, which tells every "
+    "method which slices are empty."
 )
 TRIAL_NOTE = "**Trial runs only show that everything runs; their numbers mean nothing.**"
 PER_CONDITION: tuple[tuple[str, str, str, Callable[[Collection, Condition], Figure | None]], ...] = (
     ("forest", "differences to SPD", "Paired differences to SPD in slice DSC with 95 % intervals, grey where they hold "
      "0; an arrow stands for what lies far to the left.", figures.forest),
-    ("cases", "single cases", "Every test case with SPD and with the best other method.", figures.cases),
+    ("cases", "single cases", "Every test case with SPD and with the best other method, of the seeds that "
+     "both have.", figures.cases),
     ("noise", "noise curves", "One training, tested with ever worse prompts. Bands are 95 % intervals over cases, dots "
-     "single seeds; dashed lines ignore prompts.", figures.noise_curves),
+     "single seeds; dashed lines ignore prompts. All of the seeds that SPD has there.", figures.noise_curves),
     ("sweeps", "n and tau (the paper's Figure 7, and the threshold behind its Figure 8)", "SPD with other numbers of "
      "context slices and thresholds. Whiskers are 95 % intervals of the paired difference to SPD.", figures.sweeps),
     ("consistency", "consistency between slices (Figure 6)", "Consistency with no other slice, the one before, the one "

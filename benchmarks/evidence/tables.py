@@ -128,7 +128,10 @@ def cost_table(rows: Sequence[Runs]) -> str:
 
 
 def ladder_table(collection: Collection, condition: Condition, ladder: str) -> str:
-    """Slice DSC of one training tested with ever worse prompts, beside `REFERENCES`, which ignore prompts."""
+    """Slice DSC of one training tested with ever worse prompts, beside `REFERENCES`, which ignore prompts.
+
+    All of the seeds that SPD has there.
+    """
     levels, unit = collection.ladders(condition)[ladder], LADDERS.get(ladder, ("", ""))[1]
     lines = []
     for name, curve in ladder_curves(collection, condition, ladder).items():

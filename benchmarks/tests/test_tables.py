@@ -162,6 +162,16 @@ def test_ladder_has_methods_that_follow_prompts_and_the_references() -> None:
     assert "U-Net" not in table
 
 
+def test_ladder_is_of_the_seeds_that_spd_has_there() -> None:
+    noisy = [scored("spd", p, test_noise=n) for n, p in (("bad0", 5), ("bad100", 4))]
+    made = collection(scored("spd", 2), scored("spd", 9, seed=1), *noisy, scored("saliency", 1), scored("ceiling", 8))
+    two_seeds = collection(*made.records, scored("saliency", 5, seed=1), scored("ceiling", 9, seed=1))
+    one, two = (tables.ladder_table(c, c.conditions[0], "bad") for c in (made, two_seeds))
+    assert one == two
+    curves = tables.ladder_curves(two_seeds, two_seeds.conditions[0], "bad")
+    assert {seed for curve in curves.values() for _, runs in curve for seed in runs.results} == {0}
+
+
 def test_volumes_are_in_ascending_order_with_all_last() -> None:
     made = collection(*(scored("spd", n or 20, n_train=n) for n in (None, 12, 2)), scored("unet", 0))
     table = cells(tables.volumes_table(made, made.conditions[0]))
@@ -192,6 +202,24 @@ def test_best_other_method_is_no_variant_and_was_not_told_the_truth() -> None:
     assert found.value is not None
     assert found.value.mean == pytest.approx(7)
     assert found.verdict.startswith("met")
+
+
+def test_best_other_method_is_that_of_the_smallest_lead_over_common_seeds() -> None:
+    made = collection(
+        scored("spd", 10),
+        scored("spd", 16, seed=1),
+        scored("unet", 6),
+        scored("unet", 10, seed=1),
+        scored("sam_tuning", 7),
+    )
+    found = margin(made, made.conditions[0])
+    assert found.against == "SAM-Tuning"  # whose mean of 7 is below the U-Net's 8
+    assert found.value is not None
+    assert found.value.mean == pytest.approx(3)
+
+
+def test_margin_without_a_seed_in_common_is_not_measured() -> None:
+    assert outcomes(0, scored("spd", 10), scored("unet", 1, seed=1)) == [("", "not run")]
 
 
 def test_distance_is_measured_from_the_better_raw_decoder() -> None:
