@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from evidence import figures, tables
 from evidence.collection import LADDERS, SPD, Collection, Condition, Runs
 from evidence.datasets import DATASETS
-from evidence.jobs import stored_records
+from evidence.jobs import RunRecord, stored_records
 from evidence.methods import METHODS
 from evidence.noise import NOISES
 from evidence.plotting import save_png
@@ -73,9 +73,15 @@ def main() -> int:
     if args.cases and args.cases not in (known := sorted({r.job.method for r in records})):
         parser.error(f"--cases {args.cases}: no records of it; there are {', '.join(known)}")
     titles = {name: source.title for name, source in DATASETS.items()}
-    file = write_report(Collection(records, METHODS, NOISES, titles), args.o, args.cases)
+    file = write_report(Collection([with_remarks(r) for r in records], METHODS, NOISES, titles), args.o, args.cases)
     print(f"Written: {file}, from {len(records)} records")
     return 0
+
+
+def with_remarks(record: RunRecord) -> RunRecord:
+    """A stored record with what its method says of it besides its notes."""
+    method = METHODS.get(record.job.method)
+    return replace(record, notes=[*record.notes, *method.remarks(record)]) if method and record.cases else record
 
 
 def write_report(collection: Collection, output: Path, rival: str | None = None) -> Path:

@@ -262,8 +262,11 @@ def basis(records: Sequence[RunRecord], distances: bool = False, tests: bool = F
         sentences.append(
             "p: Wilcoxon signed-rank test of case means against SPD, two-sided, by Holm within the table" + why + "."
         )
-    notes = dict.fromkeys((r.job.method, note) for r in scored for note in r.notes)
-    return " ".join([*sentences, *(f"{method}: {note}." for method, note in notes)])
+    noted: dict[str, dict[str, None]] = {}  # methods by what is said of them, in order
+    for record in scored:
+        for note in record.notes:
+            noted.setdefault(note, {})[record.job.method] = None
+    return " ".join([*sentences, *(f"{', '.join(methods)}: {note}." for note, methods in noted.items())])
 
 
 def warnings(records: Sequence[RunRecord], costs: bool = False) -> list[str]:

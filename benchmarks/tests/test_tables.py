@@ -17,6 +17,7 @@ from evidence import tables
 from evidence.collection import Collection
 from evidence.goals import GOALS, closed_distance, margin
 from evidence.jobs import PROFILES, RunRecord
+from evidence.methods.nnunet import progress
 
 RNG = np.random.default_rng(2)
 BASE = RNG.uniform(0.55, 0.75, 8)
@@ -117,6 +118,21 @@ def test_line_under_a_table_says_what_it_rests_on() -> None:
         "spd: trained on boxes.",
     ):
         assert words in line
+
+
+def test_methods_with_the_same_note_share_it() -> None:
+    noted = [scored("frozen_all", 1, notes=["knows boxes"]), scored("frozen_consensus", 1, notes=["knows boxes"])]
+    assert tables.basis([scored("spd", 1), *noted]).endswith(". frozen_all, frozen_consensus: knows boxes.")
+
+
+def test_a_stored_record_gets_what_its_method_says_of_it() -> None:
+    frozen = report.with_remarks(scored("frozen_all", 1))
+    assert frozen.notes == ["lite was trained with boxes alone; untuned, it does not know points"]
+    other = report.with_remarks(scored("frozen_all", 1, budget=PROFILES["full"]))
+    assert other.notes == [] and report.with_remarks(scored("spd", 1)).notes == []
+    notes = [progress(np.array([0.9, 0.9 + slope]), 2) for slope in (0.0002, 0.0052)]
+    level, rising = (report.with_remarks(scored("nnunet", 1, notes=[note])).notes for note in notes)
+    assert level == notes[:1] and len(rising) == 2 and "still rising" in rising[1]
 
 
 def test_rows_that_are_alike_raise_no_warning() -> None:
