@@ -1,9 +1,10 @@
-"""Make a Markdown table of the scores that `point_methods.sh` or `box_methods.sh` left in a folder.
+"""Make a Markdown table of the scores that one of the scripts for single measurements left in a folder.
 
     python benchmarks/table.py FOLDER
 
 Scores are means over all test slices (DSC) and over test cases (volume Dice), in per cent, averaged over the classes,
-with 95 % bootstrap intervals over cases; differences to SPD (the first row) are paired by case.
+with 95 % bootstrap intervals over cases; differences to the first row, which is SPD but for `prompt_sources.sh`, are
+paired by case. The scripts are `point_methods.sh`, `box_methods.sh` and `prompt_sources.sh`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ NAMES = {
     "SPDTrainerCentrelinePromptsNoPeak": "on simulated centrelines; no point",
     "SPDTrainerRecipePromptsNoPeak": "on the paper's recipe; no point",
 }
-REFERENCES = ("spd", "distilled_box", "SPDTrainer")
+REFERENCES = {"spd": "SPD", "distilled_box": "SPD", "SPDTrainer": "the first row"}  # and what the table calls it
 SEED = 0
 
 
@@ -64,11 +65,17 @@ def row(folder: Path, method: str, reference_method: str) -> str:
 
 def main() -> None:
     """Print the table of a folder."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python benchmarks/table.py FOLDER")
     folder = Path(sys.argv[1])
-    print("| method | slice DSC | difference to SPD | volume Dice | difference to SPD |")
-    print("| --- | --- | --- | --- | --- |")
     there = [method for method in NAMES if (folder / f"{method}.json").exists()]
-    reference = next(method for method in REFERENCES if method in there)
+    reference = next((method for method in REFERENCES if method in there), None)
+    if reference is None:
+        first_rows = ", ".join(f"{method}.json" for method in REFERENCES)
+        sys.exit(f"{folder} has no scores that a table begins with ({first_rows}); see docs/results.md for the folders")
+    against = f"difference to {REFERENCES[reference]}"
+    print(f"| method | slice DSC | {against} | volume Dice | {against} |")
+    print("| --- | --- | --- | --- | --- |")
     for method in sorted(there, key=lambda m: m != reference):
         print(row(folder, method, reference))
 

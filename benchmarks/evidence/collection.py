@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -101,6 +102,10 @@ class Runs:
     def results(self) -> dict[int, EvaluationResult]:
         """Scores by seed, of the seeds that have some."""
         return {r.job.setting.seed: evaluation_of(r) for r in self.records if r.cases}
+
+    def of_seeds(self, seeds: AbstractSet[int]) -> Runs:
+        """Those of some seeds."""
+        return Runs(self.method, tuple(r for r in self.records if r.job.setting.seed in seeds))
 
     @property
     def not_run(self) -> str | None:
@@ -216,9 +221,16 @@ class Collection:
         return {name: found for name, found in levels.items() if len(found) > 1}
 
     def curve(self, condition: Condition, method: str, ladder: str) -> list[tuple[float, Runs]]:
-        """A method that has scores on a ladder, by value; the same scores everywhere if it ignores prompts."""
-        found = ((value, self.runs(condition, method, key)) for value, key in self.ladders(condition).get(ladder, []))
-        return [(value, runs) for value, runs in found if runs is not None and runs.results]
+        """A method that has scores on a ladder, by value; the same scores everywhere if it ignores prompts.
+
+        Of the seeds that SPD has on the ladder, if any, so that curves beside each other are of the same trainings.
+        """
+        levels = self.ladders(condition).get(ladder, [])
+        own = [self.runs(condition, SPD, key) for _, key in levels]
+        seeds = {seed for runs in own if runs is not None for seed in runs.results}
+        found = [(value, self.runs(condition, method, key)) for value, key in levels]
+        there = [(value, runs.of_seeds(seeds) if seeds else runs) for value, runs in found if runs is not None]
+        return [(value, runs) for value, runs in there if runs.results]
 
     @cached_property
     def _index(self) -> dict[tuple[Condition, str, str], Runs]:

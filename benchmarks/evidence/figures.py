@@ -233,8 +233,10 @@ def volume_models(collection: Collection, condition: Condition) -> Figure | None
 def cases(collection: Collection, condition: Condition, rival: str | None = None) -> Figure | None:
     """Every case with SPD and another method, by default the best other one, in the order of the latter's score."""
     rows = {r.method.name: r for r in collection.rows(condition) if r.results}
-    rival = rival or best_of({n: r.results for n, r in rows.items() if is_rival(r)}, DSC.name)
-    if SPD not in rows or rival not in rows:
+    if SPD not in rows:
+        return None
+    rival = rival or best_of({n: r.results for n, r in rows.items() if is_rival(r)}, DSC.name, rows[SPD].results)
+    if rival not in rows:
         return None
     seeds = sorted(rows[SPD].results.keys() & rows[rival].results.keys())
     if not seeds:

@@ -60,24 +60,32 @@ class Goal:
 
 
 def margin(collection: Collection, condition: Condition, goal: str = "") -> Outcome:
-    """SPD minus the best method that is neither a variant of it nor the ceiling."""
-    rows = {r.method.name: r for r in collection.rows(condition)}
-    best = best_of({name: r.results for name, r in rows.items() if is_rival(r)}, "dsc")
-    if best is None:
+    """SPD minus the best method that is neither a variant of it nor the ceiling: the one it leads by least."""
+    rows = {r.method.name: r for r in collection.rows(condition) if r.results}
+    rivals = {name: r.results for name, r in rows.items() if is_rival(r)}
+    if not rivals:
         return Outcome(goal, condition, reason="no other method was run")
-    return _compared(collection, goal, condition, rows.get(SPD), rows[best], MARGIN)
+    if SPD not in rows:
+        return Outcome(goal, condition, reason="SPD has no scores")
+    best = best_of(rivals, "dsc", rows[SPD].results)
+    if best is None:
+        return Outcome(goal, condition, reason="no seed in common")
+    return _compared(collection, goal, condition, rows[SPD], rows[best], MARGIN)
 
 
 def closed_distance(collection: Collection, condition: Condition, goal: str = "") -> Outcome:
     """Share that SPD closes of the way from raw points (the better of two decoders tuned on them) to the ceiling."""
     rows = {r.method.name: r for r in collection.rows(condition) if r.results}
-    raw = best_of({name: rows[name].results for name in RAW if name in rows}, "dsc")
-    if raw is None:
+    decoders = {name: rows[name].results for name in RAW if name in rows}
+    if not decoders:
         return Outcome(goal, condition, reason="no decoder tuned on raw points was run")
-    against = rows[raw].method.title
     for name in (SPD, CEILING):
         if name not in rows:
-            return Outcome(goal, condition, against, reason=f"{collection.method(name).title} was not run")
+            return Outcome(goal, condition, reason=f"{collection.method(name).title} was not run")
+    raw = best_of(decoders, "dsc", rows[SPD].results)
+    if raw is None:
+        return Outcome(goal, condition, reason="no seed in common")
+    against = rows[raw].method.title
     value = closed_share(rows[raw].results, rows[SPD].results, rows[CEILING].results)
     reason = "" if value else "the ceiling is not above raw points"
     return Outcome(goal, condition, against, value, SHARE, "%", reason)

@@ -183,10 +183,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in p]
 
 
-def best_of(candidates: Mapping[str, Results], metric: str) -> str | None:
-    """Name of the one with the best mean; None without candidates that have one."""
+def best_of(candidates: Mapping[str, Results], metric: str, beside: Results) -> str | None:
+    """Name of the one whose paired difference to another method is best; None if none has a seed and case in common.
+
+    Candidates may have different seeds. Means over whatever seeds each has would compare trainings of different luck;
+    the difference takes both sides of the same seeds and cases.
+
+    Args:
+        candidates: by name.
+        metric: one of `METRICS`.
+        beside: the other method, SPD.
+    """
     sign = 1 if METRICS[metric].higher_is_better else -1
-    means = {name: sign * estimate(results, metric).mean for name, results in candidates.items()}
+    found = {name: difference(results, beside, metric) for name, results in candidates.items()}
+    means = {name: sign * d.estimate.mean for name, d in found.items() if d is not None}
     means = {name: mean for name, mean in means.items() if not np.isnan(mean)}
     return max(means, key=lambda name: means[name]) if means else None
 

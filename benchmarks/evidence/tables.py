@@ -128,7 +128,10 @@ def cost_table(rows: Sequence[Runs]) -> str:
 
 
 def ladder_table(collection: Collection, condition: Condition, ladder: str) -> str:
-    """Slice DSC of one training tested with ever worse prompts, beside `REFERENCES`, which ignore prompts."""
+    """Slice DSC of one training tested with ever worse prompts, beside `REFERENCES`, which ignore prompts.
+
+    All of the seeds that SPD has there.
+    """
     levels, unit = collection.ladders(condition)[ladder], LADDERS.get(ladder, ("", ""))[1]
     lines = []
     for name, curve in ladder_curves(collection, condition, ladder).items():
@@ -259,8 +262,11 @@ def basis(records: Sequence[RunRecord], distances: bool = False, tests: bool = F
         sentences.append(
             "p: Wilcoxon signed-rank test of case means against SPD, two-sided, by Holm within the table" + why + "."
         )
-    notes = dict.fromkeys((r.job.method, note) for r in scored for note in r.notes)
-    return " ".join([*sentences, *(f"{method}: {note}." for method, note in notes)])
+    noted: dict[str, dict[str, None]] = {}  # methods by what is said of them, in order
+    for record in scored:
+        for note in record.notes:
+            noted.setdefault(note, {})[record.job.method] = None
+    return " ".join([*sentences, *(f"{', '.join(methods)}: {note}." for note, methods in noted.items())])
 
 
 def warnings(records: Sequence[RunRecord], costs: bool = False) -> list[str]:

@@ -149,10 +149,20 @@ def test_holm_does_not_count_what_was_not_tested() -> None:
 
 
 def test_best_knows_which_way_is_better() -> None:
-    methods = {"low": results([0.5, 0.6]), "high": results([0.7, 0.8])}
-    assert best_of(methods, "dsc") == "high"
-    assert best_of(methods, "hd95_mm") == "high"  # made up to fall with the DSC
-    assert best_of({}, "dsc") is None
+    methods, spd = {"low": results([0.5, 0.6]), "high": results([0.7, 0.8])}, results([0.8, 0.9])
+    assert best_of(methods, "dsc", spd) == "high"
+    assert best_of(methods, "hd95_mm", spd) == "high"  # made up to fall with the DSC
+    assert best_of({}, "dsc", spd) is None
+
+
+def test_best_compares_over_the_seeds_that_both_have() -> None:
+    spd = results([0.80, 0.80], [0.90, 0.90])
+    two_seeds = results([0.75, 0.75], [0.85, 0.85])  # mean 0.80, 5 points behind with either seed
+    one_seed = results([0.78, 0.78])  # mean 0.78, 2 points behind with its seed
+    assert best_of({"two": two_seeds, "one": one_seed}, "dsc", spd) == "one"
+    other_seed = {7: results([0.99, 0.99])[0]}
+    assert best_of({"two": two_seeds, "other": other_seed}, "dsc", spd) == "two"
+    assert best_of({"other": other_seed}, "dsc", spd) is None
 
 
 def test_closed_share_of_constant_distances() -> None:

@@ -17,6 +17,7 @@ from evidence import tables
 from evidence.collection import Collection
 from evidence.goals import GOALS, closed_distance, margin
 from evidence.jobs import PROFILES, RunRecord
+from evidence.methods.nnunet import progress
 
 RNG = np.random.default_rng(2)
 BASE = RNG.uniform(0.55, 0.75, 8)
@@ -119,6 +120,21 @@ def test_line_under_a_table_says_what_it_rests_on() -> None:
         assert words in line
 
 
+def test_methods_with_the_same_note_share_it() -> None:
+    noted = [scored("frozen_all", 1, notes=["knows boxes"]), scored("frozen_consensus", 1, notes=["knows boxes"])]
+    assert tables.basis([scored("spd", 1), *noted]).endswith(". frozen_all, frozen_consensus: knows boxes.")
+
+
+def test_a_stored_record_gets_what_its_method_says_of_it() -> None:
+    frozen = report.with_remarks(scored("frozen_all", 1))
+    assert frozen.notes == ["lite was trained with boxes alone; untuned, it does not know points"]
+    other = report.with_remarks(scored("frozen_all", 1, budget=PROFILES["full"]))
+    assert other.notes == [] and report.with_remarks(scored("spd", 1)).notes == []
+    notes = [progress(np.array([0.9, 0.9 + slope]), 2) for slope in (0.0002, 0.0052)]
+    level, rising = (report.with_remarks(scored("nnunet", 1, notes=[note])).notes for note in notes)
+    assert level == notes[:1] and len(rising) == 2 and "still rising" in rising[1]
+
+
 def test_rows_that_are_alike_raise_no_warning() -> None:
     assert tables.warnings([scored("spd", 1), scored("unet", 0)]) == []
 
@@ -162,6 +178,16 @@ def test_ladder_has_methods_that_follow_prompts_and_the_references() -> None:
     assert "U-Net" not in table
 
 
+def test_ladder_is_of_the_seeds_that_spd_has_there() -> None:
+    noisy = [scored("spd", p, test_noise=n) for n, p in (("bad0", 5), ("bad100", 4))]
+    made = collection(scored("spd", 2), scored("spd", 9, seed=1), *noisy, scored("saliency", 1), scored("ceiling", 8))
+    two_seeds = collection(*made.records, scored("saliency", 5, seed=1), scored("ceiling", 9, seed=1))
+    one, two = (tables.ladder_table(c, c.conditions[0], "bad") for c in (made, two_seeds))
+    assert one == two
+    curves = tables.ladder_curves(two_seeds, two_seeds.conditions[0], "bad")
+    assert {seed for curve in curves.values() for _, runs in curve for seed in runs.results} == {0}
+
+
 def test_volumes_are_in_ascending_order_with_all_last() -> None:
     made = collection(*(scored("spd", n or 20, n_train=n) for n in (None, 12, 2)), scored("unet", 0))
     table = cells(tables.volumes_table(made, made.conditions[0]))
@@ -192,6 +218,24 @@ def test_best_other_method_is_no_variant_and_was_not_told_the_truth() -> None:
     assert found.value is not None
     assert found.value.mean == pytest.approx(7)
     assert found.verdict.startswith("met")
+
+
+def test_best_other_method_is_that_of_the_smallest_lead_over_common_seeds() -> None:
+    made = collection(
+        scored("spd", 10),
+        scored("spd", 16, seed=1),
+        scored("unet", 6),
+        scored("unet", 10, seed=1),
+        scored("sam_tuning", 7),
+    )
+    found = margin(made, made.conditions[0])
+    assert found.against == "SAM-Tuning"  # whose mean of 7 is below the U-Net's 8
+    assert found.value is not None
+    assert found.value.mean == pytest.approx(3)
+
+
+def test_margin_without_a_seed_in_common_is_not_measured() -> None:
+    assert outcomes(0, scored("spd", 10), scored("unet", 1, seed=1)) == [("", "not run")]
 
 
 def test_distance_is_measured_from_the_better_raw_decoder() -> None:

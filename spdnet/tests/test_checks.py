@@ -6,6 +6,7 @@ anything.
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 import re
@@ -716,6 +717,27 @@ def rows() -> dict[str, str]:
     lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     cells = [[c.strip() for c in line.strip("|").split(" | ")] for line in lines]
     return {c[0].strip("| "): c[1].strip("| `") for c in cells if c[1].strip("| ").startswith("`")}
+
+
+def texts_of_the_source() -> list[str]:
+    """Every text in the package's code, adjacent literals together."""
+    files = [f for f in sorted(Path(paths.__file__).parent.rglob("*.py")) if "tests" not in f.parts]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def test_the_warnings_of_the_page_are_in_the_code() -> None:
+    if not PAGE.exists():
+        pytest.skip("the documentation is not here")
+    lines = PAGE.read_text(encoding="utf-8").split("| warning | what to do |")[1].splitlines()
+    warnings = [
+        text for line in lines if line.startswith("| `") for text in re.findall("`([^`]+)`", line.split(" | ")[0])
+    ]
+    assert len(warnings) > 8
+    texts = texts_of_the_source()
+    for warning in warnings:
+        for part in (p.strip(" .") for p in warning.split("…")):
+            assert any(part in text for text in texts), (part, warning)
 
 
 def message_of(function: Callable[[Bench], object], bench: Bench) -> str:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
+from evidence.jobs import RunRecord
 from evidence.workspace import Workspace
 
 
@@ -31,6 +32,10 @@ class Method(ABC):
 
     def notes(self, workspace: Workspace) -> list[str]:
         """What a table must say beside its numbers."""
+        return []
+
+    def remarks(self, record: RunRecord) -> list[str]:
+        """What a table says of a stored run besides its notes; found when the record is read, so old ones have it."""
         return []
 
     def training_steps(self) -> list[str]:

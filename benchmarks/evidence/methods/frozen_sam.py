@@ -21,6 +21,7 @@ import torch
 
 from evidence.case_prediction import predict_test_cases, prediction_parser
 from evidence.consensus import Distiller
+from evidence.jobs import RunRecord
 from evidence.methods.base import Method
 from evidence.methods.spd import PLANS, STAGE1, device, plan, trained_spd
 from evidence.workspace import Workspace
@@ -35,6 +36,7 @@ from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.prompts.simulate_files import case_generator
 
+BOX_ONLY = ("lite",)  # backbones that were trained with boxes alone: no point, no mask prompt, no several masks
 FEW = 2  # points of a slice; the paper does not say how many its few are
 SOURCES = ("few", "all", "neighbours", "consensus")
 _NO_LIMIT = 1_000_000
@@ -78,6 +80,12 @@ class FrozenSAM(Method):
 
     source: str = "all"
     true_prompts: bool = False
+
+    def remarks(self, record: RunRecord) -> list[str]:
+        """What of the prompts the backbone cannot know."""
+        if record.budget.backbone in BOX_ONLY:
+            return [f"{record.budget.backbone} was trained with boxes alone; untuned, it does not know points"]
+        return []
 
     def training_steps(self) -> list[str]:
         """Nothing but the stage 1 that a consensus comes from."""

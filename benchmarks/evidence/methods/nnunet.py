@@ -29,6 +29,7 @@ import torch
 from evidence.case_prediction import prepared_cases
 from evidence.consensus import Distiller
 from evidence.heatmaps import raw_heat_map
+from evidence.jobs import RunRecord
 from evidence.methods.base import Method
 from evidence.methods.spd import PLANS, STAGE1, device, plan, trained_spd
 from evidence.workspace import EXECUTABLES, Workspace
@@ -44,6 +45,7 @@ TRAINERS = Path(__file__).parents[2] / "nnunet_trainers"
 PROCESSES = str(min(4, os.cpu_count() or 1))
 DATASETS = {"raw": (998, "RawChannel"), "consensus": (999, "ConsensusChannel")}  # number and end of the name
 LAST_SHARE = 0.25  # of the epochs, over which the slope of the pseudo-Dice is told
+RISING = 0.001  # an epoch; a pseudo-Dice with a larger slope at the end was still rising
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,13 @@ class NNUNet(Method):
         """Whether more epochs would have helped."""
         dices = pseudo_dices(self._model(workspace) / "fold_all")
         return [progress(dices, workspace.budget.nnunet_epochs)]
+
+    def remarks(self, record: RunRecord) -> list[str]:
+        """Whether the stored pseudo-Dice was still rising."""
+        slopes = [float(m.group(1)) for note in record.notes for m in re.finditer(r"([+-][\d.]+) an epoch", note)]
+        if any(slope > RISING for slope in slopes):
+            return [f"its pseudo-Dice was still rising by more than {RISING} an epoch; longer training might help"]
+        return []
 
     def training_steps(self) -> list[str]:
         """Its own, and the shared stage 1 if that gives it its points."""

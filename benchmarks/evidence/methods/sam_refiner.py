@@ -28,7 +28,7 @@ from scipy import ndimage
 from evidence.case_prediction import predict_test_cases, prediction_parser
 from evidence.consensus import Distiller
 from evidence.methods.base import Method
-from evidence.methods.frozen_sam import PublishedSAM
+from evidence.methods.frozen_sam import BOX_ONLY, PublishedSAM
 from evidence.methods.spd import PLANS, STAGE1, device, plan, shared_stage1
 from evidence.workspace import Workspace
 from spdnet.cli.common import entry_point
@@ -45,7 +45,6 @@ LIKE = 0.5  # cosine similarity with the piece's mean embedding
 GROWTH = 0.1  # of the box's side, to each of its four sides
 LIKE_SHARE = 0.1  # lambda: of a strip beside the box that must look like the piece
 GAUSSIAN_HEIGHT, GAUSSIAN_SPREAD = 15.0, 4.0  # omega and gamma
-BOX_ONLY = ("lite",)  # backbones that know neither points nor masks as prompts, nor several masks
 COARSE = ("saliency", "raw")
 
 
