@@ -14,13 +14,21 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from spdnet.geometry import nearest_index
+from spdnet.prompts.background import WHOLE_MAPS, Background
 
 _SAMPLES_ACROSS = 8  # of the disc, in which the salient area is estimated
 _LEAST = 1e-9  # expected points, in place of none
 _IN_PLANE = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])
 
 
-def agreement(points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_slices: int, radius: float) -> np.ndarray:
+def agreement(
+    points_syx: np.ndarray,
+    saliency: np.ndarray,
+    tau: float,
+    n_slices: int,
+    radius: float,
+    background: Background = WHOLE_MAPS,
+) -> np.ndarray:
     """How likely points are on the target rather than where they are by chance.
 
     All that is used of a point in slice s lies in the slices from s - n to s + n. In them, points that are not salient
@@ -36,6 +44,7 @@ def agreement(points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_slices
         tau: a pixel is salient above this.
         n_slices: n.
         radius: in pixels, what counts as near.
+        background: where points of chance can lie.
 
     Returns:
         float64 (N,): natural logarithm of the odds of target to chance. NaN for points that are not salient in their
@@ -56,7 +65,8 @@ def agreement(points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_slices
     n_hits, n_misses = (
         _of_windows(np.bincount(index[chosen, 0], minlength=count), n_slices) for chosen in (hits, inside & ~hits)
     )
-    density = n_misses / np.maximum(_of_windows(height * width - area, n_slices), 1)
+    free = np.maximum(background.content_share * height * width - area, 0)
+    density = n_misses / np.maximum(_of_windows(free, n_slices), 1)
     by_chance = np.minimum(density * _of_windows(area, n_slices), n_hits)
     by_target = n_hits - by_chance
     per_slice = by_target / np.maximum(_of_windows(area > 0, n_slices), 1)

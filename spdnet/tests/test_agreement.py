@@ -14,7 +14,10 @@ from spdnet.inference.prompting import asked_agreement, distill_volume, rows_of_
 from spdnet.planning.plans import AgreementSettings, DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.prompts.agreement import agreement
+from spdnet.prompts.background import Background
 from spdnet.prompts.fates import Fate
+from spdnet.prompts.learned_trust import LearnedTrust
+from spdnet.tests.tiny import measured_shares
 
 SIDE = 28
 RULE = DistillationSettings(agreement=AgreementSettings("neighbours"))
@@ -42,6 +45,15 @@ def kept_by(points: np.ndarray, saliency: np.ndarray, rule: DistillationSettings
 def prompts_of(points: np.ndarray) -> SlicePrompts:
     """Of one class."""
     return replace(SlicePrompts.empty(), points_syx=points, class_index=np.zeros(len(points), np.int64))
+
+
+def by_surplus() -> LearnedTrust:
+    """Trusts points round which there are more than twice as many salient ones as chance would put there."""
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in LearnedTrust.shapes().items()}
+    arrays["scale"] += 1
+    arrays["weight_1"][-1, 0] = arrays["weight_2"][0, 0] = arrays["weight_3"][0] = 1
+    arrays["bias_3"] -= np.float32(np.log(2))
+    return LearnedTrust(**arrays)
 
 
 def by_loop(points: np.ndarray, saliency: np.ndarray, tau: float, n: int, radius: float) -> np.ndarray:
@@ -112,6 +124,42 @@ def test_a_run_of_points_is_kept_and_chance_hits_on_the_twin_are_not() -> None:
 def test_a_click_without_noise_around_is_trusted_though_nobody_agrees() -> None:
     points = np.array([[2, 6, 6], [9, 20, 20]], float)
     assert kept_by(points, two_structures(), RULE).all()
+
+
+def test_padding_is_no_room_for_chance() -> None:
+    """The same slices, half as wide as high, alone and padded to squares."""
+    rng, narrow = np.random.default_rng(7), two_structures()[:, :, :14]
+    points = np.concatenate([in_square(rng, np.arange(12), 3), rng.uniform((0, 0, 0), (11, 27, 13), (36, 3)).round()])
+    alone = agreement(points, narrow, 0.5, 8, 4.0)
+    padded, moved = np.pad(narrow, ((0, 0), (0, 0), (7, 7))), points + np.array([0, 0, 7])
+    np.testing.assert_allclose(agreement(moved, padded, 0.5, 8, 4.0, Background(0.5)), alone, equal_nan=True)
+    assert np.nanmax(np.abs(agreement(moved, padded, 0.5, 8, 4.0) - alone)) > 0.5
+
+
+def test_saliency_beyond_the_image_leaves_some_room() -> None:
+    saliency = np.full((12, SIDE, SIDE), 0.9, np.float32)
+    saliency[:, :4] = 0
+    points = np.column_stack([np.repeat(np.arange(12), 2), np.tile([[6.0, 6], [1, 20]], (12, 1))])
+    odds = agreement(points, saliency, 0.5, 8, 4.0, Background(0.5))
+    assert np.isfinite(odds[::2]).all() and (odds[::2] < 0).all(), "as many misses as hits, and hardly room for them"
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_volume_stream_and_report_allow_for_the_padding(learned: bool) -> None:
+    rng, saliency = np.random.default_rng(6), np.zeros((20, 1, SIDE, SIDE), np.float32)
+    saliency[:, 0, 3:10, 3:10] = saliency[:, 0, 17:24, 3:10] = 0.9
+    points = np.concatenate([in_square(rng, np.arange(20), 3), rng.uniform((0, 0, 0), (19, 27, 13), (60, 3)).round()])
+    prompts, rule, measured = prompts_of(points), replace(RULE, max_points=100), None
+    if learned:
+        rule, measured = replace(rule, trust="learned"), replace(measured_shares(), trust=(by_surplus(),))
+    by_square, by_image = (distill_volume(prompts, saliency, SIDE, rule, measured, share)[0] for share in (1.0, 0.5))
+    assert set(by_image.point_index.tolist()) < set(by_square.point_index.tolist()), "chance is denser"
+    part = rows_of_slices(prompts, saliency, 8, 12, SIDE, rule, measured, 0.5)
+    for s, own, real in zip(part.slice_index, part.points_yx, part.point_is_real, strict=True):
+        np.testing.assert_allclose(own[real], by_image.in_slice(s), atol=1e-4)
+    (fates,) = judge_prompts(prompts, saliency, SIDE, rule, measured, content_share=0.5).fates
+    kept = [f.is_kept for f in fates.fates]
+    assert set(fates.point_index[kept].tolist()) == set(by_image.point_index.tolist())
 
 
 def test_points_of_chance_alone_are_dropped() -> None:

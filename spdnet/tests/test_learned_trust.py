@@ -14,6 +14,7 @@ from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.prompting import distill_volume, reach_of_context, rows_of_slices
 from spdnet.planning.plans import AgreementSettings, DistillationSettings
 from spdnet.prompts import SlicePrompts
+from spdnet.prompts.background import Background
 from spdnet.prompts.distillation import distill_prompts, point_uses
 from spdnet.prompts.fates import Fate
 from spdnet.prompts.learned_trust import LearnedTrust, distill_by_trust, judge_uses
@@ -79,13 +80,13 @@ def logit_of(probability: float) -> float:
     return float(logit(np.clip(probability, 1e-3, 1 - 1e-3)))
 
 
-@pytest.mark.parametrize("n_context", [0, 2, 6])
-def test_features_are_what_a_loop_over_points_counts(n_context: int) -> None:
+@pytest.mark.parametrize(("n_context", "content_share"), [(0, 1.0), (2, 0.7), (6, 1.0)])
+def test_features_are_what_a_loop_over_points_counts(n_context: int, content_share: float) -> None:
     rng = np.random.default_rng(2)
     saliency = rng.uniform(0, 1, (20, SIDE, SIDE)).astype(np.float32)
     points = np.column_stack([rng.uniform(0, 19, 50), rng.uniform(0, SIDE - 1, (50, 2))])
     uses = point_uses(points, saliency.shape, n_context)
-    found = describe_uses(uses, saliency)
+    found = describe_uses(uses, saliency, Background(content_share))
     pixels = np.floor(points + 0.5).astype(int)
     weights = saliency[tuple(pixels.T)].astype(float)
     y, x = np.mgrid[:SIDE, :SIDE]
@@ -106,7 +107,7 @@ def test_features_are_what_a_loop_over_points_counts(n_context: int) -> None:
     def surplus(p: int, s: int, place: tuple[int, int], width: float, window: int) -> tuple[float, float]:
         reached = [t for t in range(20) if abs(t - s) <= REACH]
         missed = sum(1 - w for q, w in enumerate(weights) if pixels[q, 0] in reached)
-        density = missed / sum(SIDE**2 - saliency[t].sum() for t in reached)
+        density = missed / sum(content_share * SIDE**2 - saliency[t].sum() for t in reached)
         others = [t for t in range(20) if 0 < abs(t - s) <= window]
         n = counted(p, place, width, others)
         chance = density * sum((saliency[t] * near(place, width)).sum() for t in others)

@@ -182,6 +182,10 @@ def test_peaks_are_those_that_the_rule_for_points_leaves(tmp_path: Path) -> None
     assert shares["off"].peaks.tolist() == [1.0], "slice 4"
     assert shares["neighbours"].peaks.tolist() == [0.5], "slices 4 and 5"
     assert shares["auto"].peaks.tolist() == [0.5], "4 of 5 is too few"
+    variant.__dict__["content_share"] = 0.05  # a cached property
+    settings = from_files(agreement=AgreementSettings("neighbours", min_probability=0.85))
+    found = measure_precision([variant], settings, 0)
+    assert found.peaks.tolist() == pytest.approx([5 / 6]), "so dense is chance that no point is trusted"
 
 
 @pytest.mark.parametrize(

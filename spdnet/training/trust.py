@@ -19,6 +19,7 @@ from spdnet.inference.prompting import distill_class, distill_volume, distill_vo
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import AgreementSettings
 from spdnet.prompts import SlicePrompts
+from spdnet.prompts.background import Background
 from spdnet.prompts.distillation import Consensus
 from spdnet.prompts.learned_trust import LearnedTrust
 from spdnet.prompts.near_points import near_points
@@ -129,7 +130,7 @@ def measure_trust(
             for k, consensus in enumerate(distill_volume(prompts, saliency, size, by_saliency)):
                 found.points.count(variant, k, consensus.slice_index, consensus.points_yx)
                 points = points_of_class(prompts, k, size, saliency.shape[-1])
-                hits = count_hits(points, saliency[:, k], rule.tau)
+                hits = count_hits(points, saliency[:, k], rule.tau)  # whose chance does not matter here
                 found.salient.add(k, hits.n_salient, hits.n)
     measured = found.shares()
     for variant, draws in stop.guard(drawn):
@@ -161,7 +162,8 @@ def _count_near(
     for k in range(saliency.shape[1]):
         rule = replace(settings_of_class(settings.distillation, k, measured), near_points="off")
         points, maps = points_of_class(prompts, k, settings.image_size, saliency.shape[-1]), saliency[:, k]
-        trusted = distill_class(points, maps, rule, trust_of_class(settings.distillation, k, measured))
+        trust, background = trust_of_class(settings.distillation, k, measured), Background(variant.content_share)
+        trusted = distill_class(points, maps, rule, trust, background)
         near = near_points(trusted, points, maps)
         found.count(variant, k, nearest_index(points[near, 0]), points[near, 1:])
 
@@ -175,7 +177,7 @@ def _count_stand_ins(
     found: TrustMeasurement,
 ) -> None:
     rule, n_slices = settings.distillation, len(saliency)
-    consensus = distill_volume(prompts, saliency, settings.image_size, rule, measured)
+    consensus = distill_volume(prompts, saliency, settings.image_size, rule, measured, variant.content_share)
     boxes = distill_volume_boxes(prompts, saliency, settings.image_size, rule)
     for k in range(saliency.shape[1]):
         own, maps = consensus[k], saliency[:, k]

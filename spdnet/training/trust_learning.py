@@ -18,6 +18,7 @@ from torch import nn
 
 from spdnet.inference.prompting import points_of_class
 from spdnet.planning import SPDSettings
+from spdnet.prompts.background import Background
 from spdnet.prompts.distillation import point_uses
 from spdnet.prompts.learned_trust import LearnedTrust
 from spdnet.prompts.point_features import describe_uses
@@ -85,6 +86,7 @@ def _examples(variant: StoredVariant, settings: SPDSettings, seed: int, n_draws:
     saliency = np.asarray(variant.saliency, dtype=np.float32)
     n_slices, n_classes, side, _ = saliency.shape
     size, n_context = settings.image_size, settings.distillation.n_context
+    background = Background(variant.content_share)
     parts: list[list[Examples]] = [[] for _ in range(n_classes)]
     for draw in range(n_draws):
         prompts = variant.move(draw_prompts(variant.case, settings.prompts, rng))
@@ -97,7 +99,8 @@ def _examples(variant: StoredVariant, settings: SPDSettings, seed: int, n_draws:
             on_target, is_known = variant.target_at(k, uses.slice_index, uses.pixel.astype(np.float64))
             chosen = rng.permutation(len(on_target))[:most]
             chosen = chosen[is_known[chosen]]
-            parts[k].append(Examples(describe_uses(uses, saliency[:, k])[chosen], on_target[chosen]))
+            features = describe_uses(uses, saliency[:, k], background)
+            parts[k].append(Examples(features[chosen], on_target[chosen]))
     return [Examples(*(np.concatenate(arrays) for arrays in zip(*own, strict=True))) for own in parts]
 
 
