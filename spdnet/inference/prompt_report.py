@@ -15,7 +15,7 @@ from spdnet.dataset import Labels
 from spdnet.files import make_folder, whole_file
 from spdnet.geometry import CaseMapping, ImageGeometry
 from spdnet.inference.class_rules import MeasuredShares, looked_at_again, settings_of_class, trust_of_class
-from spdnet.inference.prompting import asked_agreement, points_of_class
+from spdnet.inference.prompting import asked_agreement, backgrounds, points_of_class
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import Markup, SlicePrompts, write_markups
 from spdnet.prompts.background import Background
@@ -73,12 +73,12 @@ def judge_prompts(
     """
     points, fates = [], []
     looked = looked_at_again(settings, saliency.shape[1], measured)
-    for k in range(saliency.shape[1]):
+    for k, background in enumerate(backgrounds(prompts, saliency, content_share)):
         scaled = points_of_class(prompts, k, image_size, saliency.shape[-1])
         points.append(prompts.for_class(k).points_syx)
         rule, trust = settings_of_class(settings, k, measured), trust_of_class(settings, k, measured)
         is_refused = refused is not None and bool(refused[k])
-        found = _fates_of_class(scaled, saliency[:, k], rule, trust, is_refused, Background(content_share))
+        found = _fates_of_class(scaled, saliency[:, k], rule, trust, is_refused, background)
         if first_masks is not None and looked[k]:
             back = [] if readmitted is None else readmitted[readmitted[:, 0] == k, 2].tolist()
             found = overrule(found, scaled, NeighbourMasks.of(first_masks[:, k]), back)

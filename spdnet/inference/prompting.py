@@ -21,7 +21,7 @@ from spdnet.inference.class_rules import (
     trust_of_class,
 )
 from spdnet.planning.plans import DistillationSettings
-from spdnet.prompts import SliceBoxes, SlicePrompts
+from spdnet.prompts import ALL_CLASSES, SliceBoxes, SlicePrompts
 from spdnet.prompts.agreement import agreement
 from spdnet.prompts.background import WHOLE_MAPS, Background
 from spdnet.prompts.box_distillation import BoxConsensus, distill_boxes, raw_boxes
@@ -87,6 +87,21 @@ def points_of_class(prompts: SlicePrompts, k: int, image_size: int, mask_size: i
     return points
 
 
+def backgrounds(prompts: SlicePrompts, saliency: np.ndarray, content_share: float = 1.0) -> list[Background]:
+    """Of each class, where its points lie that are there by chance.
+
+    Args:
+        prompts: points in network pixels, as `points_of_class` takes them.
+        saliency: float (S, k, M, M), in [0, 1].
+        content_share: of the slices, what the image fills.
+    """
+    n_classes, highest = saliency.shape[1], None
+    if n_classes > 1 and (prompts.class_index == ALL_CLASSES).any():
+        highest = saliency.max(axis=1)
+    own = [prompts.for_class(k).class_index == ALL_CLASSES for k in range(n_classes)]
+    return [Background(content_share, for_all, highest) for for_all in own]
+
+
 def distill_volume(
     prompts: SlicePrompts,
     saliency: np.ndarray,
@@ -109,10 +124,10 @@ def distill_volume(
         One consensus per class; its `points_yx` are in pixels of the saliency map.
     """
     results = []
-    for k in range(saliency.shape[1]):
+    for k, background in enumerate(backgrounds(prompts, saliency, content_share)):
         points = points_of_class(prompts, k, image_size, saliency.shape[-1])
         own = settings_of_class(settings, k, measured), trust_of_class(settings, k, measured)
-        consensus = distill_class(points, saliency[:, k], *own, Background(content_share))
+        consensus = distill_class(points, saliency[:, k], *own, background)
         results.append(limit_points(consensus, settings.max_points))
     return results
 
@@ -131,7 +146,7 @@ def distill_class(
         saliency: float (S, M, M), in [0, 1].
         settings: of the class, from `settings_of_class`.
         trust: from `trust_of_class`.
-        background: of the class.
+        background: of the class, from `backgrounds`.
     """
     if settings.mode == "raw":
         return raw_prompts(points_syx, len(saliency))
@@ -154,7 +169,7 @@ def asked_agreement(
         points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
         saliency: float (S, M, M), in [0, 1].
         settings: of the class.
-        background: of the class.
+        background: of the class, from `backgrounds`.
     """
     rule = settings.agreement
     if rule.mode != "neighbours":
@@ -230,9 +245,10 @@ def distill_whole_volume(
     if refused is None:
         refused = np.zeros(n_classes, dtype=bool)
         if measured is not None and settings.random_points == "refuse":
+            behind = backgrounds(prompts, saliency, content_share)
             for k in np.flatnonzero(may_be_untrusted).tolist():
                 points = points_of_class(prompts, k, image_size, saliency.shape[-1])
-                hits = count_hits(points, saliency[:, k], settings.tau, Background(content_share))
+                hits = count_hits(points, saliency[:, k], settings.tau, behind[k])
                 refused[k] = look_random(hits, float(measured.salient[k]))
     for k in np.flatnonzero(refused).tolist():
         consensus[k] = consensus[k].select(np.zeros(0, dtype=np.int64))

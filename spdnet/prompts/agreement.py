@@ -61,12 +61,16 @@ def agreement(
     if not hits.any():
         return odds
 
-    area = np.array([np.count_nonzero(pixels) for pixels in salient], dtype=np.float64)  # faster than a sum over axes
-    n_hits, n_misses = (
-        _of_windows(np.bincount(index[chosen, 0], minlength=count), n_slices) for chosen in (hits, inside & ~hits)
-    )
-    free = np.maximum(background.content_share * height * width - area, 0)
-    density = n_misses / np.maximum(_of_windows(free, n_slices), 1)
+    area = _salient_pixels(salient)
+    n_hits = _of_windows(np.bincount(index[hits, 0], minlength=count), n_slices)
+    density = np.zeros(count)
+    for chosen, maps in background.parts(saliency, len(points)):
+        off = inside & chosen
+        off[off] = ~(maps[tuple(index[off].T)] > tau)
+        n_misses = np.bincount(index[off, 0], minlength=count)
+        taken = area if maps is saliency else _salient_pixels(maps > tau)
+        free = np.maximum(background.content_share * height * width - taken, 0)
+        density += _of_windows(n_misses, n_slices) / np.maximum(_of_windows(free, n_slices), 1)
     by_chance = np.minimum(density * _of_windows(area, n_slices), n_hits)
     by_target = n_hits - by_chance
     per_slice = by_target / np.maximum(_of_windows(area > 0, n_slices), 1)
@@ -93,6 +97,11 @@ def agreement(
     evidence = found * np.log1p(expected_of_target / expected_of_chance) - expected_of_target
     odds[hits] = prior + evidence
     return odds
+
+
+def _salient_pixels(salient: np.ndarray) -> np.ndarray:
+    """Of bool maps (S, H, W), in each slice: float64 (S,)."""
+    return np.array([np.count_nonzero(pixels) for pixels in salient], dtype=np.float64)  # faster than a sum over axes
 
 
 def _of_windows(values: np.ndarray, reach: int) -> np.ndarray:

@@ -53,8 +53,7 @@ def describe_uses(uses: PointUses, saliency: np.ndarray, background: Background 
     place = s, y // factor, x // factor
     points = np.zeros_like(maps)
     np.add.at(points, tuple(axis[local] for axis in place), weight[local].astype(np.float32))
-    content = background.content_share * (side / factor) ** 2  # cells
-    density = _density_of_chance(maps, s[local], weight[local], content)
+    density = _density_of_chance(uses.select(local), saliency, background) * factor**2
 
     around = _near(maps, _SURROUNDINGS * cells)
     columns = [
@@ -124,11 +123,22 @@ def _near(maps: np.ndarray, width: float) -> np.ndarray:
     return kernel @ maps @ kernel
 
 
-def _density_of_chance(maps: np.ndarray, slices: np.ndarray, weight: np.ndarray, content: float) -> np.ndarray:
-    """Points that are not salient per cell of the image that is not, float64 (S,), in the slices within `REACH`."""
-    missed = np.bincount(slices, weights=1 - weight, minlength=len(maps))
-    area = np.maximum(content - maps.sum(axis=(1, 2), dtype=np.float64), 0)
-    return _within_reach(missed) / _within_reach(area).clip(min=1)
+def _density_of_chance(points: PointUses, saliency: np.ndarray, background: Background) -> np.ndarray:
+    """Points that are not salient per pixel of the image that is not, float64 (S,), in the slices within `REACH`.
+
+    Args:
+        points: each in its own slice.
+        saliency: float (S, M, M).
+        background: of the points.
+    """
+    n_slices, side, _ = saliency.shape
+    density = np.zeros(n_slices)
+    for chosen, maps in background.parts(saliency, int(points.point_index.max(initial=-1)) + 1):
+        own = points.select(chosen[points.point_index])
+        missed = np.bincount(own.slice_index, weights=1 - own.saliency(maps).astype(np.float64), minlength=n_slices)
+        free = np.maximum(background.content_share * side**2 - maps.sum(axis=(1, 2), dtype=np.float64), 0)
+        density += _within_reach(missed) / _within_reach(free).clip(min=1)
+    return density
 
 
 def _within_reach(values: np.ndarray) -> np.ndarray:

@@ -15,11 +15,10 @@ import numpy as np
 
 from spdnet.geometry import nearest_index, rescale_points
 from spdnet.inference.class_rules import MeasuredShares, settings_of_class, trust_of_class
-from spdnet.inference.prompting import distill_class, distill_volume, distill_volume_boxes, points_of_class
+from spdnet.inference.prompting import backgrounds, distill_class, distill_volume, distill_volume_boxes, points_of_class
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import AgreementSettings
 from spdnet.prompts import SlicePrompts
-from spdnet.prompts.background import Background
 from spdnet.prompts.distillation import Consensus
 from spdnet.prompts.learned_trust import LearnedTrust
 from spdnet.prompts.near_points import near_points
@@ -127,10 +126,11 @@ def measure_trust(
     for variant, draws in stop.guard(drawn):
         saliency = np.asarray(variant.saliency, dtype=np.float32)
         for prompts in draws:
+            behind = backgrounds(prompts, saliency, variant.content_share)
             for k, consensus in enumerate(distill_volume(prompts, saliency, size, by_saliency)):
                 found.points.count(variant, k, consensus.slice_index, consensus.points_yx)
                 points = points_of_class(prompts, k, size, saliency.shape[-1])
-                hits = count_hits(points, saliency[:, k], rule.tau)  # whose chance does not matter here
+                hits = count_hits(points, saliency[:, k], rule.tau, behind[k])
                 found.salient.add(k, hits.n_salient, hits.n)
     measured = found.shares()
     for variant, draws in stop.guard(drawn):
@@ -159,10 +159,10 @@ def _count_near(
     measured: MeasuredShares,
     found: Share,
 ) -> None:
-    for k in range(saliency.shape[1]):
+    for k, background in enumerate(backgrounds(prompts, saliency, variant.content_share)):
         rule = replace(settings_of_class(settings.distillation, k, measured), near_points="off")
         points, maps = points_of_class(prompts, k, settings.image_size, saliency.shape[-1]), saliency[:, k]
-        trust, background = trust_of_class(settings.distillation, k, measured), Background(variant.content_share)
+        trust = trust_of_class(settings.distillation, k, measured)
         trusted = distill_class(points, maps, rule, trust, background)
         near = near_points(trusted, points, maps)
         found.count(variant, k, nearest_index(points[near, 0]), points[near, 1:])
