@@ -15,11 +15,11 @@ from spdnet.dataset import RawDataset
 from spdnet.files import make_folder
 from spdnet.inference.steps import CaseTools, NetworkResult, PreparedCase, finish_case, prepare_case
 from spdnet.inference.work_list import list_cases
-from spdnet.planning import SPDSettings
+from spdnet.planning import NetworkCase, SPDSettings
 from spdnet.prompts import SlicePrompts
 
-# Case, slices float32 (S, c, size, size) in [0, 1], its points: to probabilities float (S, k, M, M) of the same square.
-Segment = Callable[[str, np.ndarray, SlicePrompts], np.ndarray]
+# Name, the case in the network frame, its points: to probabilities float (S, k, M, M) of the same square.
+Segment = Callable[[str, NetworkCase, SlicePrompts], np.ndarray]
 
 
 def prepared_cases(
@@ -48,7 +48,7 @@ def predict_test_cases(raw: Path, prompts: Path | None, output: Path, settings: 
     make_folder(output)
     for case, points in prepared_cases(raw, raw / "imagesTs", prompts, settings, output):
         network_case = case.network_case
-        probabilities = segment(case.case, network_case.slices, points)
+        probabilities = segment(case.case, network_case, points)
         result = NetworkResult(case.case, case.target, probabilities, network_case.mapping, network_case.geometry)
         finish_case(result, _tools(raw, settings), save_probabilities=False)
 

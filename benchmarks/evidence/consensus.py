@@ -16,7 +16,7 @@ from spdnet.network.checkpoint import read_checkpoint
 from spdnet.network.precision import compute_dtype, place
 from spdnet.network.prediction_form import optimize_for_prediction
 from spdnet.network.spd_network import MEASURED
-from spdnet.planning import SPDSettings, build_planned_network
+from spdnet.planning import NetworkCase, SPDSettings, StoredCase, build_planned_network
 from spdnet.planning.plans import input_difference
 from spdnet.prompts import SlicePrompts
 from spdnet.training.pretrained import load_stage1_weights
@@ -55,13 +55,18 @@ class Distiller:
         batch_size = s.stage1.batch_size
         return predict_volume(self._network, slices, None, s.distillation, batch_size, self._device).saliency
 
-    def distill(self, slices: np.ndarray, prompts: SlicePrompts) -> SlicePrompts:
-        """`consensus_points` of a volume, given its slices (S, c, size, size) in [0, 1]."""
-        return consensus_points(prompts, self.saliency(slices), self._settings, self.measured)
+    def distill(self, case: NetworkCase | StoredCase, prompts: SlicePrompts) -> SlicePrompts:
+        """`consensus_points` of a case."""
+        saliency, content_share = self.saliency(case.slices), case.mapping.content_share
+        return consensus_points(prompts, saliency, self._settings, self.measured, content_share)
 
 
 def consensus_points(
-    prompts: SlicePrompts, saliency: np.ndarray, settings: SPDSettings, measured: MeasuredShares
+    prompts: SlicePrompts,
+    saliency: np.ndarray,
+    settings: SPDSettings,
+    measured: MeasuredShares,
+    content_share: float,
 ) -> SlicePrompts:
     """The points that SPD trusts, each with the class and the slice that it prompts.
 
@@ -72,9 +77,10 @@ def consensus_points(
         saliency: float (S, k, M, M) in [0, 1].
         settings: of the plans; its `distillation` says how.
         measured: what SPD measured on the training cases.
+        content_share: of the slices, what the image fills.
     """
     distillation, size = replace(settings.distillation, empty_consensus="empty"), settings.image_size
-    consensus = distill_volume(prompts, saliency, size, distillation, measured)
+    consensus = distill_volume(prompts, saliency, size, distillation, measured, content_share)
     rows = decoder_rows(consensus, saliency, size, distillation)
     row, place_in_row = np.nonzero(rows.point_is_real)
     points = np.column_stack([rows.slice_index[row], rows.points_yx[row, place_in_row]])

@@ -28,7 +28,7 @@ from spdnet.cli.common import entry_point
 from spdnet.dataset import RawDataset
 from spdnet.errors import ConfigurationError
 from spdnet.network.precision import get_device
-from spdnet.planning import SPDPlans, SPDSettings, StoredCase
+from spdnet.planning import NetworkCase, SPDPlans, SPDSettings, StoredCase
 from spdnet.prompts import SlicePrompts
 from spdnet.training.stopping import EXIT_STATUS, TrainingStoppedError
 
@@ -66,9 +66,9 @@ def predict(args: argparse.Namespace) -> None:
     model = method.build(settings, n_classes)
     load_trained(model, args.model, device)
 
-    def segment(case: str, slices: np.ndarray, prompts: SlicePrompts) -> np.ndarray:
-        given = prompts if distiller is None else distiller.distill(slices, prompts)
-        return predict_slices(model, slices, given, settings.stage1.batch_size, device)
+    def segment(name: str, case: NetworkCase, prompts: SlicePrompts) -> np.ndarray:
+        given = prompts if distiller is None else distiller.distill(case, prompts)
+        return predict_slices(model, case.slices, given, settings.stage1.batch_size, device)
 
     predict_test_cases(args.raw, args.prompts, args.o, settings, segment)
 

@@ -49,7 +49,8 @@ class ConsensusPoints:
     def __call__(self, case: int, rng: np.random.Generator) -> SlicePrompts:
         """Points of a case, by its place, network frame."""
         saliency = np.asarray(self.saliency[case], dtype=np.float32)
-        return consensus_points(self.raw(case, rng), saliency, self.raw.settings, self.measured)
+        content_share = self.raw.cases[case].mapping.content_share
+        return consensus_points(self.raw(case, rng), saliency, self.raw.settings, self.measured, content_share)
 
 
 def stored_saliency(distiller: Distiller, cases: list[StoredCase], folder: Path) -> list[np.ndarray]:

@@ -42,7 +42,7 @@ from spdnet.errors import ConfigurationError
 from spdnet.geometry import CaseMapping, ImageGeometry
 from spdnet.inference.model_folder import ModelFolder
 from spdnet.inference.volume import predict_volume
-from spdnet.planning import SPDPlans, SPDSettings, StoredCase
+from spdnet.planning import NetworkCase, SPDPlans, SPDSettings, StoredCase
 from spdnet.planning.plans import AugmentationSettings
 from spdnet.planning.storage import CaseWriter
 from spdnet.prompts import ALL_CLASSES, SliceBoxes, SlicePrompts
@@ -239,9 +239,10 @@ def test_consensus_is_what_spd_decodes(workspace: InProcess, settings: SPDSettin
     median = float(np.median(Distiller(settings, 2, stage1, CPU).saliency(case.slices)))  # splits the points
     settings = replace(settings, distillation=replace(settings.distillation, tau=median, empty_consensus="decode"))
     distiller = Distiller(settings, 2, stage1, CPU)
-    found = distiller.distill(case.slices, case.prompts)
+    found = distiller.distill(case, case.prompts)
     network = distiller._network
-    expected = predict_volume(network, case.slices, case.prompts, settings.distillation, 4, CPU).consensus
+    how = settings.distillation, 4, CPU, case.mapping.content_share
+    expected = predict_volume(network, case.slices, case.prompts, *how).consensus
     assert expected is not None and len(found) > 0
     scale = IMAGE_SIZE / network.mask_size
     for k, consensus in enumerate(expected):
@@ -263,9 +264,9 @@ def test_consensus_takes_the_place_of_the_points_in_training_and_prediction(
     for _ in range(2):  # saliency computed, then read
         draw = slice_command.training_points(method, cases, drawn_from_files, distiller, tmp_path)
         for index, case in enumerate(cases):
-            own = draw(index, np.random.default_rng(0))
+            own, content_share = draw(index, np.random.default_rng(0)), case.mapping.content_share
             stored = distiller.saliency(case.slices).astype(np.float16).astype(np.float32)
-            expected = consensus_points(case.prompts, stored, settings, distiller.measured)
+            expected = consensus_points(case.prompts, stored, settings, distiller.measured, content_share)
             assert np.array_equal(own.points_syx, expected.points_syx) and len(own) != len(case.prompts)
     assert {f.name for f in tmp_path.glob("saliency/*")} == {f"{c.case}.npy" for c in cases}
     method.train(workspace)
@@ -273,8 +274,8 @@ def test_consensus_takes_the_place_of_the_points_in_training_and_prediction(
     model = fresh(method, settings)
     load_trained(model, workspace.results() / method.name, CPU)
 
-    def segment(case: str, slices: np.ndarray, given: SlicePrompts) -> np.ndarray:
-        return predict_slices(model, slices, distiller.distill(slices, given), 4, CPU)
+    def segment(name: str, case: NetworkCase, given: SlicePrompts) -> np.ndarray:
+        return predict_slices(model, case.slices, distiller.distill(case, given), 4, CPU)
 
     predict_test_cases(workspace.raw, workspace.prompts("recipe"), tmp_path / "expected", settings, segment)
     for file in (tmp_path / "expected").iterdir():

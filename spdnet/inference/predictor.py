@@ -459,10 +459,11 @@ class SPDPredictor:
         mean = _mean_probabilities(volumes)
         judged = None
         if judge and prompts is not None:
-            size, measured = network_case.mapping.image_size, MeasuredShares.of(self.networks[0])
+            mapping, measured = network_case.mapping, MeasuredShares.of(self.networks[0])
             first = volumes[0]
+            rules = mapping.image_size, self._settings().distillation, measured
             seen = first.refused, first.first_masks, first.readmitted
-            judged = judge_prompts(prompts, first.saliency, size, self._settings().distillation, measured, *seen)
+            judged = judge_prompts(prompts, first.saliency, *rules, *seen, mapping.content_share)
         saliency = volumes[0].saliency if keep_saliency else None
         mapping, geometry = network_case.mapping, network_case.geometry
         return NetworkResult(prepared.case, prepared.target, mean, mapping, geometry, judged, saliency)

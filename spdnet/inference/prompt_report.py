@@ -15,9 +15,10 @@ from spdnet.dataset import Labels
 from spdnet.files import make_folder, whole_file
 from spdnet.geometry import CaseMapping, ImageGeometry
 from spdnet.inference.class_rules import MeasuredShares, looked_at_again, settings_of_class, trust_of_class
-from spdnet.inference.prompting import asked_agreement, points_of_class
+from spdnet.inference.prompting import asked_agreement, backgrounds, points_of_class
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import Markup, SlicePrompts, write_markups
+from spdnet.prompts.background import Background
 from spdnet.prompts.distillation import distill_prompts
 from spdnet.prompts.fates import Fate, PointFates, fates_by_trust, overrule, point_fates
 from spdnet.prompts.learned_trust import LearnedTrust, judge_uses
@@ -55,6 +56,7 @@ def judge_prompts(
     refused: np.ndarray | None = None,
     first_masks: np.ndarray | None = None,
     readmitted: np.ndarray | None = None,
+    content_share: float = 1.0,
 ) -> JudgedPrompts:
     """Say what distillation makes of every point.
 
@@ -67,15 +69,16 @@ def judge_prompts(
         refused: bool (k,), the classes whose points look random; None for none.
         first_masks: bool (S, k, M, M), what a second look saw; None if there was none.
         readmitted: int64 (m, 3), what it readmitted, as `VolumePrediction` has it; None for nothing.
+        content_share: of the slices, what the image fills.
     """
     points, fates = [], []
     looked = looked_at_again(settings, saliency.shape[1], measured)
-    for k in range(saliency.shape[1]):
+    for k, background in enumerate(backgrounds(prompts, saliency, content_share)):
         scaled = points_of_class(prompts, k, image_size, saliency.shape[-1])
         points.append(prompts.for_class(k).points_syx)
         rule, trust = settings_of_class(settings, k, measured), trust_of_class(settings, k, measured)
         is_refused = refused is not None and bool(refused[k])
-        found = _fates_of_class(scaled, saliency[:, k], rule, trust, is_refused)
+        found = _fates_of_class(scaled, saliency[:, k], rule, trust, is_refused, background)
         if first_masks is not None and looked[k]:
             back = [] if readmitted is None else readmitted[readmitted[:, 0] == k, 2].tolist()
             found = overrule(found, scaled, NeighbourMasks.of(first_masks[:, k]), back)
@@ -89,12 +92,13 @@ def _fates_of_class(
     rule: DistillationSettings,
     trust: LearnedTrust | None,
     is_refused: bool,
+    background: Background,
 ) -> PointFates:
     """What distillation makes of the points (N, 3), in pixels of the saliency maps (S, M, M)."""
     if trust is not None:
-        judged = judge_uses(points_syx, saliency, rule.n_context, trust)
+        judged = judge_uses(points_syx, saliency, rule.n_context, trust, background)
         return fates_by_trust(judged, rule.min_trust, rule.max_points, is_refused)
-    asked = asked_agreement(points_syx, saliency, rule)
+    asked = asked_agreement(points_syx, saliency, rule, background)
     near = None
     if rule.near_points == "on":
         trusted = distill_prompts(points_syx, saliency, rule.tau, rule.n_context, *asked)

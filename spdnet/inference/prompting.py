@@ -21,8 +21,9 @@ from spdnet.inference.class_rules import (
     trust_of_class,
 )
 from spdnet.planning.plans import DistillationSettings
-from spdnet.prompts import SliceBoxes, SlicePrompts
+from spdnet.prompts import ALL_CLASSES, SliceBoxes, SlicePrompts
 from spdnet.prompts.agreement import agreement
+from spdnet.prompts.background import WHOLE_MAPS, Background
 from spdnet.prompts.box_distillation import BoxConsensus, distill_boxes, raw_boxes
 from spdnet.prompts.distillation import Consensus, distill_prompts, limit_points, raw_prompts
 from spdnet.prompts.learned_trust import LearnedTrust, distill_by_trust
@@ -86,12 +87,28 @@ def points_of_class(prompts: SlicePrompts, k: int, image_size: int, mask_size: i
     return points
 
 
+def backgrounds(prompts: SlicePrompts, saliency: np.ndarray, content_share: float = 1.0) -> list[Background]:
+    """Of each class, where its points lie that are there by chance.
+
+    Args:
+        prompts: points in network pixels, as `points_of_class` takes them.
+        saliency: float (S, k, M, M), in [0, 1].
+        content_share: of the slices, what the image fills.
+    """
+    n_classes, highest = saliency.shape[1], None
+    if n_classes > 1 and (prompts.class_index == ALL_CLASSES).any():
+        highest = saliency.max(axis=1)
+    own = [prompts.for_class(k).class_index == ALL_CLASSES for k in range(n_classes)]
+    return [Background(content_share, for_all, highest) for for_all in own]
+
+
 def distill_volume(
     prompts: SlicePrompts,
     saliency: np.ndarray,
     image_size: int,
     settings: DistillationSettings,
     measured: MeasuredShares | None = None,
+    content_share: float = 1.0,
 ) -> list[Consensus]:
     """Run CPD for every class of a volume, or of adjacent slices of it.
 
@@ -101,21 +118,26 @@ def distill_volume(
         image_size: side of the network's slices.
         settings: of the plans.
         measured: as `spdnet.inference.class_rules` takes it.
+        content_share: of the slices, what the image fills.
 
     Returns:
         One consensus per class; its `points_yx` are in pixels of the saliency map.
     """
     results = []
-    for k in range(saliency.shape[1]):
+    for k, background in enumerate(backgrounds(prompts, saliency, content_share)):
         points = points_of_class(prompts, k, image_size, saliency.shape[-1])
         own = settings_of_class(settings, k, measured), trust_of_class(settings, k, measured)
-        consensus = distill_class(points, saliency[:, k], *own)
+        consensus = distill_class(points, saliency[:, k], *own, background)
         results.append(limit_points(consensus, settings.max_points))
     return results
 
 
 def distill_class(
-    points_syx: np.ndarray, saliency: np.ndarray, settings: DistillationSettings, trust: LearnedTrust | None = None
+    points_syx: np.ndarray,
+    saliency: np.ndarray,
+    settings: DistillationSettings,
+    trust: LearnedTrust | None = None,
+    background: Background = WHOLE_MAPS,
 ) -> Consensus:
     """Run CPD for one class, however many points a slice gets.
 
@@ -124,18 +146,22 @@ def distill_class(
         saliency: float (S, M, M), in [0, 1].
         settings: of the class, from `settings_of_class`.
         trust: from `trust_of_class`.
+        background: of the class, from `backgrounds`.
     """
     if settings.mode == "raw":
         return raw_prompts(points_syx, len(saliency))
     if trust is not None:
-        return distill_by_trust(points_syx, saliency, settings.n_context, trust, settings.min_trust)
-    asked = asked_agreement(points_syx, saliency, settings)
+        return distill_by_trust(points_syx, saliency, settings.n_context, trust, settings.min_trust, background)
+    asked = asked_agreement(points_syx, saliency, settings, background)
     consensus = distill_prompts(points_syx, saliency, settings.tau, settings.n_context, *asked)
     return add_near_points(consensus, points_syx, saliency) if settings.near_points == "on" else consensus
 
 
 def asked_agreement(
-    points_syx: np.ndarray, saliency: np.ndarray, settings: DistillationSettings
+    points_syx: np.ndarray,
+    saliency: np.ndarray,
+    settings: DistillationSettings,
+    background: Background = WHOLE_MAPS,
 ) -> tuple[np.ndarray | None, float]:
     """How the neighbours of each point speak for it, log odds float64 (N,), or None if the plans do not ask; the least.
 
@@ -143,11 +169,13 @@ def asked_agreement(
         points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
         saliency: float (S, M, M), in [0, 1].
         settings: of the class.
+        background: of the class, from `backgrounds`.
     """
     rule = settings.agreement
     if rule.mode != "neighbours":
         return None, -np.inf
-    odds = agreement(points_syx, saliency, settings.tau, rule.n_slices, rule.radius * saliency.shape[-1])
+    radius = rule.radius * saliency.shape[-1]
+    odds = agreement(points_syx, saliency, settings.tau, rule.n_slices, radius, background)
     return odds, float(logit(rule.min_probability))
 
 
@@ -204,13 +232,12 @@ def distill_whole_volume(
     """Distil points and boxes, and see what can be told of a whole volume only: whether anything can be trusted.
 
     Args:
-        prompts, saliency, image_size, settings, measured: as in `distill_volume`.
-        content_share: of the slices, what the image fills.
+        prompts, saliency, image_size, settings, measured, content_share: as in `distill_volume`.
         refused: bool (k,), the classes whose points are refused; None to decide it here. They are where the points look
             random (`spdnet.prompts.random_points`), if the class falls back on the saliency and has no trusted box.
     """
     given = prompts, saliency, image_size, settings
-    consensus, boxes = distill_volume(*given, measured), distill_volume_boxes(*given)
+    consensus, boxes = distill_volume(*given, measured, content_share), distill_volume_boxes(*given)
     n_slices, n_classes = saliency.shape[:2]
     falls_back = [falls_back_on_saliency(settings_of_class(settings, k, measured)) for k in range(n_classes)]
     has_box = [b.slices_with_box(n_slices).any() for b in boxes]
@@ -218,9 +245,10 @@ def distill_whole_volume(
     if refused is None:
         refused = np.zeros(n_classes, dtype=bool)
         if measured is not None and settings.random_points == "refuse":
+            behind = backgrounds(prompts, saliency, content_share)
             for k in np.flatnonzero(may_be_untrusted).tolist():
                 points = points_of_class(prompts, k, image_size, saliency.shape[-1])
-                hits = count_hits(points, saliency[:, k], settings.tau, content_share)
+                hits = count_hits(points, saliency[:, k], settings.tau, behind[k])
                 refused[k] = look_random(hits, float(measured.salient[k]))
     for k in np.flatnonzero(refused).tolist():
         consensus[k] = consensus[k].select(np.zeros(0, dtype=np.int64))
@@ -396,6 +424,7 @@ def rows_of_slices(
     image_size: int,
     settings: DistillationSettings,
     measured: MeasuredShares | None = None,
+    content_share: float = 1.0,
 ) -> DecoderRows:
     """The rows that `decoder_rows` makes of a whole volume for the slices from `first` to `stop` - 1.
 
@@ -406,6 +435,7 @@ def rows_of_slices(
         image_size: side of the network's slices.
         settings: of the plans.
         measured: as `spdnet.inference.class_rules` takes it.
+        content_share: of the slices, what the image fills.
 
     Returns:
         `slice_index` counts from the volume's first slice.
@@ -413,7 +443,7 @@ def rows_of_slices(
     reach = reach_of_context(settings)
     low, high = max(first - reach, 0), min(stop + reach, len(saliency))
     near, window = prompts.of_slices(low, high), saliency[low:high]
-    consensus = distill_volume(near, window, image_size, settings, measured)
+    consensus = distill_volume(near, window, image_size, settings, measured, content_share)
     boxes = distill_volume_boxes(near, window, image_size, settings)
     rows = decoder_rows(consensus, window, image_size, settings, boxes, measured)
     rows = replace(rows, slice_index=rows.slice_index + low)

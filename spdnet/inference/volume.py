@@ -177,7 +177,7 @@ def predict_volume(
     Raises:
         torch.cuda.OutOfMemoryError: not even one slice fits.
     """
-    stream = _Stream(network, slices, prompts, settings, device)
+    stream = _Stream(network, slices, prompts, settings, device, content_share)
     stream.run(batch_size)
     if prompts is None:
         return VolumePrediction(stream.probabilities, stream.saliency, None)
@@ -249,9 +249,10 @@ class _Stream:
         prompts: SlicePrompts | None,
         settings: DistillationSettings,
         device: torch.device,
+        content_share: float = 1.0,
     ) -> None:
         self.network, self.slices, self.prompts = network, slices, prompts
-        self.settings, self.device = settings, device
+        self.settings, self.device, self.content_share = settings, device, content_share
         self.saliency = self.probabilities = np.zeros(0, dtype=np.float32)  # made when their shape is known
         self._reach = reach_of_context(settings)
         self.measured = MeasuredShares.of(network)
@@ -317,8 +318,8 @@ class _Stream:
         first, self._decoded = self._decoded, stop
         if self.prompts is None:
             return
-        size = self.network.image_size
-        rows = rows_of_slices(self.prompts, self.saliency, first, stop, size, self.settings, self.measured)
+        rules = self.network.image_size, self.settings, self.measured, self.content_share
+        rows = rows_of_slices(self.prompts, self.saliency, first, stop, *rules)
         self._embeddings = [torch.cat(self._embeddings)]
         self._take(self._masks)
         self._decode(rows, self._masks)

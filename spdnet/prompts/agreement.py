@@ -14,13 +14,21 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from spdnet.geometry import nearest_index
+from spdnet.prompts.background import WHOLE_MAPS, Background
 
 _SAMPLES_ACROSS = 8  # of the disc, in which the salient area is estimated
 _LEAST = 1e-9  # expected points, in place of none
 _IN_PLANE = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])
 
 
-def agreement(points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_slices: int, radius: float) -> np.ndarray:
+def agreement(
+    points_syx: np.ndarray,
+    saliency: np.ndarray,
+    tau: float,
+    n_slices: int,
+    radius: float,
+    background: Background = WHOLE_MAPS,
+) -> np.ndarray:
     """How likely points are on the target rather than where they are by chance.
 
     All that is used of a point in slice s lies in the slices from s - n to s + n. In them, points that are not salient
@@ -36,6 +44,7 @@ def agreement(points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_slices
         tau: a pixel is salient above this.
         n_slices: n.
         radius: in pixels, what counts as near.
+        background: where points of chance can lie.
 
     Returns:
         float64 (N,): natural logarithm of the odds of target to chance. NaN for points that are not salient in their
@@ -52,11 +61,16 @@ def agreement(points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_slices
     if not hits.any():
         return odds
 
-    area = np.array([np.count_nonzero(pixels) for pixels in salient], dtype=np.float64)  # faster than a sum over axes
-    n_hits, n_misses = (
-        _of_windows(np.bincount(index[chosen, 0], minlength=count), n_slices) for chosen in (hits, inside & ~hits)
-    )
-    density = n_misses / np.maximum(_of_windows(height * width - area, n_slices), 1)
+    area = _salient_pixels(salient)
+    n_hits = _of_windows(np.bincount(index[hits, 0], minlength=count), n_slices)
+    density = np.zeros(count)
+    for chosen, maps in background.parts(saliency, len(points)):
+        off = inside & chosen
+        off[off] = ~(maps[tuple(index[off].T)] > tau)
+        n_misses = np.bincount(index[off, 0], minlength=count)
+        taken = area if maps is saliency else _salient_pixels(maps > tau)
+        free = np.maximum(background.content_share * height * width - taken, 0)
+        density += _of_windows(n_misses, n_slices) / np.maximum(_of_windows(free, n_slices), 1)
     by_chance = np.minimum(density * _of_windows(area, n_slices), n_hits)
     by_target = n_hits - by_chance
     per_slice = by_target / np.maximum(_of_windows(area > 0, n_slices), 1)
@@ -83,6 +97,11 @@ def agreement(points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_slices
     evidence = found * np.log1p(expected_of_target / expected_of_chance) - expected_of_target
     odds[hits] = prior + evidence
     return odds
+
+
+def _salient_pixels(salient: np.ndarray) -> np.ndarray:
+    """Of bool maps (S, H, W), in each slice: float64 (S,)."""
+    return np.array([np.count_nonzero(pixels) for pixels in salient], dtype=np.float64)  # faster than a sum over axes
 
 
 def _of_windows(values: np.ndarray, reach: int) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import expit
 
 from spdnet.geometry import nearest_index
+from spdnet.prompts.background import WHOLE_MAPS, Background
 from spdnet.prompts.distillation import Consensus, PointUses, consensus_of, point_uses
 from spdnet.prompts.point_features import N_FEATURES, describe_uses
 
@@ -76,7 +77,13 @@ class JudgedUses:
     nearest_slice: np.ndarray
 
 
-def judge_uses(points_syx: np.ndarray, saliency: np.ndarray, n_context: int, trust: LearnedTrust) -> JudgedUses:
+def judge_uses(
+    points_syx: np.ndarray,
+    saliency: np.ndarray,
+    n_context: int,
+    trust: LearnedTrust,
+    background: Background = WHOLE_MAPS,
+) -> JudgedUses:
     """Judge the points of one volume and class.
 
     Args:
@@ -84,24 +91,30 @@ def judge_uses(points_syx: np.ndarray, saliency: np.ndarray, n_context: int, tru
         saliency: float (S, M, M) in [0, 1].
         n_context: how many slices to either side a point may be lent to.
         trust: of the class.
+        background: where points of chance can lie.
     """
     points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)
     uses = point_uses(points, saliency.shape, n_context)
     here = uses.saliency(saliency)
-    probability = trust.probability(describe_uses(uses, saliency))
+    probability = trust.probability(describe_uses(uses, saliency, background))
     return JudgedUses(uses, probability, uses.at_home(here, len(points)), here, nearest_index(points[:, 0]))
 
 
 def distill_by_trust(
-    points_syx: np.ndarray, saliency: np.ndarray, n_context: int, trust: LearnedTrust, min_trust: float
+    points_syx: np.ndarray,
+    saliency: np.ndarray,
+    n_context: int,
+    trust: LearnedTrust,
+    min_trust: float,
+    background: Background = WHOLE_MAPS,
 ) -> Consensus:
     """`distill_prompts` by another criterion: points prompt the slices in which they are likely to be on the target.
 
     Args:
-        points_syx, saliency, n_context, trust: as in `judge_uses`.
+        points_syx, saliency, n_context, trust, background: as in `judge_uses`.
         min_trust: probability above which a use counts.
     """
     points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)
-    judged = judge_uses(points, saliency, n_context, trust)
+    judged = judge_uses(points, saliency, n_context, trust, background)
     chosen = judged.probability > min_trust
     return consensus_of(points, judged.uses, judged.here, judged.own_saliency, chosen)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logit
 
+from spdnet.prompts.background import WHOLE_MAPS, Background
 from spdnet.prompts.distillation import PointUses
 
 REACH = 8  # slices to either side that are looked at
@@ -26,7 +27,7 @@ _LEAST_SALIENCY = 1e-3
 _ONE_SIDE = 4  # slices, before a place and after it
 
 
-def describe_uses(uses: PointUses, saliency: np.ndarray) -> np.ndarray:
+def describe_uses(uses: PointUses, saliency: np.ndarray, background: Background = WHOLE_MAPS) -> np.ndarray:
     """Features float32 (Q, F) of uses; every point within the maps has to be among them in its own slice.
 
     They depend on the slices within `REACH` of the one that is prompted, and of the point's own.
@@ -34,6 +35,7 @@ def describe_uses(uses: PointUses, saliency: np.ndarray) -> np.ndarray:
     Args:
         uses: of the points of one volume and class.
         saliency: float (S, M, M) in [0, 1].
+        background: where points of chance can lie.
     """
     if not len(uses.slice_index):
         return np.zeros((0, N_FEATURES), dtype=np.float32)
@@ -51,7 +53,7 @@ def describe_uses(uses: PointUses, saliency: np.ndarray) -> np.ndarray:
     place = s, y // factor, x // factor
     points = np.zeros_like(maps)
     np.add.at(points, tuple(axis[local] for axis in place), weight[local].astype(np.float32))
-    density = _density_of_chance(maps, s[local], weight[local])
+    density = _density_of_chance(uses.select(local), saliency, background) * factor**2
 
     around = _near(maps, _SURROUNDINGS * cells)
     columns = [
@@ -121,12 +123,22 @@ def _near(maps: np.ndarray, width: float) -> np.ndarray:
     return kernel @ maps @ kernel
 
 
-def _density_of_chance(maps: np.ndarray, slices: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Points that are not salient per cell that is not, float64 (S,), in the slices within `REACH`."""
-    n_slices, cells, _ = maps.shape
-    missed = np.bincount(slices, weights=1 - weight, minlength=n_slices)
-    area = cells**2 - maps.sum(axis=(1, 2), dtype=np.float64)
-    return _within_reach(missed) / _within_reach(area).clip(min=1)
+def _density_of_chance(points: PointUses, saliency: np.ndarray, background: Background) -> np.ndarray:
+    """Points that are not salient per pixel of the image that is not, float64 (S,), in the slices within `REACH`.
+
+    Args:
+        points: each in its own slice.
+        saliency: float (S, M, M).
+        background: of the points.
+    """
+    n_slices, side, _ = saliency.shape
+    density = np.zeros(n_slices)
+    for chosen, maps in background.parts(saliency, int(points.point_index.max(initial=-1)) + 1):
+        own = points.select(chosen[points.point_index])
+        missed = np.bincount(own.slice_index, weights=1 - own.saliency(maps).astype(np.float64), minlength=n_slices)
+        free = np.maximum(background.content_share * side**2 - maps.sum(axis=(1, 2), dtype=np.float64), 0)
+        density += _within_reach(missed) / _within_reach(free).clip(min=1)
+    return density
 
 
 def _within_reach(values: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import xlog1py, xlogy
 
 from spdnet.geometry import nearest_index
+from spdnet.prompts.background import WHOLE_MAPS, Background
 
 MIN_ODDS = 20.0  # of random points to points like those of the training
 MAX_SHARE = 0.9  # no training is so good that a few misses tell
@@ -25,8 +26,8 @@ class Hits:
 
     Attributes:
         n_salient: points that are salient in their own slice.
-        n: points within the maps.
-        chance: that a random pixel of the image is salient, mean over the points' slices; 0 without points.
+        n: points within the maps, but for those that another class accounts for.
+        chance: that a random point of these is salient, mean over the points' slices; 0 without points.
     """
 
     n_salient: int
@@ -34,23 +35,31 @@ class Hits:
     chance: float
 
 
-def count_hits(points_syx: np.ndarray, saliency: np.ndarray, tau: float, content_share: float = 1.0) -> Hits:
+def count_hits(points_syx: np.ndarray, saliency: np.ndarray, tau: float, background: Background = WHOLE_MAPS) -> Hits:
     """Count the points of one volume and class that are salient.
 
     Args:
         points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
         saliency: float (S, H, W) in [0, 1].
         tau: a pixel is salient above this.
-        content_share: of the maps, what the image fills; points lie nowhere else.
+        background: where random points can lie.
     """
     index = nearest_index(np.asarray(points_syx, dtype=np.float64).reshape(-1, 3))
-    index = index[((index >= 0) & (index < saliency.shape)).all(axis=1)]
-    if not len(index):
-        return Hits(0, 0, 0.0)
-    slices, n_points = np.unique(index[:, 0], return_counts=True)
-    area = np.array([np.count_nonzero(saliency[s] > tau) for s in slices])
-    chance = float(area @ n_points) / (len(index) * saliency[0].size * content_share)
-    return Hits(int((saliency[tuple(index.T)] > tau).sum()), len(index), min(chance, 1.0))
+    inside = ((index >= 0) & (index < saliency.shape)).all(axis=1)
+    content = saliency[0].size * background.content_share
+    n_salient = n = 0
+    by_chance = 0.0
+    for chosen, maps in background.parts(saliency, len(index)):
+        own = index[inside & chosen]
+        is_salient = saliency[tuple(own.T)] > tau
+        counts = is_salient | ~(maps[tuple(own.T)] > tau)
+        slices, n_points = np.unique(own[counts, 0], return_counts=True)
+        area, taken = (np.array([np.count_nonzero(m[s] > tau) for s in slices], dtype=int) for m in (saliency, maps))
+        room = np.maximum(content - (taken - area), np.maximum(area, 1))
+        by_chance += float(area / room @ n_points)
+        n_salient += int(is_salient.sum())
+        n += int(counts.sum())
+    return Hits(n_salient, n, by_chance / n if n else 0.0)
 
 
 def look_random(hits: Hits, training_share: float) -> bool:

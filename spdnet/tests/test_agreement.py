@@ -14,7 +14,10 @@ from spdnet.inference.prompting import asked_agreement, distill_volume, rows_of_
 from spdnet.planning.plans import AgreementSettings, DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.prompts.agreement import agreement
+from spdnet.prompts.background import WHOLE_MAPS, Background
 from spdnet.prompts.fates import Fate
+from spdnet.prompts.learned_trust import LearnedTrust
+from spdnet.tests.tiny import measured_shares
 
 SIDE = 28
 RULE = DistillationSettings(agreement=AgreementSettings("neighbours"))
@@ -44,7 +47,23 @@ def prompts_of(points: np.ndarray) -> SlicePrompts:
     return replace(SlicePrompts.empty(), points_syx=points, class_index=np.zeros(len(points), np.int64))
 
 
-def by_loop(points: np.ndarray, saliency: np.ndarray, tau: float, n: int, radius: float) -> np.ndarray:
+def by_surplus() -> LearnedTrust:
+    """Trusts points round which there are more than twice as many salient ones as chance would put there."""
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in LearnedTrust.shapes().items()}
+    arrays["scale"] += 1
+    arrays["weight_1"][-1, 0] = arrays["weight_2"][0, 0] = arrays["weight_3"][0] = 1
+    arrays["bias_3"] -= np.float32(np.log(2))
+    return LearnedTrust(**arrays)
+
+
+def by_loop(
+    points: np.ndarray,
+    saliency: np.ndarray,
+    tau: float,
+    n: int,
+    radius: float,
+    background: Background = WHOLE_MAPS,
+) -> np.ndarray:
     """The definition, written out; areas are exact, so radii must be small enough for one sample per pixel."""
     height, width = saliency.shape[1:]
     yy, xx = np.mgrid[:height, :width]
@@ -59,8 +78,17 @@ def by_loop(points: np.ndarray, saliency: np.ndarray, tau: float, n: int, radius
         window = [j for j in range(len(saliency)) if abs(j - s) <= n]
         salient = saliency[window] > tau
         n_hits = sum(h for h, p in zip(hits, pixels, strict=True) if p[0] in window)
-        n_misses = sum(ok and not h for ok, h, p in zip(in_maps, hits, pixels, strict=True) if p[0] in window)
-        density = n_misses / (~salient).sum() if (~salient).any() else n_misses
+        density = 0.0
+        for speaks_for_all in (False, True):
+            taken = saliency if not speaks_for_all or background.highest is None else background.highest
+            own = [
+                p
+                for i, p in enumerate(pixels)
+                if in_maps[i] and (background.for_all is not None and background.for_all[i]) == speaks_for_all
+            ]
+            n_misses = sum(p[0] in window and taken[tuple(p)] <= tau for p in own)
+            free = [max(background.content_share * height * width - (taken[j] > tau).sum(), 0) for j in window]
+            density += n_misses / max(sum(free), 1)
         chance = min(density * salient.sum(), n_hits)
         per_slice = (n_hits - chance) / salient.any(axis=(1, 2)).sum()
         share = near_area = found = 0.0
@@ -86,10 +114,18 @@ def test_it_is_the_odds_of_its_definition(seed: int) -> None:
     saliency = (rng.random((6, 15, 17)) ** 2).astype(np.float32)
     points = rng.uniform((-1, -2, -2), (7, 17, 19), (40, 3)).round(2)
     points[:, 0] = points[:, 0].round()
+    points[:16] = rng.permutation(np.argwhere(saliency > 0.3))[:16]  # the others leave some to the target
     arguments = (0.3, int(rng.integers(1, 4)), float(rng.uniform(1, 5)))
-    expected = by_loop(points, saliency, *arguments)
-    assert np.isfinite(expected).any() and np.isnan(expected).any()
-    np.testing.assert_allclose(agreement(points, saliency, *arguments), expected, atol=1e-9, equal_nan=True)
+    other = saliency[:, ::-1] ** 2
+    of_classes = Background(0.9, rng.random(40) < 0.5, np.maximum(saliency, other))
+    odds = []
+    for background in (WHOLE_MAPS, Background(0.8), of_classes):
+        expected = by_loop(points, saliency, *arguments, background)
+        odds.append(expected)
+        assert np.isfinite(expected).any() and np.isnan(expected).any()
+        found = agreement(points, saliency, *arguments, background)
+        np.testing.assert_allclose(found, expected, atol=1e-9, equal_nan=True)
+    assert not np.allclose(odds[0], odds[1], equal_nan=True) and not np.allclose(odds[0], odds[2], equal_nan=True)
 
 
 def test_the_area_is_near_enough_where_it_is_sampled() -> None:
@@ -112,6 +148,89 @@ def test_a_run_of_points_is_kept_and_chance_hits_on_the_twin_are_not() -> None:
 def test_a_click_without_noise_around_is_trusted_though_nobody_agrees() -> None:
     points = np.array([[2, 6, 6], [9, 20, 20]], float)
     assert kept_by(points, two_structures(), RULE).all()
+
+
+def test_padding_is_no_room_for_chance() -> None:
+    """The same slices, half as wide as high, alone and padded to squares."""
+    rng, narrow = np.random.default_rng(7), two_structures()[:, :, :14]
+    points = np.concatenate([in_square(rng, np.arange(12), 3), rng.uniform((0, 0, 0), (11, 27, 13), (36, 3)).round()])
+    alone = agreement(points, narrow, 0.5, 8, 4.0)
+    padded, moved = np.pad(narrow, ((0, 0), (0, 0), (7, 7))), points + np.array([0, 0, 7])
+    np.testing.assert_allclose(agreement(moved, padded, 0.5, 8, 4.0, Background(0.5)), alone, equal_nan=True)
+    assert np.nanmax(np.abs(agreement(moved, padded, 0.5, 8, 4.0) - alone)) > 0.5
+
+
+def test_saliency_beyond_the_image_leaves_some_room() -> None:
+    saliency = np.full((12, SIDE, SIDE), 0.9, np.float32)
+    saliency[:, :4] = 0
+    points = np.column_stack([np.repeat(np.arange(12), 2), np.tile([[6.0, 6], [1, 20]], (12, 1))])
+    odds = agreement(points, saliency, 0.5, 8, 4.0, Background(0.5))
+    assert np.isfinite(odds[::2]).all() and (odds[::2] < 0).all(), "as many misses as hits, and hardly room for them"
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_volume_stream_and_report_allow_for_the_padding(learned: bool) -> None:
+    rng, saliency = np.random.default_rng(6), np.zeros((20, 1, SIDE, SIDE), np.float32)
+    saliency[:, 0, 3:10, 3:10] = saliency[:, 0, 17:24, 3:10] = 0.9
+    points = np.concatenate([in_square(rng, np.arange(20), 3), rng.uniform((0, 0, 0), (19, 27, 13), (60, 3)).round()])
+    prompts, rule, measured = prompts_of(points), replace(RULE, max_points=100), None
+    if learned:
+        rule, measured = replace(rule, trust="learned"), replace(measured_shares(), trust=(by_surplus(),))
+    by_square, by_image = (distill_volume(prompts, saliency, SIDE, rule, measured, share)[0] for share in (1.0, 0.5))
+    assert set(by_image.point_index.tolist()) < set(by_square.point_index.tolist()), "chance is denser"
+    part = rows_of_slices(prompts, saliency, 8, 12, SIDE, rule, measured, 0.5)
+    for s, own, real in zip(part.slice_index, part.points_yx, part.point_is_real, strict=True):
+        np.testing.assert_allclose(own[real], by_image.in_slice(s), atol=1e-4)
+    (fates,) = judge_prompts(prompts, saliency, SIDE, rule, measured, content_share=0.5).fates
+    kept = [f.is_kept for f in fates.fates]
+    assert set(fates.point_index[kept].tolist()) == set(by_image.point_index.tolist())
+
+
+def two_classes(large: int, n_slices: int = 20) -> np.ndarray:
+    """Saliency (S, 2, 28, 28): a square of `large` pixels a side, and one of 5, in other places."""
+    saliency = np.zeros((n_slices, 2, SIDE, SIDE), np.float32)
+    saliency[:, 0, 1 : 1 + large, 1 : 1 + large] = 0.9
+    saliency[:, 1, 22:27, 22:27] = 0.9
+    return saliency
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_right_points_without_a_class_are_not_chance_for_the_others(learned: bool) -> None:
+    rng, saliency = np.random.default_rng(8), two_classes(20)
+    of_large = np.column_stack([np.arange(20), rng.uniform(7, 14, (20, 2))])
+    of_small = np.column_stack([np.repeat(np.arange(20), 3), rng.uniform(22, 26, (60, 2))])
+    points = np.concatenate([of_large, of_small])
+    named = SlicePrompts(points, np.repeat([0, 1], [20, 60]))
+    rule, measured = replace(RULE, n_context=0, max_points=100), None
+    if learned:
+        trust = by_surplus()
+        rule, measured = replace(rule, trust="learned"), replace(measured_shares(2), trust=(trust, trust))
+    for prompts in (named, named.for_all_classes()):
+        large, small = (c.points_yx for c in distill_volume(prompts, saliency, SIDE, rule, measured))
+        np.testing.assert_allclose(large, of_large[:, 1:])
+        np.testing.assert_allclose(small, of_small[:, 1:])
+        rows = rows_of_slices(prompts, saliency, 8, 12, SIDE, rule, measured)
+        assert rows.point_is_real.sum(axis=1).tolist() == [1] * 4 + [3] * 4
+        fates = judge_prompts(prompts, saliency, SIDE, rule, measured).fates
+        assert [sum(f.is_kept for f in own.fates) for own in fates] == [20, 60]
+
+
+def test_the_area_of_other_classes_is_no_room_for_chance_either() -> None:
+    """Points without a class tell what they would if the other class and what lies on it were cut out."""
+    rng, saliency = np.random.default_rng(9), two_classes(20)
+    points = np.concatenate(
+        [
+            np.column_stack([np.arange(20), rng.uniform(22, 26, (20, 2))]),
+            np.column_stack([np.repeat(np.arange(20), 8), rng.uniform(-0.5, 27.5, (160, 2))]),
+        ]
+    )
+    pixels = tuple(np.floor(points + 0.5).astype(int).T)
+    elsewhere = saliency[:, 0][pixels] > 0.5
+    background = Background(1.0, np.ones(180, bool), saliency.max(axis=1))
+    found = agreement(points, saliency[:, 1], 0.5, 4, 4.0, background)
+    cut_out = agreement(points[~elsewhere], saliency[:, 1], 0.5, 4, 4.0, Background(1 - 20**2 / SIDE**2))
+    assert 60 < elsewhere.sum() < 120
+    np.testing.assert_allclose(found[~elsewhere], cut_out, equal_nan=True)
 
 
 def test_points_of_chance_alone_are_dropped() -> None:

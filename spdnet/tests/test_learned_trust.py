@@ -14,12 +14,13 @@ from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.prompting import distill_volume, reach_of_context, rows_of_slices
 from spdnet.planning.plans import AgreementSettings, DistillationSettings
 from spdnet.prompts import SlicePrompts
+from spdnet.prompts.background import Background
 from spdnet.prompts.distillation import distill_prompts, point_uses
 from spdnet.prompts.fates import Fate
 from spdnet.prompts.learned_trust import LearnedTrust, distill_by_trust, judge_uses
 from spdnet.prompts.point_features import N_FEATURES, REACH, describe_uses
 from spdnet.tests.tiny import measured_shares
-from spdnet.training.trust_learning import Examples, fit_trust
+from spdnet.training.trust_learning import Examples, _perturbed, fit_trust
 
 LEARNED = DistillationSettings(trust="learned")
 SIDE = 32
@@ -79,13 +80,15 @@ def logit_of(probability: float) -> float:
     return float(logit(np.clip(probability, 1e-3, 1 - 1e-3)))
 
 
-@pytest.mark.parametrize("n_context", [0, 2, 6])
-def test_features_are_what_a_loop_over_points_counts(n_context: int) -> None:
+@pytest.mark.parametrize(("n_context", "content_share", "for_all"), [(0, 1.0, 0.0), (2, 0.9, 0.0), (6, 1.0, 0.5)])
+def test_features_are_what_a_loop_over_points_counts(n_context: int, content_share: float, for_all: float) -> None:
     rng = np.random.default_rng(2)
     saliency = rng.uniform(0, 1, (20, SIDE, SIDE)).astype(np.float32)
     points = np.column_stack([rng.uniform(0, 19, 50), rng.uniform(0, SIDE - 1, (50, 2))])
     uses = point_uses(points, saliency.shape, n_context)
-    found = describe_uses(uses, saliency)
+    highest = np.maximum(saliency, rng.uniform(0, 1, saliency.shape)).astype(np.float32)
+    speaks_for_all = rng.random(50) < for_all
+    found = describe_uses(uses, saliency, Background(content_share, speaks_for_all, highest))
     pixels = np.floor(points + 0.5).astype(int)
     weights = saliency[tuple(pixels.T)].astype(float)
     y, x = np.mgrid[:SIDE, :SIDE]
@@ -105,8 +108,11 @@ def test_features_are_what_a_loop_over_points_counts(n_context: int) -> None:
 
     def surplus(p: int, s: int, place: tuple[int, int], width: float, window: int) -> tuple[float, float]:
         reached = [t for t in range(20) if abs(t - s) <= REACH]
-        missed = sum(1 - w for q, w in enumerate(weights) if pixels[q, 0] in reached)
-        density = missed / sum(SIDE**2 - saliency[t].sum() for t in reached)
+        density = 0.0
+        for kind, maps in ((False, saliency), (True, highest)):
+            own = [q for q in range(50) if speaks_for_all[q] == kind and pixels[q, 0] in reached]
+            missed = sum(1 - float(maps[tuple(pixels[q])]) for q in own)
+            density += missed / sum(content_share * SIDE**2 - maps[t].sum() for t in reached)
         others = [t for t in range(20) if 0 < abs(t - s) <= window]
         n = counted(p, place, width, others)
         chance = density * sum((saliency[t] * near(place, width)).sum() for t in others)
@@ -168,6 +174,24 @@ def test_neither_points_nor_a_single_slice_is_an_error(trust: LearnedTrust) -> N
         consensus = distill_by_trust(points, saliency, 0, trust, 0.5)
         assert len(consensus.own_saliency) == len(points)
         assert np.isfinite(judge_uses(points, saliency, 0, trust).probability).all()
+
+
+def test_points_that_are_added_speak_for_all_classes_where_the_others_do() -> None:
+    rng = np.random.default_rng(12)
+    points, n_added = np.column_stack([np.repeat(np.arange(20), 5), rng.uniform(0, 31, (100, 2))]), []
+    for share in (0, 0.5, 1):
+        for_all = np.arange(100) < 100 * share
+        for _ in range(10):
+            found, speaks_for_all = _perturbed(points, for_all, 20, rng)
+            kept = (found[:, None] == points).all(axis=2).any(axis=1)
+            np.testing.assert_array_equal(
+                speaks_for_all[kept], for_all[(points[:, None] == found).all(axis=2).any(axis=1)]
+            )
+            n_added.append((~kept).sum())
+            if share in (0, 1):
+                assert (speaks_for_all == share).all()
+    assert max(n_added) > 100
+    assert _perturbed(np.zeros((0, 3)), np.zeros(0, bool), 20, rng)[1].shape == (0,)
 
 
 def test_it_tells_the_target_from_its_look_alike_which_saliency_cannot(trust: LearnedTrust) -> None:

@@ -19,7 +19,8 @@ from spdnet.inference.prompting import distill_whole_volume
 from spdnet.inference.volume import VolumePrediction, predict_volume
 from spdnet.network import SPDNetwork, build_network
 from spdnet.planning.plans import BoxSettings, DistillationSettings
-from spdnet.prompts import SliceBoxes, SlicePrompts
+from spdnet.prompts import ALL_CLASSES, SliceBoxes, SlicePrompts
+from spdnet.prompts.background import Background
 from spdnet.prompts.fates import Fate
 from spdnet.prompts.random_points import MAX_SHARE, MIN_ODDS, Hits, count_hits, look_random
 from spdnet.tests.tiny import measured_shares
@@ -45,6 +46,25 @@ def test_hits_are_counted_as_in_a_loop(seed: int) -> None:
     points = rng.uniform([-1, -1, -1], [7, 10, 9], size=(40 * (seed > 0), 3))
     found = count_hits(points, saliency, 0.5)
     assert (found.n_salient, found.n, pytest.approx(found.chance)) == by_loop(points, saliency, 0.5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_points_on_another_class_do_not_count_where_they_speak_for_all(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    saliency, other = rng.random((2, 6, 9, 8)).astype(np.float32) ** 2
+    points = rng.uniform([-1, -1, -1], [7, 10, 9], size=(60, 3))
+    for_all = rng.random(60) < 0.6
+    found = count_hits(points, saliency, 0.5, Background(0.9, for_all, np.maximum(saliency, other)))
+    n_salient, chances = 0, []
+    for (s, y, x), speaks_for_all in zip(np.floor(points + 0.5).astype(int).tolist(), for_all, strict=True):
+        if not (0 <= s < 6 and 0 <= y < 9 and 0 <= x < 8):
+            continue
+        is_own, is_others = saliency[s] > 0.5, (other[s] > 0.5) & (saliency[s] <= 0.5) & speaks_for_all
+        if not is_others[y, x]:
+            n_salient += is_own[y, x]
+            chances.append(is_own.sum() / (0.9 * 72 - is_others.sum()))
+    assert (found.n_salient, found.n) == (n_salient, len(chances))
+    assert found.chance == pytest.approx(np.mean(chances))
 
 
 @pytest.mark.parametrize("n", [1, 10, 40, 200])
@@ -133,6 +153,24 @@ def test_points_lie_in_the_image_alone() -> None:
         outcomes.append([refused(narrow, saliency, SIZE, RULE, TRAINED, content_share=s)[0] for s in (1.0, 0.5)])
     by_square, by_image = np.mean(outcomes, axis=0)
     assert by_square < 0.1 and 0.35 < by_image < 0.75, "about half pass by chance"
+
+
+def test_right_points_of_another_class_do_not_make_a_class_look_random() -> None:
+    saliency = np.zeros((N_SLICES, 2, SIZE, SIZE), dtype=np.float32)
+    saliency[:, 0, 2:32, 2:32] = saliency[:, 1, 40:50, 40:50] = 0.9
+    rng = np.random.default_rng(0)
+    of_first = np.column_stack([np.arange(N_SLICES), rng.uniform(2, 31, (N_SLICES, 2))])
+    of_second = np.column_stack([np.repeat(np.arange(N_SLICES), 3), rng.uniform(40, 49, (3 * N_SLICES, 2))])
+    right = SlicePrompts(np.concatenate([of_first, of_second]), np.full(4 * N_SLICES, ALL_CLASSES))
+    trained = measured_shares(2, peaks=[0, 0], continued=[1, 1], salient=[0.8, 0.8])
+    assert refused(right, saliency, SIZE, RULE, trained).tolist() == [False, False]
+    outcomes = []
+    for seed in range(40):
+        points = np.random.default_rng(seed).uniform(0, [N_SLICES - 1, SIZE - 1, SIZE - 1], size=(200, 3))
+        anywhere = SlicePrompts(points, np.full(200, ALL_CLASSES))
+        outcomes.append(refused(anywhere, saliency, SIZE, RULE, trained))
+    shares = np.mean(outcomes, axis=0)
+    assert ((shares > 0.3) & (shares < 0.75)).all(), "about half pass by chance"
 
 
 def test_mirrored_copies_decide_nothing_themselves(monkeypatch: pytest.MonkeyPatch) -> None:

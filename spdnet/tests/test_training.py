@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 import random
@@ -36,7 +37,7 @@ from spdnet.planning.plans import (
 )
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.tiny import tiny_settings
-from spdnet.training.embedding_store import EmbeddingStore
+from spdnet.training.embedding_store import EmbeddingStore, StoredVariant
 from spdnet.training.losses import consistency_loss
 from spdnet.training.pretrained import load_pretrained_weights
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
@@ -46,7 +47,9 @@ from spdnet.training.saliency_stage import SaliencyStage, slice_table
 from spdnet.training.sampling import BatchRequest, SliceBatches, augment, draw_batches
 from spdnet.training.scores import pixel_counts, pseudo_dice
 from spdnet.training.stages import Stage
+from spdnet.training.stopping import StopRequest
 from spdnet.training.trainer import SPDTrainer, resume_checkpoint
+from spdnet.training.trust_learning import learn_trust
 
 CPU = torch.device("cpu")
 STILL = AugmentationSettings(0.0, (1.0, 1.0), flip_columns=False, intensity=False, stored_variants=1)
@@ -332,6 +335,19 @@ def test_stored_variants_move_slices_masks_and_points_alike(planned: Workspace, 
     assert not list((tmp_path / "store").iterdir())
 
 
+def test_variants_know_how_much_of_them_is_image(planned: Workspace, tmp_path: Path) -> None:
+    case = stored_cases(planned, 1)[0]
+    share = case.mapping.content_share
+    assert share < 1, "rows are farther apart than columns"
+    shares = {
+        transform: StoredVariant(case, transform, tmp_path, "unused").content_share
+        for transform in (SliceTransform(), SliceTransform(angle_degrees=90, flip_rows=True), SliceTransform(scale=0.5))
+    }
+    assert list(shares.values()) == pytest.approx([share, share, share / 4], abs=0.01)
+    larger = StoredVariant(case, SliceTransform(scale=1.2), tmp_path, "unused").content_share
+    assert share < larger < 1.44 * share, "what is moved out of the square does not count"
+
+
 def test_kept_embeddings_are_used_again_only_where_they_fit(planned: Workspace, tmp_path: Path) -> None:
     case = stored_cases(planned, 1)[0]
     network = tiny_network(tiny_settings())
@@ -385,6 +401,37 @@ def test_pairs_are_adjacent_slices_of_one_run_that_both_hold_target() -> None:
     assert _adjacent_pairs(runs, masks).tolist() == [[3, 4], [5, 6]]
     assert _adjacent_pairs(runs, np.zeros_like(masks)).shape == (0, 2)
     assert _adjacent_pairs([_Run(variant, rows, np.array([3]))], masks[:1]).shape == (0, 2)
+
+
+def test_stage_2_allows_for_padding_wherever_it_distils(
+    planned: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: dict[str, list[float]] = {}
+
+    def spy(module: str, function: str, share_of: Callable[[Any], float]) -> None:
+        original = getattr(importlib.import_module(module), function)
+
+        def wrapped(*given: Any) -> Any:
+            told.setdefault(function, []).append(share_of(given[-1]))
+            return original(*given)
+
+        monkeypatch.setattr(f"{module}.{function}", wrapped)
+
+    spy("spdnet.training.prompt_stage", "distill_volume", float)
+    spy("spdnet.training.prompt_stage", "distill_whole_volume", float)
+    spy("spdnet.training.trust_learning", "describe_uses", lambda background: background.content_share)
+    settings = tiny_settings(augmentation=replace(AugmentationSettings(), stored_variants=3))
+    stage = prompt_stage(planned, settings, tmp_path)
+    stage.prepare()
+    (variants,) = stage._train
+    for seed in range(6):
+        stage._draw_batches(np.random.default_rng(seed))
+    stage.validation_scores(variants[0])
+    learn_trust([variants[1]], settings, 0, StopRequest())
+    shares = [v.content_share for v in variants]
+    assert shares[0] == variants[0].case.mapping.content_share < 1 and len(set(shares)) == 3
+    assert set(told["distill_volume"]) - {shares[0]} and set(told["distill_volume"]) <= set(shares)
+    assert told["distill_whole_volume"] == shares[:1] and set(told["describe_uses"]) == {shares[1]}
 
 
 def test_batches_of_stage_2_hold_whole_runs_and_keep_to_the_plans(planned: Workspace, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from spdnet.network import SPDNetwork, build_network
 from spdnet.planning import SPDSettings, StoredCase
 from spdnet.planning.plans import AgreementSettings, DistillationSettings
 from spdnet.planning.storage import CaseWriter
-from spdnet.prompts import SlicePrompts
+from spdnet.prompts import ALL_CLASSES, SlicePrompts
 from spdnet.prompts.fates import Fate
 from spdnet.tests.tiny import measured_shares, tiny_settings
 from spdnet.training.embedding_store import StoredVariant
@@ -168,6 +168,22 @@ def test_points_count_in_every_slice_that_they_prompt(tmp_path: Path) -> None:
     assert measure_precision([variant], asked, 0).points.tolist() == pytest.approx([4 / 5]), "by saliency alone"
 
 
+def test_right_points_of_another_class_are_not_counted_as_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [[0, *ON_TARGET], [1, *ON_TARGET], [2, *ELSEWHERE], [3, 5, 5]]
+    variant = a_variant(tmp_path, "a", [ON_TARGET] * N_SLICES, given)
+    other = a_variant(tmp_path, "b", [ELSEWHERE] * N_SLICES, [])
+    for name in ("saliency", "masks"):
+        variant.__dict__[name] = np.concatenate([getattr(v, name) for v in (variant, other)], axis=1)
+    found = measure_trust([variant], from_files(), 0, StopRequest()).salient
+    assert found.n.tolist() == [12, 0], "of the first class, in each of three draws"
+    for_all = SlicePrompts(np.array(given, dtype=np.float64), np.full(4, ALL_CLASSES))
+    monkeypatch.setattr("spdnet.training.trust.draw_prompts", lambda *_: for_all)
+    found = measure_trust([variant], from_files(), 0, StopRequest()).salient
+    assert (found.n_inside.tolist(), found.n.tolist()) == ([6, 3], [9, 6])
+
+
 def test_peaks_are_those_that_the_rule_for_points_leaves(tmp_path: Path) -> None:
     """Agreement rejects the lone point, and then its slice needs a peak."""
     peaks = [ON_TARGET, ON_TARGET, ON_TARGET, ON_TARGET, ON_TARGET, ELSEWHERE]
@@ -182,6 +198,10 @@ def test_peaks_are_those_that_the_rule_for_points_leaves(tmp_path: Path) -> None
     assert shares["off"].peaks.tolist() == [1.0], "slice 4"
     assert shares["neighbours"].peaks.tolist() == [0.5], "slices 4 and 5"
     assert shares["auto"].peaks.tolist() == [0.5], "4 of 5 is too few"
+    variant.__dict__["content_share"] = 0.05  # a cached property
+    settings = from_files(agreement=AgreementSettings("neighbours", min_probability=0.85))
+    found = measure_precision([variant], settings, 0)
+    assert found.peaks.tolist() == pytest.approx([5 / 6]), "so dense is chance that no point is trusted"
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,15 @@ def test_the_stream_is_the_whole_volume_at_once(settings: DistillationSettings, 
 
 
 @pytest.mark.usefixtures("small_steps")
+def test_the_stream_is_told_how_much_of_the_slices_is_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, slices = tiny_volume()
+    told = []
+    monkeypatch.setattr(volume, "rows_of_slices", lambda *given: told.append(given[-1]) or rows_of_slices(*given))
+    predict_volume(network, slices, random_prompts(), SETTINGS[0], 4, CPU, 0.6)
+    assert len(told) > 1 and set(told) == {0.6}
+
+
+@pytest.mark.usefixtures("small_steps")
 @pytest.mark.gpu
 def test_the_stream_on_a_gpu_is_that_on_the_cpu() -> None:
     network, slices = tiny_volume()

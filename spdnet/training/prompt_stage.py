@@ -232,7 +232,7 @@ class PromptStage(Stage):
         embeddings = batch.embeddings_of(np.arange(len(saliency)))
         volume = EncodedVolume(torch.from_numpy(np.array(embeddings)), saliency)
         settings, size, measured = self.settings.distillation, self.network.image_size, MeasuredShares.of(self.network)
-        given = distill_whole_volume(prompts, saliency, size, settings, measured, batch.case.mapping.content_share)
+        given = distill_whole_volume(prompts, saliency, size, settings, measured, batch.content_share)
         rows = decoder_rows(given.consensus, saliency, size, settings, given.boxes, measured)
         decoded = decode_twice(self.network, volume, rows, prompts, settings, measured, self.device)
         decoded[:, given.untrusted] = saliency[:, given.untrusted]
@@ -244,11 +244,13 @@ class PromptStage(Stage):
         counts = pixel_counts(found.numpy(), masks.numpy(), None if valid is None else valid.numpy())
         return {"loss": loss.numpy(), **counts}
 
-    def _rows(self, prompts: SlicePrompts, saliency: np.ndarray, rng: np.random.Generator) -> DecoderRows:
+    def _rows(
+        self, prompts: SlicePrompts, saliency: np.ndarray, rng: np.random.Generator, content_share: float = 1.0
+    ) -> DecoderRows:
         """Decoder rows of a variant to train on: only a share of the trusted boxes stays, as the plans say."""
         settings, size = self.settings.distillation, self.network.image_size
         measured = MeasuredShares.of(self.network)
-        consensus = distill_volume(prompts, saliency, size, settings, measured)
+        consensus = distill_volume(prompts, saliency, size, settings, measured, content_share)
         boxes = distill_volume_boxes(prompts, saliency, size, settings)
         if len(prompts.boxes):
             share = self.settings.prompts.box_share
@@ -261,7 +263,8 @@ class PromptStage(Stage):
         for variants in self._train:
             variant = variants[rng.integers(len(variants))]
             prompts = variant.move(draw_prompts(variant.case, self.settings.prompts, rng))
-            rows = self._rows(prompts, np.asarray(variant.saliency, dtype=np.float32), rng)
+            saliency = np.asarray(variant.saliency, dtype=np.float32)
+            rows = self._rows(prompts, saliency, rng, variant.content_share)
             runs += [_Run(variant, rows, part) for part in _cut(rows, self.settings.consistency.run_length, rng)]
         s = self.stage_settings
         batches: list[list[_Run]] = [[]]

@@ -15,7 +15,7 @@ import numpy as np
 
 from spdnet.geometry import nearest_index, rescale_points
 from spdnet.inference.class_rules import MeasuredShares, settings_of_class, trust_of_class
-from spdnet.inference.prompting import distill_class, distill_volume, distill_volume_boxes, points_of_class
+from spdnet.inference.prompting import backgrounds, distill_class, distill_volume, distill_volume_boxes, points_of_class
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import AgreementSettings
 from spdnet.prompts import SlicePrompts
@@ -126,10 +126,11 @@ def measure_trust(
     for variant, draws in stop.guard(drawn):
         saliency = np.asarray(variant.saliency, dtype=np.float32)
         for prompts in draws:
+            behind = backgrounds(prompts, saliency, variant.content_share)
             for k, consensus in enumerate(distill_volume(prompts, saliency, size, by_saliency)):
                 found.points.count(variant, k, consensus.slice_index, consensus.points_yx)
                 points = points_of_class(prompts, k, size, saliency.shape[-1])
-                hits = count_hits(points, saliency[:, k], rule.tau)
+                hits = count_hits(points, saliency[:, k], rule.tau, behind[k])
                 found.salient.add(k, hits.n_salient, hits.n)
     measured = found.shares()
     for variant, draws in stop.guard(drawn):
@@ -158,10 +159,11 @@ def _count_near(
     measured: MeasuredShares,
     found: Share,
 ) -> None:
-    for k in range(saliency.shape[1]):
+    for k, background in enumerate(backgrounds(prompts, saliency, variant.content_share)):
         rule = replace(settings_of_class(settings.distillation, k, measured), near_points="off")
         points, maps = points_of_class(prompts, k, settings.image_size, saliency.shape[-1]), saliency[:, k]
-        trusted = distill_class(points, maps, rule, trust_of_class(settings.distillation, k, measured))
+        trust = trust_of_class(settings.distillation, k, measured)
+        trusted = distill_class(points, maps, rule, trust, background)
         near = near_points(trusted, points, maps)
         found.count(variant, k, nearest_index(points[near, 0]), points[near, 1:])
 
@@ -175,7 +177,7 @@ def _count_stand_ins(
     found: TrustMeasurement,
 ) -> None:
     rule, n_slices = settings.distillation, len(saliency)
-    consensus = distill_volume(prompts, saliency, settings.image_size, rule, measured)
+    consensus = distill_volume(prompts, saliency, settings.image_size, rule, measured, variant.content_share)
     boxes = distill_volume_boxes(prompts, saliency, settings.image_size, rule)
     for k in range(saliency.shape[1]):
         own, maps = consensus[k], saliency[:, k]

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Collection, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from spdnet.inference.prompting import points_of_class
+from spdnet.inference.prompting import backgrounds, points_of_class
 from spdnet.planning import SPDSettings
+from spdnet.prompts import ALL_CLASSES
 from spdnet.prompts.distillation import point_uses
 from spdnet.prompts.learned_trust import LearnedTrust
 from spdnet.prompts.point_features import describe_uses
@@ -88,28 +89,36 @@ def _examples(variant: StoredVariant, settings: SPDSettings, seed: int, n_draws:
     parts: list[list[Examples]] = [[] for _ in range(n_classes)]
     for draw in range(n_draws):
         prompts = variant.move(draw_prompts(variant.case, settings.prompts, rng))
-        for k in range(n_classes):
+        for k, background in enumerate(backgrounds(prompts, saliency, variant.content_share)):
             points = points_of_class(prompts, k, size, side)
             if draw % 2:
-                points = _perturbed(points, n_slices, rng)
+                for_all = prompts.for_class(k).class_index == ALL_CLASSES
+                points, for_all = _perturbed(points, for_all, n_slices, rng)
+                background = replace(background, for_all=for_all)
             uses = point_uses(points, saliency[:, k].shape, n_context)
             uses = uses.select(uses.order())
             on_target, is_known = variant.target_at(k, uses.slice_index, uses.pixel.astype(np.float64))
             chosen = rng.permutation(len(on_target))[:most]
             chosen = chosen[is_known[chosen]]
-            parts[k].append(Examples(describe_uses(uses, saliency[:, k])[chosen], on_target[chosen]))
+            features = describe_uses(uses, saliency[:, k], background)
+            parts[k].append(Examples(features[chosen], on_target[chosen]))
     return [Examples(*(np.concatenate(arrays) for arrays in zip(*own, strict=True))) for own in parts]
 
 
-def _perturbed(points_syx: np.ndarray, n_slices: int, rng: np.random.Generator) -> np.ndarray:
-    """Some of the points (N, 3), and others anywhere in the slices, within the rectangle that the points span."""
+def _perturbed(
+    points_syx: np.ndarray, for_all: np.ndarray, n_slices: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Some of the points (N, 3), and others anywhere in the slices, within the rectangle that the points span.
+
+    As many of the others speak for all classes as of the points, `for_all`, bool (N,).
+    """
     if not len(points_syx):
-        return points_syx
-    kept = points_syx[rng.random(len(points_syx)) < rng.uniform(_LEAST_KEPT, 1)]
+        return points_syx, for_all
+    is_kept = rng.random(len(points_syx)) < rng.uniform(_LEAST_KEPT, 1)
     n_added = rng.poisson(rng.uniform(0, _MOST_ADDED) * len(points_syx))
     low, high = points_syx[:, 1:].min(axis=0), points_syx[:, 1:].max(axis=0)
     added = np.column_stack([rng.integers(n_slices, size=n_added), rng.uniform(low, high, (n_added, 2))])
-    return np.concatenate([kept, added])
+    return np.concatenate([points_syx[is_kept], added]), np.concatenate([for_all[is_kept], np.resize(for_all, n_added)])
 
 
 def fit_trust(examples: Examples, rng: np.random.Generator) -> LearnedTrust:

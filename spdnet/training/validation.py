@@ -68,7 +68,8 @@ def validate_cases(
             saliency = prediction.saliency
             size, measured = case.mapping.image_size, MeasuredShares.of(network)
             seen = prediction.refused, prediction.first_masks, prediction.readmitted
-            judged = judge_prompts(prompts, saliency, size, s.distillation, measured, *seen)
+            rules = size, s.distillation, measured
+            judged = judge_prompts(prompts, saliency, *rules, *seen, case.mapping.content_share)
         target, maps = folder / case.case, prediction.probabilities
         result = NetworkResult(case.case, target, maps, case.mapping, case.geometry, judged, saliency)
         finish_case(result, tools, save_probabilities)

@@ -31,7 +31,7 @@ from spdnet.inference.prompting import decoder_rows, distill_volume
 from spdnet.inference.volume import EncodedVolume, decode_volume, encode_volume
 from spdnet.network.precision import compute_dtype, get_device, place
 from spdnet.network.prediction_form import optimize_for_prediction
-from spdnet.planning import SPDPlans, SPDSettings, build_planned_network
+from spdnet.planning import NetworkCase, SPDPlans, SPDSettings, build_planned_network
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.prompts.simulate_files import case_generator
@@ -124,15 +124,15 @@ def main(argv: list[str] | None = None) -> None:
     distiller = Distiller(settings, n_classes, args.stage1, on_device) if args.stage1 is not None else None
     sam = PublishedSAM(settings, n_classes, on_device)
 
-    def segment(case: str, slices: np.ndarray, points: SlicePrompts) -> np.ndarray:
-        volume = sam.encode(slices)
+    def segment(name: str, case: NetworkCase, points: SlicePrompts) -> np.ndarray:
+        volume = sam.encode(case.slices)
         if args.source == "few":
-            order = case_generator(args.seed, case).permutation(len(points))
+            order = case_generator(args.seed, name).permutation(len(points))
             return sam.segment(volume, points.select(order), FEW)
         if args.source == "neighbours":
             points = with_neighbours(points, settings.distillation.n_context)
         if distiller is not None:
-            points = distiller.distill(slices, points)
+            points = distiller.distill(case, points)
         return sam.segment(volume, points)
 
     predict_test_cases(args.raw, args.prompts, args.o, settings, segment)

@@ -225,7 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     for case, points in prepared_cases(args.raw, args.images, args.prompts, settings):
         network_case = case.network_case
         if distiller is not None:
-            points = distiller.distill(network_case.slices, points)
+            points = distiller.distill(network_case, points)
         for name in _channel_files(case.case, range(dataset.n_channels), dataset.file_ending):
             (args.o / name).symlink_to((args.images / name).resolve())
         further = range(dataset.n_channels, dataset.n_channels + len(dataset.labels))

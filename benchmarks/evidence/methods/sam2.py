@@ -34,7 +34,7 @@ from spdnet.dataset import RawDataset
 from spdnet.errors import ConfigurationError
 from spdnet.geometry import rescale_points
 from spdnet.network.precision import autocast, get_device
-from spdnet.planning import SPDPlans
+from spdnet.planning import NetworkCase, SPDPlans
 from spdnet.prompts import SlicePrompts
 
 CHECKPOINT_VARIABLE, CONFIG_VARIABLE = "SPD_SAM2_CHECKPOINT", "SPD_SAM2_CONFIG"
@@ -163,9 +163,9 @@ def main(argv: list[str] | None = None) -> None:
     on_device = get_device(args.device)
     predictor = load_predictor(os.environ[CONFIG_VARIABLE], Path(os.environ[CHECKPOINT_VARIABLE]), on_device)
 
-    def segment(case: str, slices: np.ndarray, points: SlicePrompts) -> np.ndarray:
+    def segment(name: str, case: NetworkCase, points: SlicePrompts) -> np.ndarray:
         with autocast(on_device):
-            return segment_volume(predictor, slices, points, n_classes, args.prompted)
+            return segment_volume(predictor, case.slices, points, n_classes, args.prompted)
 
     predict_test_cases(args.raw, args.prompts, args.o, settings, segment)
 

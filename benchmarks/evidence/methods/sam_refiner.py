@@ -35,7 +35,7 @@ from spdnet.cli.common import entry_point
 from spdnet.dataset import RawDataset
 from spdnet.geometry import rescale_points
 from spdnet.network.precision import get_device
-from spdnet.planning import SPDPlans
+from spdnet.planning import NetworkCase, SPDPlans
 from spdnet.prompts import SlicePrompts
 
 ROUNDS = 5
@@ -258,9 +258,9 @@ def main(argv: list[str] | None = None) -> None:
     sam = PublishedSAM(settings, n_classes, on_device)
     refiner = Refiner(sam)
 
-    def segment(case: str, slices: np.ndarray, points: SlicePrompts) -> np.ndarray:
-        volume = sam.encode(slices)
-        coarse = sam.segment(volume, points) if distiller is None else distiller.saliency(slices)
+    def segment(name: str, case: NetworkCase, points: SlicePrompts) -> np.ndarray:
+        volume = sam.encode(case.slices)
+        coarse = sam.segment(volume, points) if distiller is None else distiller.saliency(case.slices)
         refined = [
             [refiner.refine(mask, embedding) for mask in masks]
             for masks, embedding in zip(coarse > COARSE_THRESHOLD, volume.embeddings, strict=True)
