@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,7 +122,7 @@ def read_checked_markups(
     for markup in markups:
         _check_name(markup.name, labels, case, file)
     if any(len(markup.points_lps_mm) for markup in markups):
-        _check_pile_up(markups, case, file)
+        _check_pile_up(markups, labels, case, file)
         markups = _checked_inside(markups, geometry, case, file, outside)
     return markups
 
@@ -306,9 +307,15 @@ def in_crop(prompts: SlicePrompts, mapping: CaseMapping) -> np.ndarray:
     return np.all((prompts.points_syx >= low) & (prompts.points_syx < high), axis=1)
 
 
-def _check_pile_up(markups: Sequence[Markup], case: str, file: Path) -> None:
+def _check_pile_up(markups: Sequence[Markup], labels: Labels | None, case: str, file: Path) -> None:
+    """Refuse points all on one spot; one click may speak for several classes, with a point for each."""
     points = np.concatenate([np.zeros((0, 3)), *(m.points_lps_mm for m in markups if m.kind != "box")])
-    if len(points) > 1 and np.all(points == points[0]):
+    per_class: Counter[str | None] = Counter()
+    for markup in markups:
+        if markup.kind != "box":
+            name = markup.name if labels is None or markup.name in labels.names else None
+            per_class[name] += len(markup.points_lps_mm)
+    if max(per_class.values(), default=0) > 1 and np.all(points == points[0]):
         raise PromptFileError(
             f"case {case}: all {len(points)} points of {file} lie at {_in_words(points[0])} LPS mm, one on the other; "
             "were they imported with the wrong column names? Export them again"

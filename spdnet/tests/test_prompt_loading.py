@@ -405,6 +405,30 @@ def test_names_of_regions_are_classes(geometry: ImageGeometry, mapping: CaseMapp
     assert load(tmp_path / "c.mrk.json", geometry, mapping, labels=regions).class_index.tolist() == [1, 0, -1]
 
 
+def test_one_click_may_speak_for_several_regions(
+    geometry: ImageGeometry, mapping: CaseMapping, tmp_path: Path
+) -> None:
+    regions = Labels(("whole", "core", "enhancing"), ((1, 2, 3), (2, 3), (3,)), True, (1, 2, 3))
+    click = np.array([[110.0, 70, -8]])
+    write_markups(tmp_path / "c.mrk.json", [Markup(name, "points", click, ("F",)) for name in regions.names])
+    assert load(tmp_path / "c.mrk.json", geometry, mapping, labels=regions).class_index.tolist() == [0, 1, 2]
+    marks = np.zeros(geometry.shape_zyx, dtype=np.uint8)
+    marks[4, 10, 10] = 3
+    image = sitk.GetImageFromArray(marks)
+    geometry.apply_to_sitk(image)
+    sitk.WriteImage(image, str(tmp_path / "c.marks.nii.gz"))
+    assert load(tmp_path / "c.marks.nii.gz", geometry, mapping, labels=regions).class_index.tolist() == [0, 1, 2]
+
+
+def test_points_of_one_class_on_one_spot_are_a_pile_whatever_markups_they_are_in(
+    geometry: ImageGeometry, mapping: CaseMapping, tmp_path: Path
+) -> None:
+    click = np.array([[110.0, 70, -8]])
+    for names in (("ileum", "ileum", "colon"), ("F", "G"), ("", "ileum", "H")):
+        write_markups(tmp_path / "c.mrk.json", [Markup(name, "points", click, ("F",)) for name in names])
+        assert f"all {len(names)} points" in error_text(tmp_path / "c.mrk.json", geometry, mapping)
+
+
 def test_classes_and_curves_of_a_table_arrive(geometry: ImageGeometry, mapping: CaseMapping) -> None:
     prompts = load(Path(__file__).parent / "golden_prompts" / "branches.csv", geometry, mapping)
     assert prompts.class_index.tolist() == [1, 0, 0, 0, -1]
