@@ -46,6 +46,7 @@ _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _NEARLY_ALL = 0.9
 _MAX_NAMED = 3
 _SAME_SPOT_MM = 0.1
+_SAME_SPOT_VOXELS = 0.5  # in plane, for grids finer than 0.2 mm
 _LEAST_EXTENT_PIXELS = 1e-6
 _CENTRE_TOLERANCE = 1e-9  # of a slice
 
@@ -63,9 +64,9 @@ def load_slice_prompts(
 
     Points of a list are taken as they are. A curve is followed along straight lines between its control points
     and gives each slice one point per visit, where it crosses the slice's centre plane. A box becomes one for each
-    slice whose centre plane it holds. Of points of one class and slice within 0.1 mm of each other the first is kept.
-    Points and boxes of the image outside the mapping's crop are dropped. All that is dropped is counted and logged. A
-    file without placed points gives an empty set, logged.
+    slice whose centre plane it holds. Of points of one class and slice within 0.1 mm of each other, or within half a
+    voxel in plane where that is less, the first is kept. Points and boxes of the image outside the mapping's crop are
+    dropped. All that is dropped is counted and logged. A file without placed points gives an empty set, logged.
 
     Args:
         file: prompt file of any format (see `read_prompt_file`).
@@ -273,10 +274,15 @@ def _check_crossings(
 def _without_duplicates(
     prompts: SlicePrompts, geometry: ImageGeometry, mapping: CaseMapping, case: str
 ) -> SlicePrompts:
-    """Of points of one class and slice that lie within 0.1 mm of each other, the first; counted and logged."""
+    """Of points of one class and slice that lie on nearly one spot, the first; counted and logged.
+
+    That is within 0.1 mm of each other, or half the smallest in-plane voxel spacing where that is less.
+    """
+    in_plane_mm = min(geometry.spacing_zyx_mm[axis] for axis in mapping.permutation[1:])
+    reach_mm = min(_SAME_SPOT_MM, _SAME_SPOT_VOXELS * in_plane_mm)
     world = geometry.voxel_to_world(mapping.points_to_raw(prompts.points_syx))
-    cells = np.floor(world / _SAME_SPOT_MM).astype(np.int64)
-    kept: dict[tuple[int, ...], list[int]] = {}
+    cells = np.floor(world / reach_mm)
+    kept: dict[tuple[float, ...], list[int]] = {}
     chosen = []
     groups = zip(prompts.slice_index.tolist(), prompts.class_index.tolist(), cells.tolist(), strict=True)
     for i, (slice_index, class_index, (x, y, z)) in enumerate(groups):
@@ -285,7 +291,7 @@ def _without_duplicates(
             for dx, dy, dz in itertools.product((-1, 0, 1), repeat=3)
             for j in kept.get((slice_index, class_index, x + dx, y + dy, z + dz), ())
         ]
-        if near and np.linalg.norm(world[near] - world[i], axis=1).min() <= _SAME_SPOT_MM:
+        if near and np.linalg.norm(world[near] - world[i], axis=1).min() <= reach_mm:
             continue
         kept.setdefault((slice_index, class_index, x, y, z), []).append(i)
         chosen.append(i)
@@ -295,7 +301,7 @@ def _without_duplicates(
             case,
             merged,
             len(prompts),
-            _SAME_SPOT_MM,
+            reach_mm,
         )
     return prompts.select(np.array(chosen, dtype=np.int64)) if merged else prompts
 
