@@ -346,7 +346,8 @@ class SPDPredictor:
             the background first unless the classes are regions. None if it was written.
 
         Raises:
-            PromptFileError: a point or a box lies outside the image. DatasetError: wrong number of channels.
+            PromptFileError: a point or a box lies outside the image, or a box is a line or a dot in the slices.
+            DatasetError: wrong number of channels.
         """
         previous = [segmentation_previous_stage] if segmentation_previous_stage is not None else None
         (result,) = self.predict_from_list_of_npy_arrays(

@@ -21,7 +21,7 @@ from spdnet.inference.saliency_files import write_saliency
 from spdnet.inference.work_list import FileCase
 from spdnet.planning import NetworkCase, SPDSettings, preprocess_image
 from spdnet.prompts import ALL_CLASSES, PromptReading, SliceBoxes, SlicePrompts, load_slice_prompts
-from spdnet.prompts.boxes import corners_between, cut_into_slices, overlaps_image
+from spdnet.prompts.boxes import check_extent, corners_between, cut_into_slices, overlaps_image
 from spdnet.prompts.loading import in_crop
 
 SegmentationAndProbabilities = tuple[np.ndarray, np.ndarray]
@@ -115,14 +115,14 @@ def prepare_case(item: FileCase | ArrayCase, tools: CaseTools) -> PreparedCase:
     """Read a case, if it is one of files, and bring image and points into the network frame.
 
     Raises:
-        DatasetError, PromptFileError: a file is not what it must be.
+        DatasetError, PromptFileError: a file, or a box of an array, is not what it must be.
     """
     if isinstance(item, FileCase):
         if item.fault is not None:
             raise item.fault
         return _prepare_files(item, tools)
     network_case = preprocess_image(item.image, item.geometry, tools.settings, item.case)
-    prompts = None if item.prompts is None else _array_prompts(item.prompts, network_case.mapping)
+    prompts = None if item.prompts is None else _array_prompts(item.prompts, network_case.mapping, item.case)
     return PreparedCase(item.case, item.target, network_case, prompts)
 
 
@@ -265,14 +265,15 @@ def _prepare_files(item: FileCase, tools: CaseTools) -> PreparedCase:
     return PreparedCase(files.case, item.target, network_case, prompts)
 
 
-def _array_prompts(prompts: ArrayPrompts, mapping: CaseMapping) -> SlicePrompts:
+def _array_prompts(prompts: ArrayPrompts, mapping: CaseMapping, case: str) -> SlicePrompts:
     """Prompts in voxels of the stored image, in the network frame, less what lies outside the crop."""
     points = SlicePrompts(mapping.points_to_network(prompts.points_zyx), prompts.class_index)
     points = points.select(in_crop(points, mapping))
-    cut = [
-        cut_into_slices(mapping.points_to_network(corners_between(first, second)), mapping, int(k))
-        for (first, second), k in zip(prompts.boxes_zyx, prompts.box_class_index, strict=True)
-    ]
+    cut = []
+    for number, (first, second) in enumerate(prompts.boxes_zyx):
+        corners = mapping.points_to_network(corners_between(first, second))
+        check_extent(corners, f"case {case}: box {number}")
+        cut.append(cut_into_slices(corners, mapping, int(prompts.box_class_index[number])))
     return replace(points, boxes=SliceBoxes.concatenate(cut))
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from spdnet.dataset import Labels
 from spdnet.errors import PromptFileError
 from spdnet.geometry import CaseMapping, ImageGeometry, nearest_index
-from spdnet.prompts.boxes import cut_into_slices, overlaps_image
+from spdnet.prompts.boxes import check_extent, cut_into_slices, overlaps_image
 from spdnet.prompts.points import ALL_CLASSES, Markup, SliceBoxes, SlicePrompts
 from spdnet.prompts.reading import read_prompt_file
 from spdnet.prompts.text_files import MAX_POINTS, Frame, shown_text
@@ -47,7 +47,6 @@ _NEARLY_ALL = 0.9
 _MAX_NAMED = 3
 _SAME_SPOT_MM = 0.1
 _SAME_SPOT_VOXELS = 0.5  # in plane, for grids finer than 0.2 mm
-_LEAST_EXTENT_PIXELS = 1e-6
 _CENTRE_TOLERANCE = 1e-9  # of a slice
 
 
@@ -87,7 +86,8 @@ def load_slice_prompts(
         return SlicePrompts.empty()
     for markup in markups:
         if markup.kind == "box" and len(markup.points_lps_mm):
-            _check_extent(markup, geometry, mapping, case, file)
+            corners = mapping.points_to_network(geometry.world_to_voxel(markup.points_lps_mm))
+            check_extent(corners, f"case {case}: box '{shown_text(markup.point_labels[0])}' of {file}")
     _check_crossings(markups, geometry, mapping, curve_step_mm, case, file)
     parts = [_markup_to_slices(markup, geometry, mapping, labels, curve_step_mm) for markup in markups]
     prompts = SlicePrompts.concatenate(parts)
@@ -236,16 +236,6 @@ def _markup_to_slices(
     if markup.kind != "points" and len(points):
         points = resample_curve(points, markup.points_lps_mm, markup.kind == "closed_curve", curve_step_mm)
     return SlicePrompts(points, np.full(len(points), class_index, dtype=np.int64))
-
-
-def _check_extent(box: Markup, geometry: ImageGeometry, mapping: CaseMapping, case: str, file: Path) -> None:
-    """Refuse a box that is a line or a dot in the slices."""
-    extent = np.ptp(mapping.points_to_network(geometry.world_to_voxel(box.points_lps_mm)), axis=0)
-    if extent[1:].min() < _LEAST_EXTENT_PIXELS:
-        raise PromptFileError(
-            f"case {case}: box '{shown_text(box.point_labels[0])}' of {file} has no extent within the slices, which "
-            "run another way than the slice it was drawn in. Give it a thickness"
-        )
 
 
 def _check_crossings(
