@@ -22,7 +22,7 @@ from spdnet.inference.work_list import FileCase
 from spdnet.planning import NetworkCase, SPDSettings, preprocess_image
 from spdnet.prompts import ALL_CLASSES, PromptReading, SliceBoxes, SlicePrompts, load_slice_prompts
 from spdnet.prompts.boxes import check_extent, corners_between, cut_into_slices, overlaps_image
-from spdnet.prompts.loading import in_crop
+from spdnet.prompts.used_points import log_outside_crop, used_rows
 
 SegmentationAndProbabilities = tuple[np.ndarray, np.ndarray]
 CaseResult = np.ndarray | SegmentationAndProbabilities | None
@@ -122,7 +122,7 @@ def prepare_case(item: FileCase | ArrayCase, tools: CaseTools) -> PreparedCase:
             raise item.fault
         return _prepare_files(item, tools)
     network_case = preprocess_image(item.image, item.geometry, tools.settings, item.case)
-    prompts = None if item.prompts is None else _array_prompts(item.prompts, network_case.mapping, item.case)
+    prompts = None if item.prompts is None else _array_prompts(item.prompts, network_case, item.case)
     return PreparedCase(item.case, item.target, network_case, prompts)
 
 
@@ -265,15 +265,17 @@ def _prepare_files(item: FileCase, tools: CaseTools) -> PreparedCase:
     return PreparedCase(files.case, item.target, network_case, prompts)
 
 
-def _array_prompts(prompts: ArrayPrompts, mapping: CaseMapping, case: str) -> SlicePrompts:
-    """Prompts in voxels of the stored image, in the network frame, less what lies outside the crop."""
-    points = SlicePrompts(mapping.points_to_network(prompts.points_zyx), prompts.class_index)
-    points = points.select(in_crop(points, mapping))
+def _array_prompts(prompts: ArrayPrompts, network_case: NetworkCase, case: str) -> SlicePrompts:
+    """Prompts in voxels of the stored image, in the network frame, less what is dropped of a file's too."""
+    geometry, mapping = network_case.geometry, network_case.mapping
     cut = []
     for number, (first, second) in enumerate(prompts.boxes_zyx):
         corners = mapping.points_to_network(corners_between(first, second))
         check_extent(corners, f"case {case}: box {number}")
         cut.append(cut_into_slices(corners, mapping, int(prompts.box_class_index[number])))
+    log_outside_crop(case, sum(len(boxes) > 0 for boxes in cut), len(cut), "boxes")
+    points = SlicePrompts(mapping.points_to_network(prompts.points_zyx), prompts.class_index)
+    points = points.select(used_rows(points, geometry, mapping, case))
     return replace(points, boxes=SliceBoxes.concatenate(cut))
 
 

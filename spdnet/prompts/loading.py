@@ -6,7 +6,6 @@ frame.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from spdnet.prompts.boxes import check_extent, cut_into_slices, overlaps_image
 from spdnet.prompts.points import ALL_CLASSES, Markup, SliceBoxes, SlicePrompts
 from spdnet.prompts.reading import read_prompt_file
 from spdnet.prompts.text_files import MAX_POINTS, Frame, shown_text
+from spdnet.prompts.used_points import log_outside_crop, used_rows
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,6 @@ class PromptReading:
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _NEARLY_ALL = 0.9
 _MAX_NAMED = 3
-_SAME_SPOT_MM = 0.1
-_SAME_SPOT_VOXELS = 0.5  # in plane, for grids finer than 0.2 mm
 _CENTRE_TOLERANCE = 1e-9  # of a slice
 
 
@@ -93,11 +91,8 @@ def load_slice_prompts(
     prompts = SlicePrompts.concatenate(parts)
     n_boxes = sum(markup.kind == "box" and len(markup.points_lps_mm) > 0 for markup in markups)
     n_boxes_kept = sum(len(part.boxes) > 0 for part in parts)
-    kept = prompts.select(in_crop(prompts, mapping))
-    for n_kept, n, what in ((len(kept), len(prompts), "points"), (n_boxes_kept, n_boxes, "boxes")):
-        if n_kept < n:
-            logger.info("case %s: %d of %d %s lie outside the cropped region; dropped", case, n - n_kept, n, what)
-    return _without_duplicates(kept, geometry, mapping, case)
+    log_outside_crop(case, n_boxes_kept, n_boxes, "boxes")
+    return prompts.select(used_rows(prompts, geometry, mapping, case))
 
 
 def read_checked_markups(
@@ -259,48 +254,6 @@ def _check_crossings(
             f"case {case}: the curves of {file} cross slices {n:.0f} times; more than {MAX_POINTS} points are refused. "
             "Are their points in order? Resample the curves"
         )
-
-
-def _without_duplicates(
-    prompts: SlicePrompts, geometry: ImageGeometry, mapping: CaseMapping, case: str
-) -> SlicePrompts:
-    """Of points of one class and slice that lie on nearly one spot, the first; counted and logged.
-
-    That is within 0.1 mm of each other, or half the smallest in-plane voxel spacing where that is less.
-    """
-    in_plane_mm = min(geometry.spacing_zyx_mm[axis] for axis in mapping.permutation[1:])
-    reach_mm = min(_SAME_SPOT_MM, _SAME_SPOT_VOXELS * in_plane_mm)
-    world = geometry.voxel_to_world(mapping.points_to_raw(prompts.points_syx))
-    cells = np.floor(world / reach_mm)
-    kept: dict[tuple[float, ...], list[int]] = {}
-    chosen = []
-    groups = zip(prompts.slice_index.tolist(), prompts.class_index.tolist(), cells.tolist(), strict=True)
-    for i, (slice_index, class_index, (x, y, z)) in enumerate(groups):
-        near = [
-            j
-            for dx, dy, dz in itertools.product((-1, 0, 1), repeat=3)
-            for j in kept.get((slice_index, class_index, x + dx, y + dy, z + dz), ())
-        ]
-        if near and np.linalg.norm(world[near] - world[i], axis=1).min() <= reach_mm:
-            continue
-        kept.setdefault((slice_index, class_index, x, y, z), []).append(i)
-        chosen.append(i)
-    if merged := len(prompts) - len(chosen):
-        logger.info(
-            "case %s: %d of %d points lie within %g mm of another one; merged",
-            case,
-            merged,
-            len(prompts),
-            reach_mm,
-        )
-    return prompts.select(np.array(chosen, dtype=np.int64)) if merged else prompts
-
-
-def in_crop(prompts: SlicePrompts, mapping: CaseMapping) -> np.ndarray:
-    """Which points lie on the part of the image that the mapping keeps: bool (N,)."""
-    low = np.array([0, *(lo for lo, _ in mapping.content_box)]) - 0.5
-    high = np.array([mapping.n_slices, *(hi for _, hi in mapping.content_box)]) - 0.5
-    return np.all((prompts.points_syx >= low) & (prompts.points_syx < high), axis=1)
 
 
 def _check_pile_up(markups: Sequence[Markup], labels: Labels | None, case: str, file: Path) -> None:

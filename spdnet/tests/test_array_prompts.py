@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -33,3 +35,13 @@ def test_a_box_without_thickness_needs_the_slices_it_was_drawn_in() -> None:
         prepared("P", boxes_zyx=drawn)
     with pytest.raises(PromptFileError, match="box 0 has no extent within the slices"):
         prepared(boxes_zyx=np.array([[[5, 10, 10], [7, 10, 20]]]))
+
+
+def test_points_on_nearly_one_spot_are_merged_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    points = np.array([*[[5, 10, 10.0]] * 10, [5, 10, 10.05], [5, 10, 10.2], [5, 20, 20], [6, 10, 10], [5, 10, 10]])
+    classes = np.array([0] * 14 + [1])
+    with caplog.at_level(logging.INFO):
+        found = prepared(points_zyx=points, class_index=classes)
+    assert found.slice_index.tolist() == [5, 5, 5, 6, 5]
+    assert found.class_index.tolist() == [0, 0, 0, 0, 1]
+    assert "case TI_012: 10 of 15 points lie within 0.1 mm of another one; merged" in caplog.text
