@@ -64,7 +64,8 @@ def list_cases(source: Source, outputs: Outputs, prompts: Prompts, file_ending: 
 
     Raises:
         DatasetError, PromptFileError: files of a list are missing, there are no images, or no case has prompts.
-        ConfigurationError: lists of different lengths, two cases with one output, or an output that is an input.
+        ConfigurationError: lists of different lengths, two cases with one output or one name in a folder of prompts, or
+            an output that is an input.
     """
     faults: dict[str, SPDError] = {}
     if isinstance(source, str | Path):
@@ -210,6 +211,12 @@ def _with_prompts_of_folder(cases: list[CaseFiles], folder: Path) -> tuple[list[
     """The cases with their prompt files, and the faults of those that have none, or several."""
     if not folder.is_dir():
         raise PromptFileError(f"prompts folder {folder} does not exist")
+    twice = [name for name, n in Counter(c.case for c in cases).items() if n > 1]
+    if twice:
+        raise ConfigurationError(
+            f"several cases of the list are called {_some(twice)}, and {folder} has one prompt file for each name. "
+            "Give the prompts as a list, with one file, or None, for each case"
+        )
     prompted: list[CaseFiles] = []
     faults: dict[str, SPDError] = {}
     for case in cases:
