@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +263,8 @@ class SPDPredictor:
         """
         arguments = {k: v for k, v in locals().items() if k != "self"}
         _refuse_previous_stage(folder_with_segs_from_prev_stage)
-        origin = _plain({**arguments, **self._model_origin, "use_mirroring": self.use_mirroring})
+        own = {"use_mirroring": self.use_mirroring, **asdict(self.prompt_reading)}
+        origin = _plain({**arguments, **self._model_origin, **own})
         workers = Workers.choose(num_processes_preprocessing, num_processes_segmentation_export, self._on_device())
         cases = self._cases_to_predict(
             list_of_lists_or_source_folder,

@@ -22,7 +22,8 @@ from spdnet.prompts import PromptReading, read_checked_markups
 logger = logging.getLogger(__name__)
 
 ORIGIN_FILE = "predict_from_raw_data_args.json"
-ORIGIN_KEYS = ("model", "folds", "checkpoint", "use_mirroring", "prompts")
+ORIGIN_KEYS = ("model", "folds", "checkpoint", "use_mirroring", "prompts", "frame", "outside")
+_MAY_CHANGE = (("outside", "error"),)  # what was predicted had no prompts outside, so "drop" gives the same
 PathLike = str | Path
 Source = PathLike | Sequence[Sequence[PathLike]]
 Outputs = PathLike | Sequence[PathLike] | None
@@ -140,7 +141,8 @@ def check_continues(folder: Path, origin: dict[str, Any]) -> None:
 
     Args:
         folder: of predictions.
-        origin: what is now, plain data as in `predict_from_raw_data_args.json`; `ORIGIN_KEYS` of it are compared.
+        origin: what is now, plain data as in `predict_from_raw_data_args.json`; `ORIGIN_KEYS` of it are compared, as
+            far as the folder's own record has them.
 
     Raises:
         ConfigurationError: they were made otherwise.
@@ -150,7 +152,7 @@ def check_continues(folder: Path, origin: dict[str, Any]) -> None:
         return
     there = read_json(file, "record of the predictions", "Remove it.", ConfigurationError)
     for key in ORIGIN_KEYS if isinstance(there, dict) else ():
-        if key in there and there[key] != origin.get(key):
+        if key in there and there[key] != origin.get(key) and (key, there[key]) not in _MAY_CHANGE:
             raise ConfigurationError(
                 f"{folder} holds predictions made with {key} {there[key]!r}; now it is {origin.get(key)!r}. Go on with "
                 "the same, choose another output folder, or leave --continue_prediction out to replace them"

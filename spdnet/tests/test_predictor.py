@@ -148,6 +148,8 @@ def test_what_lies_beside_the_predictions(trained: Workspace, images: Path, prom
         "folds",
         "checkpoint",
         "use_mirroring",
+        "frame",
+        "outside",
     }
     assert arguments["list_of_lists_or_source_folder"] == str(images)
     assert arguments["folds"] == ["0", "1"]
