@@ -464,7 +464,8 @@ class SPDPredictor:
             size, measured = network_case.mapping.image_size, MeasuredShares.of(self.networks[0])
             first = volumes[0]
             seen = first.refused, first.first_masks, first.readmitted
-            judged = judge_prompts(prompts, first.saliency, size, self._settings().distillation, measured, *seen)
+            how = size, self._settings().distillation, measured
+            judged = judge_prompts(prompts, first.saliency, *how, *seen, prepared.given)
         saliency = volumes[0].saliency if keep_saliency else None
         mapping, geometry = network_case.mapping, network_case.geometry
         return NetworkResult(prepared.case, prepared.target, mean, mapping, geometry, judged, saliency)

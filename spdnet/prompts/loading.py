@@ -22,7 +22,7 @@ from spdnet.prompts.boxes import check_extent, cut_into_slices, overlaps_image
 from spdnet.prompts.points import ALL_CLASSES, Markup, SliceBoxes, SlicePrompts
 from spdnet.prompts.reading import read_prompt_file
 from spdnet.prompts.text_files import MAX_POINTS, Frame, shown_text
-from spdnet.prompts.used_points import log_outside_crop, used_rows
+from spdnet.prompts.used_points import GivenPrompts, log_outside_crop, sort_out
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +78,23 @@ def load_slice_prompts(
         PromptFileError: the file is faulty (see `read_prompt_file`), points lie outside the image or all on one
             spot, or a markup is named "background", or like a class but for capital letters.
     """
+    return load_given_prompts(file, case, geometry, mapping, labels, curve_step_mm, reading).for_network()
+
+
+def load_given_prompts(
+    file: Path,
+    case: str,
+    geometry: ImageGeometry,
+    mapping: CaseMapping,
+    labels: Labels,
+    curve_step_mm: float | None = None,
+    reading: PromptReading = PromptReading(),
+) -> GivenPrompts:
+    """`load_slice_prompts` that also tells of the points that are dropped; a curve is its points in the slices."""
     markups = read_checked_markups(file, case, geometry, labels, reading.frame, reading.outside)
     if not any(len(markup.points_lps_mm) for markup in markups):
         logger.info("case %s: %s holds no placed points", case, file)
-        return SlicePrompts.empty()
+        return GivenPrompts.empty()
     for markup in markups:
         if markup.kind == "box" and len(markup.points_lps_mm):
             corners = mapping.points_to_network(geometry.world_to_voxel(markup.points_lps_mm))
@@ -92,7 +105,7 @@ def load_slice_prompts(
     n_boxes = sum(markup.kind == "box" and len(markup.points_lps_mm) > 0 for markup in markups)
     n_boxes_kept = sum(len(part.boxes) > 0 for part in parts)
     log_outside_crop(case, n_boxes_kept, n_boxes, "boxes")
-    return prompts.select(used_rows(prompts, geometry, mapping, case))
+    return sort_out(prompts, geometry, mapping, case)
 
 
 def read_checked_markups(

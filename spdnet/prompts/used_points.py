@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 
 from spdnet.geometry import CaseMapping, ImageGeometry
-from spdnet.prompts.points import SlicePrompts
+from spdnet.prompts.points import ALL_CLASSES, SlicePrompts
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +20,38 @@ _SAME_SPOT_MM = 0.1
 _SAME_SPOT_VOXELS = 0.5  # in plane, for grids finer than 0.2 mm
 
 
-def used_rows(given: SlicePrompts, geometry: ImageGeometry, mapping: CaseMapping, case: str) -> np.ndarray:
-    """The points that the network gets: int64 (n,), rows among those given, ascending.
+@dataclass(frozen=True)
+class GivenPrompts:
+    """All prompts of a case in the network frame, and which of them the network gets.
+
+    Attributes:
+        prompts: in the order in which they were given.
+        outside: bool (N,), the points outside the crop.
+        used: int64 (n,), rows of the points that the network gets, ascending.
+    """
+
+    prompts: SlicePrompts
+    outside: np.ndarray
+    used: np.ndarray
+
+    @classmethod
+    def empty(cls) -> GivenPrompts:
+        """Nothing was given."""
+        return cls(SlicePrompts.empty(), np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64))
+
+    def for_network(self) -> SlicePrompts:
+        """What the network gets."""
+        return self.prompts.select(self.used)
+
+    def of_class(self, k: int) -> GivenPrompts:
+        """The same of what speaks for class `k` (from 0): its rows count the points of that class."""
+        own = np.isin(self.prompts.class_index, (k, ALL_CLASSES))
+        used = np.searchsorted(np.flatnonzero(own), self.used[own[self.used]])
+        return GivenPrompts(self.prompts.for_class(k), self.outside[own], used)
+
+
+def sort_out(given: SlicePrompts, geometry: ImageGeometry, mapping: CaseMapping, case: str) -> GivenPrompts:
+    """Which of the points the network gets.
 
     Points outside the mapping's crop are left out. Of points of one class and slice that lie within 0.1 mm of each
     other, or half the smallest in-plane voxel spacing where that is less, the first is kept.
@@ -31,9 +62,10 @@ def used_rows(given: SlicePrompts, geometry: ImageGeometry, mapping: CaseMapping
         mapping: raw voxels to network pixels.
         case: identifier, for the log.
     """
-    inside = np.flatnonzero(_in_crop(given, mapping))
+    in_crop = _in_crop(given, mapping)
+    inside = np.flatnonzero(in_crop)
     log_outside_crop(case, len(inside), len(given), "points")
-    return inside[_first_of_spots(given.select(inside), geometry, mapping, case)]
+    return GivenPrompts(given, ~in_crop, inside[_first_of_spots(given.select(inside), geometry, mapping, case)])
 
 
 def log_outside_crop(case: str, n_kept: int, n: int, what: str) -> None:
