@@ -79,11 +79,13 @@ class Outcome(Generic[Result]):
 
     Attributes:
         results: what `finish` returned, in the order of the items; None for cases that failed.
-        failures: the error of each case that failed.
+        failures: the error of each case that failed, by its place among the items: cases may share a name.
+        cases: the names of all.
     """
 
     results: list[Result | None]
-    failures: dict[str, SPDError]
+    failures: dict[int, SPDError]
+    cases: list[str]
 
     def check(self) -> None:
         """Raise one error that names every case that failed, if any did.
@@ -96,12 +98,17 @@ class Outcome(Generic[Result]):
         first = next(iter(self.failures.values()))
         if len(self.results) == 1:
             raise first
-        listing = "\n  ".join(
-            str(error) if case in str(error) else f"case {case}: {error}" for case, error in self.failures.items()
-        )
+        listing = "\n  ".join(self._named(index, error) for index, error in self.failures.items())
         raise type(first)(
             f"{len(self.failures)} of {len(self.results)} cases failed, the others are predicted:\n  {listing}"
         ) from first
+
+    def _named(self, index: int, error: SPDError) -> str:
+        """An error with the case's name and, if others share it, its number from 1."""
+        case = self.cases[index]
+        if self.cases.count(case) > 1:
+            return f"case {case} (number {index + 1} of {len(self.cases)}): {error}"
+        return str(error) if case in str(error) else f"case {case}: {error}"
 
 
 def run_pipeline(
@@ -159,7 +166,7 @@ class _Run(Generic[Item, Prepared, Computed, Result]):
         self.prepared: deque[tuple[int, Future[Prepared]]] = deque()
         self.finished: deque[tuple[int, Future[Result]]] = deque()
         self.results: list[Result | None] = [None] * len(items)
-        self.failures: dict[str, SPDError] = {}
+        self.failures: dict[int, SPDError] = {}
 
     def run(self) -> Outcome[Result]:
         try:
@@ -172,7 +179,7 @@ class _Run(Generic[Item, Prepared, Computed, Result]):
             raise
         while self.finished:
             self._collect()
-        return Outcome(self.results, self.failures)
+        return Outcome(self.results, self.failures, [item.case for item in self.items])
 
     def _prepare_ahead(self) -> bool:
         """Keep the preparing workers busy; False when there is nothing left."""
@@ -212,7 +219,7 @@ class _Run(Generic[Item, Prepared, Computed, Result]):
         except (_RunEndingError, KeyboardInterrupt):
             raise
         except SPDError as error:
-            self.failures[case] = error
+            self.failures[index] = error
             self.bar.update()
         except BrokenProcessPool as error:
             cases = ", ".join([case, *(self.items[i].case for i, _ in behind)])

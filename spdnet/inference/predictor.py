@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +263,8 @@ class SPDPredictor:
         """
         arguments = {k: v for k, v in locals().items() if k != "self"}
         _refuse_previous_stage(folder_with_segs_from_prev_stage)
-        origin = _plain({**arguments, **self._model_origin, "use_mirroring": self.use_mirroring})
+        own = {"use_mirroring": self.use_mirroring, **asdict(self.prompt_reading)}
+        origin = _plain({**arguments, **self._model_origin, **own})
         workers = Workers.choose(num_processes_preprocessing, num_processes_segmentation_export, self._on_device())
         cases = self._cases_to_predict(
             list_of_lists_or_source_folder,
@@ -346,7 +347,8 @@ class SPDPredictor:
             the background first unless the classes are regions. None if it was written.
 
         Raises:
-            PromptFileError: a point or a box lies outside the image. DatasetError: wrong number of channels.
+            PromptFileError: a point or a box lies outside the image, or a box is a line or a dot in the slices.
+            DatasetError: wrong number of channels.
         """
         previous = [segmentation_previous_stage] if segmentation_previous_stage is not None else None
         (result,) = self.predict_from_list_of_npy_arrays(
@@ -463,7 +465,7 @@ class SPDPredictor:
             first = volumes[0]
             rules = mapping.image_size, self._settings().distillation, measured
             seen = first.refused, first.first_masks, first.readmitted
-            judged = judge_prompts(prompts, first.saliency, *rules, *seen, mapping.content_share)
+            judged = judge_prompts(prompts, first.saliency, *rules, *seen, mapping.content_share, prepared.given)
         saliency = volumes[0].saliency if keep_saliency else None
         mapping, geometry = network_case.mapping, network_case.geometry
         return NetworkResult(prepared.case, prepared.target, mean, mapping, geometry, judged, saliency)

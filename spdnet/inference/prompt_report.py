@@ -20,10 +20,11 @@ from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import Markup, SlicePrompts, write_markups
 from spdnet.prompts.background import Background
 from spdnet.prompts.distillation import distill_prompts
-from spdnet.prompts.fates import Fate, PointFates, fates_by_trust, overrule, point_fates
+from spdnet.prompts.fates import Fate, PointFates, among_given, fates_by_trust, overrule, point_fates
 from spdnet.prompts.learned_trust import LearnedTrust, judge_uses
 from spdnet.prompts.near_points import near_points
 from spdnet.prompts.second_look import NeighbourMasks
+from spdnet.prompts.used_points import GivenPrompts
 
 REPORT_FOLDER = "prompts"
 _COLUMNS = (
@@ -57,6 +58,7 @@ def judge_prompts(
     first_masks: np.ndarray | None = None,
     readmitted: np.ndarray | None = None,
     content_share: float = 1.0,
+    given: GivenPrompts | None = None,
 ) -> JudgedPrompts:
     """Say what distillation makes of every point.
 
@@ -70,18 +72,25 @@ def judge_prompts(
         first_masks: bool (S, k, M, M), what a second look saw; None if there was none.
         readmitted: int64 (m, 3), what it readmitted, as `VolumePrediction` has it; None for nothing.
         content_share: of the slices, what the image fills.
+        given: all points of the case, of which `prompts` are those that the network got; they are told of, and counted,
+            instead. None where these are all.
     """
     points, fates = [], []
     looked = looked_at_again(settings, saliency.shape[1], measured)
     for k, background in enumerate(backgrounds(prompts, saliency, content_share)):
         scaled = points_of_class(prompts, k, image_size, saliency.shape[-1])
-        points.append(prompts.for_class(k).points_syx)
         rule, trust = settings_of_class(settings, k, measured), trust_of_class(settings, k, measured)
         is_refused = refused is not None and bool(refused[k])
         found = _fates_of_class(scaled, saliency[:, k], rule, trust, is_refused, background)
         if first_masks is not None and looked[k]:
             back = [] if readmitted is None else readmitted[readmitted[:, 0] == k, 2].tolist()
             found = overrule(found, scaled, NeighbourMasks.of(first_masks[:, k]), back)
+        own = prompts.for_class(k)
+        if given is not None:
+            all_own = given.of_class(k)
+            own = all_own.prompts
+            found = among_given(found, all_own.used, all_own.outside, own.slice_index)
+        points.append(own.points_syx)
         fates.append(found)
     return JudgedPrompts(points, fates, settings.tau)
 
@@ -112,7 +121,8 @@ def write_prompt_report(
 ) -> None:
     """Write `prompts/{case}.mrk.json` and `prompts/{case}.csv` into a folder of predictions.
 
-    Slices count from 0 along the slicing axis of the plans. A point that a neighbouring slice lends, or could have
+    Slices count from 0 along the slicing axis of the plans, points from 1 in the order in which those of the class, and
+    those for all classes, were given. A point that a neighbouring slice lends, or could have
     lent, is drawn in the slice that it was judged for.
     """
     target = folder / REPORT_FOLDER
@@ -142,7 +152,9 @@ def _positions_lps_mm(
 
 def _point_label(fates: PointFates, row: int) -> str:
     number, source, target = (int(a[row]) for a in (fates.point_index, fates.source_slice, fates.target_slice))
-    text = f"point {number + 1}, saliency {fates.saliency[row]:.2f}"
+    text = f"point {number + 1}"
+    if not np.isnan(fates.saliency[row]):
+        text += f", saliency {fates.saliency[row]:.2f}"
     return text if source == target else f"{text}, from slice {source}"
 
 

@@ -20,9 +20,10 @@ from spdnet.inference.prompt_report import JudgedPrompts, write_prompt_report
 from spdnet.inference.saliency_files import write_saliency
 from spdnet.inference.work_list import FileCase
 from spdnet.planning import NetworkCase, SPDSettings, preprocess_image
-from spdnet.prompts import ALL_CLASSES, PromptReading, SliceBoxes, SlicePrompts, load_slice_prompts
-from spdnet.prompts.boxes import corners_between, cut_into_slices, overlaps_image
-from spdnet.prompts.loading import in_crop
+from spdnet.prompts import ALL_CLASSES, PromptReading, SliceBoxes, SlicePrompts
+from spdnet.prompts.boxes import check_extent, corners_between, cut_into_slices, overlaps_image
+from spdnet.prompts.loading import load_given_prompts
+from spdnet.prompts.used_points import GivenPrompts, log_outside_crop, sort_out
 
 SegmentationAndProbabilities = tuple[np.ndarray, np.ndarray]
 CaseResult = np.ndarray | SegmentationAndProbabilities | None
@@ -82,12 +83,13 @@ class ArrayCase:
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """A case in the network frame; `prompts` None is the saliency prior alone."""
+    """A case in the network frame; `prompts` None is the saliency prior alone. `given`: all prompts of its file."""
 
     case: str
     target: Path | None
     network_case: NetworkCase
     prompts: SlicePrompts | None
+    given: GivenPrompts | None = None
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,14 @@ def prepare_case(item: FileCase | ArrayCase, tools: CaseTools) -> PreparedCase:
     """Read a case, if it is one of files, and bring image and points into the network frame.
 
     Raises:
-        DatasetError, PromptFileError: a file is not what it must be.
+        DatasetError, PromptFileError: a file, or a box of an array, is not what it must be.
     """
     if isinstance(item, FileCase):
         if item.fault is not None:
             raise item.fault
         return _prepare_files(item, tools)
     network_case = preprocess_image(item.image, item.geometry, tools.settings, item.case)
-    prompts = None if item.prompts is None else _array_prompts(item.prompts, network_case.mapping)
+    prompts = None if item.prompts is None else _array_prompts(item.prompts, network_case, item.case)
     return PreparedCase(item.case, item.target, network_case, prompts)
 
 
@@ -130,10 +132,7 @@ def network_prompts(
     case: CaseFiles, network_case: NetworkCase, labels: Labels, reading: PromptReading = PromptReading()
 ) -> SlicePrompts:
     """The points of a case's prompt file in its network frame; raises `PromptFileError`."""
-    if case.prompts is None:
-        raise PromptFileError(f"case {case.case} has no prompt file")
-    geometry, mapping = network_case.geometry, network_case.mapping
-    return load_slice_prompts(case.prompts, case.case, geometry, mapping, labels, reading=reading)
+    return _given_prompts(case, network_case, labels, reading).for_network()
 
 
 def finish_case(result: NetworkResult, tools: CaseTools, save_probabilities: bool) -> CaseResult:
@@ -259,21 +258,31 @@ def _prepare_files(item: FileCase, tools: CaseTools) -> PreparedCase:
     files = item.files
     image, geometry = tools.reader.read_image(files.images, files.case)
     network_case = preprocess_image(image, geometry, tools.settings, files.case)
-    prompts = None
-    if files.prompts is not None:
-        prompts = network_prompts(files, network_case, tools.labels, tools.reading)
-    return PreparedCase(files.case, item.target, network_case, prompts)
+    if files.prompts is None:
+        return PreparedCase(files.case, item.target, network_case, None)
+    given = _given_prompts(files, network_case, tools.labels, tools.reading)
+    return PreparedCase(files.case, item.target, network_case, given.for_network(), given)
 
 
-def _array_prompts(prompts: ArrayPrompts, mapping: CaseMapping) -> SlicePrompts:
-    """Prompts in voxels of the stored image, in the network frame, less what lies outside the crop."""
+def _given_prompts(case: CaseFiles, network_case: NetworkCase, labels: Labels, reading: PromptReading) -> GivenPrompts:
+    if case.prompts is None:
+        raise PromptFileError(f"case {case.case} has no prompt file")
+    geometry, mapping = network_case.geometry, network_case.mapping
+    return load_given_prompts(case.prompts, case.case, geometry, mapping, labels, reading=reading)
+
+
+def _array_prompts(prompts: ArrayPrompts, network_case: NetworkCase, case: str) -> SlicePrompts:
+    """Prompts in voxels of the stored image, in the network frame, less what is dropped of a file's too."""
+    geometry, mapping = network_case.geometry, network_case.mapping
+    cut = []
+    for number, (first, second) in enumerate(prompts.boxes_zyx):
+        corners = mapping.points_to_network(corners_between(first, second))
+        check_extent(corners, f"case {case}: box {number}")
+        cut.append(cut_into_slices(corners, mapping, int(prompts.box_class_index[number])))
+    log_outside_crop(case, sum(len(boxes) > 0 for boxes in cut), len(cut), "boxes")
     points = SlicePrompts(mapping.points_to_network(prompts.points_zyx), prompts.class_index)
-    points = points.select(in_crop(points, mapping))
-    cut = [
-        cut_into_slices(mapping.points_to_network(corners_between(first, second)), mapping, int(k))
-        for (first, second), k in zip(prompts.boxes_zyx, prompts.box_class_index, strict=True)
-    ]
-    return replace(points, boxes=SliceBoxes.concatenate(cut))
+    used = sort_out(points, geometry, mapping, case).for_network()
+    return replace(used, boxes=SliceBoxes.concatenate(cut))
 
 
 def _check_inside(prompts: ArrayPrompts, shape_zyx: tuple[int, ...], name: str) -> None:

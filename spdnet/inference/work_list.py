@@ -22,7 +22,8 @@ from spdnet.prompts import PromptReading, read_checked_markups
 logger = logging.getLogger(__name__)
 
 ORIGIN_FILE = "predict_from_raw_data_args.json"
-ORIGIN_KEYS = ("model", "folds", "checkpoint", "use_mirroring", "prompts")
+ORIGIN_KEYS = ("model", "folds", "checkpoint", "use_mirroring", "prompts", "frame", "outside")
+_MAY_CHANGE = (("outside", "error"),)  # what was predicted had no prompts outside, so "drop" gives the same
 PathLike = str | Path
 Source = PathLike | Sequence[Sequence[PathLike]]
 Outputs = PathLike | Sequence[PathLike] | None
@@ -64,7 +65,8 @@ def list_cases(source: Source, outputs: Outputs, prompts: Prompts, file_ending: 
 
     Raises:
         DatasetError, PromptFileError: files of a list are missing, there are no images, or no case has prompts.
-        ConfigurationError: lists of different lengths, two cases with one output, or an output that is an input.
+        ConfigurationError: lists of different lengths, two cases with one output or one name in a folder of prompts, or
+            an output that is an input.
     """
     faults: dict[str, SPDError] = {}
     if isinstance(source, str | Path):
@@ -139,7 +141,8 @@ def check_continues(folder: Path, origin: dict[str, Any]) -> None:
 
     Args:
         folder: of predictions.
-        origin: what is now, plain data as in `predict_from_raw_data_args.json`; `ORIGIN_KEYS` of it are compared.
+        origin: what is now, plain data as in `predict_from_raw_data_args.json`; `ORIGIN_KEYS` of it are compared, as
+            far as the folder's own record has them.
 
     Raises:
         ConfigurationError: they were made otherwise.
@@ -149,7 +152,7 @@ def check_continues(folder: Path, origin: dict[str, Any]) -> None:
         return
     there = read_json(file, "record of the predictions", "Remove it.", ConfigurationError)
     for key in ORIGIN_KEYS if isinstance(there, dict) else ():
-        if key in there and there[key] != origin.get(key):
+        if key in there and there[key] != origin.get(key) and (key, there[key]) not in _MAY_CHANGE:
             raise ConfigurationError(
                 f"{folder} holds predictions made with {key} {there[key]!r}; now it is {origin.get(key)!r}. Go on with "
                 "the same, choose another output folder, or leave --continue_prediction out to replace them"
@@ -210,6 +213,12 @@ def _with_prompts_of_folder(cases: list[CaseFiles], folder: Path) -> tuple[list[
     """The cases with their prompt files, and the faults of those that have none, or several."""
     if not folder.is_dir():
         raise PromptFileError(f"prompts folder {folder} does not exist")
+    twice = [name for name, n in Counter(c.case for c in cases).items() if n > 1]
+    if twice:
+        raise ConfigurationError(
+            f"several cases of the list are called {_some(twice)}, and {folder} has one prompt file for each name. "
+            "Give the prompts as a list, with one file, or None, for each case"
+        )
     prompted: list[CaseFiles] = []
     faults: dict[str, SPDError] = {}
     for case in cases:

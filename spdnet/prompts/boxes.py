@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 
+from spdnet.errors import PromptFileError
 from spdnet.geometry import CaseMapping, nearest_index
 from spdnet.prompts.points import ALL_CLASSES, SliceBoxes
 
@@ -13,6 +14,7 @@ _SIDES = np.array(
     list(itertools.product((0.0, 1.0), repeat=3))
 )  # corner n: which end along the first, second, third axis
 _TOLERANCE = 1e-6  # of a slice: a box that ends on a centre plane holds it
+_LEAST_EXTENT_PIXELS = 1e-6
 
 
 def corners_between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -53,6 +55,19 @@ def overlaps_image(corners_zyx: np.ndarray, shape_zyx: tuple[int, int, int]) -> 
     """Whether the upright box around corners (8, 3), in voxels, shares more than its rim with the image."""
     low, high = corners_zyx.min(axis=0), corners_zyx.max(axis=0)
     return bool(np.all((high > -0.5) & (low < np.asarray(shape_zyx) - 0.5)))
+
+
+def check_extent(corners_syx: np.ndarray, box: str) -> None:
+    """Refuse a box that is a line or a dot in the slices, corners (8, 3) in the network frame.
+
+    Raises:
+        PromptFileError: it is; `box` is what the message calls it.
+    """
+    if np.ptp(corners_syx, axis=0)[1:].min() < _LEAST_EXTENT_PIXELS:
+        raise PromptFileError(
+            f"{box} has no extent within the slices, which may run another way than the slice it was drawn in. Give "
+            "it a thickness"
+        )
 
 
 def cut_into_slices(corners_syx: np.ndarray, mapping: CaseMapping, class_index: int = ALL_CLASSES) -> SliceBoxes:

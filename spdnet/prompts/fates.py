@@ -47,7 +47,7 @@ class PointFates:
     learned, which may find it likely in another slice all the same.
 
     Attributes:
-        point_index: int64 (M,), row of the point among those given.
+        point_index: int64 (M,), row of the point among those judged, or after `among_given` among those given.
         source_slice: int64 (M,), slice in which it was placed.
         target_slice: int64 (M,), slice that it was judged for.
         own_saliency: float32 (M,), saliency at the point in its own slice; NaN outside the maps.
@@ -182,6 +182,31 @@ def overrule(
         else:
             after.append(Fate.REJECTED_MASKS if row in dropped else fate)
     return replace(fates, fates=tuple(after))
+
+
+def among_given(fates: PointFates, used: np.ndarray, outside: np.ndarray, source_slice: np.ndarray) -> PointFates:
+    """The fates of the points that were judged, told among all that were given, with those outside the crop.
+
+    Args:
+        fates: of the points that the network got.
+        used: int64 (n,), row of each of them among all.
+        outside: bool (N,), which of all lie outside the crop.
+        source_slice: int64 (N,), slice of each of all.
+    """
+    out = np.flatnonzero(outside)
+    nowhere = np.full(len(out), np.nan, dtype=np.float32)
+    point = np.concatenate([used[fates.point_index], out])
+    source = np.concatenate([fates.source_slice, source_slice[out]])
+    target = np.concatenate([fates.target_slice, source_slice[out]])
+    own, here, probability = (
+        np.concatenate([values, nowhere]) for values in (fates.own_saliency, fates.saliency, fates.probability)
+    )
+    told = [*fates.fates, *[Fate.OUTSIDE] * len(out)]
+    order = np.argsort(point, kind="stable")
+    return PointFates(
+        point[order], source[order], target[order], own[order], here[order],
+        tuple(told[row] for row in order.tolist()), probability[order],
+    )  # fmt: skip
 
 
 def _limited(judged: Sequence[_Judged], max_points: int) -> PointFates:

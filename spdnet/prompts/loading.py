@@ -6,8 +6,8 @@ frame.
 
 from __future__ import annotations
 
-import itertools
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +18,11 @@ import numpy as np
 from spdnet.dataset import Labels
 from spdnet.errors import PromptFileError
 from spdnet.geometry import CaseMapping, ImageGeometry, nearest_index
-from spdnet.prompts.boxes import cut_into_slices, overlaps_image
+from spdnet.prompts.boxes import check_extent, cut_into_slices, overlaps_image
 from spdnet.prompts.points import ALL_CLASSES, Markup, SliceBoxes, SlicePrompts
 from spdnet.prompts.reading import read_prompt_file
 from spdnet.prompts.text_files import MAX_POINTS, Frame, shown_text
+from spdnet.prompts.used_points import GivenPrompts, log_outside_crop, sort_out
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,6 @@ class PromptReading:
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _NEARLY_ALL = 0.9
 _MAX_NAMED = 3
-_SAME_SPOT_MM = 0.1
-_LEAST_EXTENT_PIXELS = 1e-6
 _CENTRE_TOLERANCE = 1e-9  # of a slice
 
 
@@ -62,9 +61,9 @@ def load_slice_prompts(
 
     Points of a list are taken as they are. A curve is followed along straight lines between its control points
     and gives each slice one point per visit, where it crosses the slice's centre plane. A box becomes one for each
-    slice whose centre plane it holds. Of points of one class and slice within 0.1 mm of each other the first is kept.
-    Points and boxes of the image outside the mapping's crop are dropped. All that is dropped is counted and logged. A
-    file without placed points gives an empty set, logged.
+    slice whose centre plane it holds. Of points of one class and slice within 0.1 mm of each other, or within half a
+    voxel in plane where that is less, the first is kept. Points and boxes of the image outside the mapping's crop are
+    dropped. All that is dropped is counted and logged. A file without placed points gives an empty set, logged.
 
     Args:
         file: prompt file of any format (see `read_prompt_file`).
@@ -79,23 +78,34 @@ def load_slice_prompts(
         PromptFileError: the file is faulty (see `read_prompt_file`), points lie outside the image or all on one
             spot, or a markup is named "background", or like a class but for capital letters.
     """
+    return load_given_prompts(file, case, geometry, mapping, labels, curve_step_mm, reading).for_network()
+
+
+def load_given_prompts(
+    file: Path,
+    case: str,
+    geometry: ImageGeometry,
+    mapping: CaseMapping,
+    labels: Labels,
+    curve_step_mm: float | None = None,
+    reading: PromptReading = PromptReading(),
+) -> GivenPrompts:
+    """`load_slice_prompts` that also tells of the points that are dropped; a curve is its points in the slices."""
     markups = read_checked_markups(file, case, geometry, labels, reading.frame, reading.outside)
     if not any(len(markup.points_lps_mm) for markup in markups):
         logger.info("case %s: %s holds no placed points", case, file)
-        return SlicePrompts.empty()
+        return GivenPrompts.empty()
     for markup in markups:
         if markup.kind == "box" and len(markup.points_lps_mm):
-            _check_extent(markup, geometry, mapping, case, file)
+            corners = mapping.points_to_network(geometry.world_to_voxel(markup.points_lps_mm))
+            check_extent(corners, f"case {case}: box '{shown_text(markup.point_labels[0])}' of {file}")
     _check_crossings(markups, geometry, mapping, curve_step_mm, case, file)
     parts = [_markup_to_slices(markup, geometry, mapping, labels, curve_step_mm) for markup in markups]
     prompts = SlicePrompts.concatenate(parts)
     n_boxes = sum(markup.kind == "box" and len(markup.points_lps_mm) > 0 for markup in markups)
     n_boxes_kept = sum(len(part.boxes) > 0 for part in parts)
-    kept = prompts.select(in_crop(prompts, mapping))
-    for n_kept, n, what in ((len(kept), len(prompts), "points"), (n_boxes_kept, n_boxes, "boxes")):
-        if n_kept < n:
-            logger.info("case %s: %d of %d %s lie outside the cropped region; dropped", case, n - n_kept, n, what)
-    return _without_duplicates(kept, geometry, mapping, case)
+    log_outside_crop(case, n_boxes_kept, n_boxes, "boxes")
+    return sort_out(prompts, geometry, mapping, case)
 
 
 def read_checked_markups(
@@ -121,7 +131,7 @@ def read_checked_markups(
     for markup in markups:
         _check_name(markup.name, labels, case, file)
     if any(len(markup.points_lps_mm) for markup in markups):
-        _check_pile_up(markups, case, file)
+        _check_pile_up(markups, labels, case, file)
         markups = _checked_inside(markups, geometry, case, file, outside)
     return markups
 
@@ -236,16 +246,6 @@ def _markup_to_slices(
     return SlicePrompts(points, np.full(len(points), class_index, dtype=np.int64))
 
 
-def _check_extent(box: Markup, geometry: ImageGeometry, mapping: CaseMapping, case: str, file: Path) -> None:
-    """Refuse a box that is a line or a dot in the slices."""
-    extent = np.ptp(mapping.points_to_network(geometry.world_to_voxel(box.points_lps_mm)), axis=0)
-    if extent[1:].min() < _LEAST_EXTENT_PIXELS:
-        raise PromptFileError(
-            f"case {case}: box '{shown_text(box.point_labels[0])}' of {file} has no extent within the slices, which "
-            "run another way than the slice it was drawn in. Give it a thickness"
-        )
-
-
 def _check_crossings(
     markups: Sequence[Markup],
     geometry: ImageGeometry,
@@ -269,46 +269,15 @@ def _check_crossings(
         )
 
 
-def _without_duplicates(
-    prompts: SlicePrompts, geometry: ImageGeometry, mapping: CaseMapping, case: str
-) -> SlicePrompts:
-    """Of points of one class and slice that lie within 0.1 mm of each other, the first; counted and logged."""
-    world = geometry.voxel_to_world(mapping.points_to_raw(prompts.points_syx))
-    cells = np.floor(world / _SAME_SPOT_MM).astype(np.int64)
-    kept: dict[tuple[int, ...], list[int]] = {}
-    chosen = []
-    groups = zip(prompts.slice_index.tolist(), prompts.class_index.tolist(), cells.tolist(), strict=True)
-    for i, (slice_index, class_index, (x, y, z)) in enumerate(groups):
-        near = [
-            j
-            for dx, dy, dz in itertools.product((-1, 0, 1), repeat=3)
-            for j in kept.get((slice_index, class_index, x + dx, y + dy, z + dz), ())
-        ]
-        if near and np.linalg.norm(world[near] - world[i], axis=1).min() <= _SAME_SPOT_MM:
-            continue
-        kept.setdefault((slice_index, class_index, x, y, z), []).append(i)
-        chosen.append(i)
-    if merged := len(prompts) - len(chosen):
-        logger.info(
-            "case %s: %d of %d points lie within %g mm of another one; merged",
-            case,
-            merged,
-            len(prompts),
-            _SAME_SPOT_MM,
-        )
-    return prompts.select(np.array(chosen, dtype=np.int64)) if merged else prompts
-
-
-def in_crop(prompts: SlicePrompts, mapping: CaseMapping) -> np.ndarray:
-    """Which points lie on the part of the image that the mapping keeps: bool (N,)."""
-    low = np.array([0, *(lo for lo, _ in mapping.content_box)]) - 0.5
-    high = np.array([mapping.n_slices, *(hi for _, hi in mapping.content_box)]) - 0.5
-    return np.all((prompts.points_syx >= low) & (prompts.points_syx < high), axis=1)
-
-
-def _check_pile_up(markups: Sequence[Markup], case: str, file: Path) -> None:
+def _check_pile_up(markups: Sequence[Markup], labels: Labels | None, case: str, file: Path) -> None:
+    """Refuse points all on one spot; one click may speak for several classes, with a point for each."""
     points = np.concatenate([np.zeros((0, 3)), *(m.points_lps_mm for m in markups if m.kind != "box")])
-    if len(points) > 1 and np.all(points == points[0]):
+    per_class: Counter[str | None] = Counter()
+    for markup in markups:
+        if markup.kind != "box":
+            name = markup.name if labels is None or markup.name in labels.names else None
+            per_class[name] += len(markup.points_lps_mm)
+    if max(per_class.values(), default=0) > 1 and np.all(points == points[0]):
         raise PromptFileError(
             f"case {case}: all {len(points)} points of {file} lie at {_in_words(points[0])} LPS mm, one on the other; "
             "were they imported with the wrong column names? Export them again"

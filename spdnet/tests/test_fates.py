@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spdnet.prompts.distillation import distill_prompts, limit_points
-from spdnet.prompts.fates import Fate, point_fates
+from spdnet.prompts.fates import Fate, among_given, point_fates
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -57,3 +57,18 @@ def test_each_fate_is_told_with_the_saliency_that_decided() -> None:
         (3, 1, 3, 0.9, 0.2, Fate.REJECTED_HERE),
     ]
     assert len(point_fates(np.zeros((0, 3)), saliency, 0.5, 2, 1)) == 0
+
+
+def test_points_outside_the_crop_are_told_among_all_that_were_given() -> None:
+    saliency = np.full((4, 3, 3), 0.9, dtype=np.float32)
+    judged = point_fates(np.array([[1.0, 1, 1], [3, 1, 1]]), saliency, 0.5, 1, 9)
+    told = among_given(judged, np.array([1, 4]), np.array([1, 0, 1, 0, 0, 1], dtype=bool), np.array([0, 1, 2, 1, 3, 3]))
+    assert told.point_index.tolist() == [0, 1, 1, 1, 2, 4, 4, 5]
+    assert told.source_slice.tolist() == [0, 1, 1, 1, 2, 3, 3, 3]
+    assert told.target_slice.tolist() == [0, 0, 1, 2, 2, 2, 3, 3]
+    assert told.rows(Fate.OUTSIDE).tolist() == [0, 4, 7]
+    assert np.isnan(told.saliency).tolist() == [f is Fate.OUTSIDE for f in told.fates]
+    nothing = among_given(
+        point_fates(np.zeros((0, 3)), saliency, 0.5, 1, 9), np.zeros(0, int), np.ones(1, bool), np.ones(1, int)
+    )
+    assert nothing.fates == (Fate.OUTSIDE,)

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,13 @@ import SimpleITK as sitk
 
 from spdnet import files
 from spdnet.cli import plan_and_preprocess, predict, train
-from spdnet.errors import DatasetError, StorageError
+from spdnet.dataset import RawDataset
+from spdnet.dataset.image_io import SimpleITKIO
+from spdnet.errors import ConfigurationError, DatasetError, StorageError
 from spdnet.inference import SPDPredictor
 from spdnet.planning import StoredCase, preprocessor
 from spdnet.planning.storage import RunRecord, stored_cases
+from spdnet.prompts import PromptReading
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.test_files import mounted, names, needs_root
 
@@ -208,6 +212,36 @@ def test_predictions_of_another_model_are_not_continued(trained: Workspace, tmp_
     one.predict_from_files(images, tmp_path, overwrite=False)
     other.predict_from_files(images, tmp_path)
     one.predict_from_files(images, tmp_path)
+
+
+def test_predictions_with_prompts_read_in_another_frame_are_not_continued(trained: Workspace, tmp_path: Path) -> None:
+    images, prompts, out = trained.raw / "imagesTs", tmp_path / "prompts", tmp_path / "out"
+    prompts.mkdir()
+    for case in RawDataset(trained.raw).cases("Ts"):
+        centre = SimpleITKIO().read_geometry(case.images[0]).voxel_to_world(np.array([[3.0, 12, 10]]))[0]
+        text = "x,y,z\n" + ",".join(str(v) for v in centre)
+        (prompts / f"{case.case}.csv").write_text(text, encoding="utf-8")
+
+    def predict_as(overwrite: bool = False, **reading: Any) -> None:
+        predictor = SPDPredictor(device="cpu", allow_tqdm=False, prompt_reading=PromptReading(**reading))
+        predictor.initialize_from_trained_model_folder(trained.model(), 0)
+        predictor.predict_from_files(images, out, overwrite=overwrite, prompts=prompts)
+
+    predict_as(True, frame="lps")
+    (out / "blob_006.nii.gz").unlink()
+    for frame in ("ras", None):
+        with pytest.raises(ConfigurationError, match=f"made with frame 'lps'; now it is {frame!r}. Go on"):
+            predict_as(frame=frame)
+    predict_as(frame="lps")
+    (out / "blob_005.nii.gz").unlink()
+    predict_as(frame="lps", outside="drop")  # what is there had nothing to drop
+    with pytest.raises(ConfigurationError, match="made with outside 'drop'; now it is 'error'"):
+        predict_as(frame="lps")
+    record = out / "predict_from_raw_data_args.json"
+    older = json.loads(record.read_text(encoding="utf-8"))
+    del older["frame"], older["outside"]
+    record.write_text(json.dumps(older), encoding="utf-8")
+    predict_as(frame="lps")
 
 
 # ---- disks, and files that go meanwhile -------------------------------------------------------------------

@@ -133,6 +133,22 @@ def test_an_unexpected_error_gets_the_name_of_its_case_and_what_is_computed_is_f
     assert len(finished) >= 2
 
 
+def test_no_error_is_lost_of_cases_that_share_a_name() -> None:
+    places = iter(range(3))
+
+    def fail(item: Case) -> str:
+        place = next(places)
+        if place < 2:
+            raise DatasetError(f"CT broken {place}")
+        return item.case
+
+    outcome = run_pipeline([Case("CT"), Case("CT"), Case("MR")], fail, str, str, SEQUENTIAL, False)
+    assert outcome.results == [None, None, "MR"]
+    listing = r"\n  case CT \(number 1 of 3\): CT broken 0\n  case CT \(number 2 of 3\): CT broken 1$"
+    with pytest.raises(DatasetError, match=f"^2 of 3 cases failed, the others are predicted:{listing}"):
+        outcome.check()
+
+
 def test_a_single_failing_case_raises_its_own_error() -> None:
     def fail(x: Case) -> Case:
         raise DatasetError("plain")
@@ -217,7 +233,7 @@ def test_worker_processes_prepare_and_finish() -> None:
     processes = {r[1:] for r in outcome.results if r}
     assert len(processes) == 1
     assert len({os.getpid(), *processes.pop()}) == 3
-    assert list(outcome.failures) == ["case_1"]
+    assert list(outcome.failures) == [1]
 
 
 @pytest.mark.slow

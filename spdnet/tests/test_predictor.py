@@ -23,6 +23,7 @@ from spdnet.inference import ModelFolder, SPDPredictor, predictor
 from spdnet.inference.export import nnunet_probabilities
 from spdnet.inference.mirroring import predict_mirrored
 from spdnet.inference.steps import points_from_reader_order
+from spdnet.inference.work_list import list_cases
 from spdnet.network.checkpoint import read_checkpoint
 from spdnet.prompts import read_markups
 from spdnet.tests.conftest import Workspace
@@ -147,6 +148,8 @@ def test_what_lies_beside_the_predictions(trained: Workspace, images: Path, prom
         "folds",
         "checkpoint",
         "use_mirroring",
+        "frame",
+        "outside",
     }
     assert arguments["list_of_lists_or_source_folder"] == str(images)
     assert arguments["folds"] == ["0", "1"]
@@ -389,6 +392,21 @@ def test_contradictory_files_are_refused_before_any_work(
         with pytest.raises(error, match=message):
             made.predict_from_files(*arguments, **keywords)
     assert not out.exists()
+
+
+def test_cases_of_one_name_do_not_share_a_prompt_file(images: Path, prompts: Path, tmp_path: Path) -> None:
+    files = []
+    for number, patient in ((5, "p1"), (6, "p2")):
+        (tmp_path / patient).mkdir()
+        files.append([shutil.copy(images / f"blob_00{number}_0000.nii.gz", tmp_path / patient / "CT_0000.nii.gz")])
+    outputs = [tmp_path / "a", tmp_path / "b"]
+    (tmp_path / "prompts").mkdir()
+    shutil.copy(prompts / "blob_005.mrk.json", tmp_path / "prompts" / "CT.mrk.json")
+    with pytest.raises(ConfigurationError, match=r"several cases of the list are called CT, and .* one prompt file"):
+        list_cases(files, outputs, tmp_path / "prompts", ".nii.gz", 1)
+    own = [prompts / "blob_005.mrk.json", prompts / "blob_006.mrk.json"]
+    assert [c.files.prompts for c in list_cases(files, outputs, own, ".nii.gz", 1)] == own
+    assert len(list_cases(files, outputs, None, ".nii.gz", 1)) == 2
 
 
 def test_a_model_without_a_prior_is_refused_before_any_work(

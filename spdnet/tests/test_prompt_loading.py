@@ -369,6 +369,19 @@ def test_points_on_nearly_one_spot_are_merged_and_counted(
     assert "case TI_012: 2 of 5 points lie within 0.1 mm of another one; merged" in caplog.text
 
 
+@pytest.mark.parametrize("spacing", [1.0, 0.1, 0.01, 0.001])
+def test_points_of_finely_resolved_images_are_told_apart(
+    spacing: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fine = ImageGeometry((20, 200, 200), (0.001, spacing, spacing))
+    voxels = [[10, 20, 10 + 3 * n] for n in range(30)] + [[10, 20, 10.04]]
+    points = fine.voxel_to_world(np.array(voxels, dtype=np.float64))
+    write_markups(tmp_path / "c.mrk.json", [Markup("F", "points", points, ("F",) * 31)])
+    with caplog.at_level(logging.INFO):
+        assert len(load(tmp_path / "c.mrk.json", fine, raw_resolution_mapping(fine, 0))) == 30
+    assert f"1 of 31 points lie within {min(0.1, spacing / 2):g} mm" in caplog.text
+
+
 def test_the_trunk_that_two_branches_share_counts_once(
     geometry: ImageGeometry, mapping: CaseMapping, tmp_path: Path
 ) -> None:
@@ -403,6 +416,28 @@ def test_names_of_regions_are_classes(geometry: ImageGeometry, mapping: CaseMapp
     markups = [Markup(name, "points", points + i, ("F",)) for i, name in enumerate(("core", "whole", "other"))]
     write_markups(tmp_path / "c.mrk.json", markups)
     assert load(tmp_path / "c.mrk.json", geometry, mapping, labels=regions).class_index.tolist() == [1, 0, -1]
+
+
+def test_one_click_may_speak_for_several_regions(geometry: ImageGeometry, mapping: CaseMapping, tmp_path: Path) -> None:
+    regions = Labels(("whole", "core", "enhancing"), ((1, 2, 3), (2, 3), (3,)), True, (1, 2, 3))
+    click = np.array([[110.0, 70, -8]])
+    write_markups(tmp_path / "c.mrk.json", [Markup(name, "points", click, ("F",)) for name in regions.names])
+    assert load(tmp_path / "c.mrk.json", geometry, mapping, labels=regions).class_index.tolist() == [0, 1, 2]
+    marks = np.zeros(geometry.shape_zyx, dtype=np.uint8)
+    marks[4, 10, 10] = 3
+    image = sitk.GetImageFromArray(marks)
+    geometry.apply_to_sitk(image)
+    sitk.WriteImage(image, str(tmp_path / "c.marks.nii.gz"))
+    assert load(tmp_path / "c.marks.nii.gz", geometry, mapping, labels=regions).class_index.tolist() == [0, 1, 2]
+
+
+def test_points_of_one_class_on_one_spot_are_a_pile_whatever_markups_they_are_in(
+    geometry: ImageGeometry, mapping: CaseMapping, tmp_path: Path
+) -> None:
+    click = np.array([[110.0, 70, -8]])
+    for names in (("ileum", "ileum", "colon"), ("F", "G"), ("", "ileum", "H")):
+        write_markups(tmp_path / "c.mrk.json", [Markup(name, "points", click, ("F",)) for name in names])
+        assert f"all {len(names)} points" in error_text(tmp_path / "c.mrk.json", geometry, mapping)
 
 
 def test_classes_and_curves_of_a_table_arrive(geometry: ImageGeometry, mapping: CaseMapping) -> None:

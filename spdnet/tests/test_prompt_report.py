@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from spdnet.cli import predict, train
 from spdnet.dataset import RawDataset
+from spdnet.geometry import ImageGeometry
 from spdnet.inference import SPDPredictor
 from spdnet.inference.prompting import distill_volume_boxes
 from spdnet.inference.volume import VolumePrediction
 from spdnet.planning.plans import BoxSettings, DistillationSettings
-from spdnet.prompts import read_markups
+from spdnet.prompts import Markup, read_markups, write_markups
 from spdnet.prompts.coarse_boxes import CoarseBoxes
 from spdnet.prompts.fates import Fate
 from spdnet.tests.conftest import Workspace
@@ -78,6 +81,42 @@ def test_it_is_only_written_when_asked_and_can_be(trained: Workspace, capsys: py
     with pytest.raises(SystemExit):
         predicted(trained, "--save_prompts", "-tr", "SPDTrainerRawPrompts")
     assert "there are no fates to save" in capsys.readouterr().err
+
+
+def test_points_outside_the_crop_are_told_and_the_others_keep_their_numbers(trained: Workspace, tmp_path: Path) -> None:
+    predictor = SPDPredictor(device="cpu", use_mirroring=False, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(trained.model(), (0,))
+    settings = replace(predictor.plans.settings, crop_to_nonzero=True)
+    predictor.plans = replace(predictor.plans, settings=settings)
+    image = sitk.ReadImage(str(RawDataset(trained.raw).cases("Ts")[1].images[0]))
+    geometry, array = ImageGeometry.from_sitk(image), sitk.GetArrayFromImage(image)
+    array[:, 18:] = 0
+    cut = sitk.GetImageFromArray(array)
+    geometry.apply_to_sitk(cut)
+    sitk.WriteImage(cut, str(tmp_path / "cut_0000.nii.gz"))
+    own = geometry.voxel_to_world(np.array([[2.0, 20, 10], [2, 10, 10], [2, 10, 10], [3, 12, 8], [4, 21, 9]]))
+    shared = geometry.voxel_to_world(np.array([[1.0, 9, 9], [1, 22, 9]]))
+    lists = [Markup("half", "points", own, tuple("abcde")), Markup("F", "points", shared, tuple("fg"))]
+    write_markups(tmp_path / "cut.mrk.json", lists)
+    predictor.predict_from_files(
+        [[tmp_path / "cut_0000.nii.gz"]], tmp_path / "out", prompts=[tmp_path / "cut.mrk.json"], save_prompts=True
+    )
+    with (tmp_path / "out" / "prompts" / "cut.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    outside = Fate.OUTSIDE.value
+    for name, given, without_row in (("bright", shared, []), ("half", np.concatenate([own, shared]), [3])):
+        told = [r for r in rows if r["label"] == name]
+        numbers = [int(r["point"]) for r in told]
+        assert numbers == sorted(numbers)
+        assert set(numbers) == set(range(1, len(given) + 1)) - set(without_row)
+        for row in told:
+            x, y, z = given[int(row["point"]) - 1]
+            if row["slice"] == row["judged_for_slice"]:
+                np.testing.assert_allclose([float(row[f"{a}_lps_mm"]) for a in "xyz"], [x, y, z], atol=1e-4)
+        assert [int(r["point"]) for r in told if r["fate"] == outside] == {"bright": [2], "half": [1, 5, 7]}[name]
+        assert all(r["saliency_here"] == "" for r in told if r["fate"] == outside)
+    (drawn,) = (m for m in read_markups(tmp_path / "out" / "prompts" / "cut.mrk.json") if m.name == f"half, {outside}")
+    assert drawn.point_labels == ("point 1", "point 5", "point 7")
 
 
 def test_validation_tells_precision_and_recall_before_and_after(trained: Workspace) -> None:
