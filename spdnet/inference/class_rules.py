@@ -27,9 +27,10 @@ class MeasuredShares:
     """What stage 2 measured on the training cases: by this "auto" in the plans is decided, and points are refused.
 
     Attributes:
-        points, peaks, continued, continued_per_peak, salient, near, look, readmit, prolong: float32 (k,), as
+        points, peaks, continued, continued_per_peak, salient, near, look, readmit, prolong, follow: float32 (k,), as
             `point_precision`, `peak_precision`, `continued_precision`, `continued_per_peak`, `salient_share`,
-            `near_precision`, `look_precision`, `readmit_precision` and `prolong_precision` of `SPDNetwork`.
+            `near_precision`, `look_precision`, `readmit_precision`, `prolong_precision` and `follow_precision` of
+            `SPDNetwork`.
         trust: for each class which points to trust, or None where that was not learned; empty: nowhere.
     """
 
@@ -42,6 +43,7 @@ class MeasuredShares:
     look: np.ndarray
     readmit: np.ndarray
     prolong: np.ndarray
+    follow: np.ndarray
     trust: tuple[LearnedTrust | None, ...] = ()
 
     @classmethod
@@ -66,8 +68,15 @@ BUFFERS = {  # of `SPDNetwork`
     "look": "look_precision",
     "readmit": "readmit_precision",
     "prolong": "prolong_precision",
+    "follow": "follow_precision",
 }
-_SHARE_OF_RULE = {"near_points": "near", "second_look": "look", "readmit": "readmit", "prolong": "prolong"}
+_SHARE_OF_RULE = {
+    "near_points": "near",
+    "second_look": "look",
+    "readmit": "readmit",
+    "prolong": "prolong",
+    "follow": "follow",
+}
 
 
 def trust_of_class(settings: DistillationSettings, k: int, measured: MeasuredShares | None) -> LearnedTrust | None:

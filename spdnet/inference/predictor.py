@@ -464,7 +464,7 @@ class SPDPredictor:
             mapping, measured = network_case.mapping, MeasuredShares.of(self.networks[0])
             first = volumes[0]
             rules = mapping.image_size, self._settings().distillation, measured
-            seen = first.refused, first.first_masks, first.readmitted
+            seen = first.refused, first.looks
             judged = judge_prompts(prompts, first.saliency, *rules, *seen, mapping.content_share, prepared.given)
         saliency = volumes[0].saliency if keep_saliency else None
         mapping, geometry = network_case.mapping, network_case.geometry

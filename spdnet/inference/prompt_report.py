@@ -23,7 +23,7 @@ from spdnet.prompts.distillation import distill_prompts
 from spdnet.prompts.fates import Fate, PointFates, among_given, fates_by_trust, overrule, point_fates
 from spdnet.prompts.learned_trust import LearnedTrust, judge_uses
 from spdnet.prompts.near_points import near_points
-from spdnet.prompts.second_look import NeighbourMasks
+from spdnet.prompts.second_look import Looks
 from spdnet.prompts.used_points import GivenPrompts
 
 REPORT_FOLDER = "prompts"
@@ -55,8 +55,7 @@ def judge_prompts(
     settings: DistillationSettings,
     measured: MeasuredShares | None = None,
     refused: np.ndarray | None = None,
-    first_masks: np.ndarray | None = None,
-    readmitted: np.ndarray | None = None,
+    looks: Looks | None = None,
     content_share: float = 1.0,
     given: GivenPrompts | None = None,
 ) -> JudgedPrompts:
@@ -69,8 +68,7 @@ def judge_prompts(
         settings: of the plans.
         measured: as `settings_of_class` takes it.
         refused: bool (k,), the classes whose points look random; None for none.
-        first_masks: bool (S, k, M, M), what a second look saw; None if there was none.
-        readmitted: int64 (m, 3), what it readmitted, as `VolumePrediction` has it; None for nothing.
+        looks: what looks at the masks have changed; None if there were none.
         content_share: of the slices, what the image fills.
         given: all points of the case, of which `prompts` are those that the network got; they are told of, and counted,
             instead. None where these are all.
@@ -82,9 +80,8 @@ def judge_prompts(
         rule, trust = settings_of_class(settings, k, measured), trust_of_class(settings, k, measured)
         is_refused = refused is not None and bool(refused[k])
         found = _fates_of_class(scaled, saliency[:, k], rule, trust, is_refused, background)
-        if first_masks is not None and looked[k]:
-            back = [] if readmitted is None else readmitted[readmitted[:, 0] == k, 2].tolist()
-            found = overrule(found, scaled, NeighbourMasks.of(first_masks[:, k]), back)
+        if looks is not None and looked[k]:
+            found = overrule(found, scaled, looks, k)
         own = prompts.for_class(k)
         if given is not None:
             all_own = given.of_class(k)

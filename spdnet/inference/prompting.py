@@ -301,6 +301,12 @@ def decoder_rows(
     return _rows(slices, classes, points, boxes_of_rows, np.concatenate(has_box))
 
 
+def rows_of_points(slices: list[int], classes: list[int], points_yx: list[np.ndarray]) -> DecoderRows:
+    """Rows without boxes, each with its points float (N, 2) in network pixels."""
+    n = len(slices)
+    return _rows(slices, classes, points_yx, np.zeros((n, 4)), np.zeros(n, dtype=bool))
+
+
 def _rows(
     slices: list[int], classes: list[int], points_yx: list[np.ndarray], boxes_yxyx: np.ndarray, has_box: np.ndarray
 ) -> DecoderRows:

@@ -3,7 +3,7 @@
 Prediction is a stream: a slice is decoded as soon as the slices that may lend it prompts are encoded, and its embedding
 is dropped then, or a few slices later where the plans ask for a second look. So embeddings never leave the device, and
 however many slices there are, those of `DECODED_TOGETHER` and the reach of the context to either side, with two
-batches, are all that is held.
+batches, are all that is held. The few slices that further looks give points are encoded once more.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ import numpy as np
 import torch
 
 from spdnet.inference.class_rules import MeasuredShares, looked_at_again
+from spdnet.inference.following import look_further
 from spdnet.inference.prompting import (
     DecoderRows,
+    DistilledVolume,
+    decoder_rows,
     distill_whole_volume,
     look_again,
     points_of_class,
@@ -31,7 +34,7 @@ from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.prompts.box_distillation import BoxConsensus
 from spdnet.prompts.distillation import Consensus
-from spdnet.prompts.second_look import LOOK_SLICES, borne_out
+from spdnet.prompts.second_look import LOOK_SLICES, Looks
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +63,12 @@ class VolumePrediction:
     Attributes:
         probabilities: 0 where nothing was decoded.
         saliency: of stage 1, same shape.
-        consensus: points, one per class, less those that a second look dropped, and with those that it readmitted; None
-            if no prompts were used.
+        consensus: points, one per class, as looks at the masks have left them; None if no prompts were used.
         boxes: coarse boxes, likewise.
         refused: bool (k,), the classes whose points look random; None if no prompts were used.
         untrusted: bool (k,), the classes that are predicted from the saliency alone because none of the prompts is
             trusted, those that are refused among them; None if no prompts were used.
-        first_masks: bool (S, k, M, M), before the second look; None if there was none.
-        readmitted: int64 (m, 3), the points that it readmitted: class, slice, row among the class' points; likewise.
+        looks: what looks at the masks have changed; None if there were none.
     """
 
     probabilities: np.ndarray
@@ -76,8 +77,7 @@ class VolumePrediction:
     boxes: list[BoxConsensus] | None = None
     refused: np.ndarray | None = None
     untrusted: np.ndarray | None = None
-    first_masks: np.ndarray | None = None
-    readmitted: np.ndarray | None = None
+    looks: Looks | None = None
 
 
 @torch.no_grad()
@@ -107,25 +107,42 @@ def decode_volume(network: SPDNetwork, volume: EncodedVolume, rows: DecoderRows,
     return probabilities
 
 
-def decode_twice(
+def decode_with_looks(
     network: SPDNetwork,
     volume: EncodedVolume,
-    rows: DecoderRows,
+    given: DistilledVolume,
     prompts: SlicePrompts,
     settings: DistillationSettings,
     measured: MeasuredShares | None,
     device: torch.device,
 ) -> np.ndarray:
-    """`decode_volume`, and again what changes with a second look, if the plans ask for one.
+    """Decode what the prompts of a volume come to, and again what looks at the masks change, if the plans ask for them.
 
-    `prompts` are those that the rows were made from, in network pixels.
+    Args:
+        network, volume: encoded slices.
+        given: the prompts as they were distilled.
+        prompts: as they were given, in network pixels.
+        settings: of the plans.
+        measured: as `spdnet.inference.class_rules` takes it.
+        device: where to compute.
+
+    Returns:
+        Probabilities float32 (S, k, M, M), 0 where nothing is decoded.
     """
+
+    def decode(rows: DecoderRows) -> np.ndarray:
+        return decode_volume(network, volume, rows, device)[rows.slice_index, rows.class_index]
+
+    size, saliency = network.image_size, volume.saliency
+    rows = decoder_rows(given.consensus, saliency, size, settings, given.boxes, measured)
     probabilities = decode_volume(network, volume, rows, device)
-    points = _points_of_classes(prompts, network, volume.saliency)
-    changed = look_again(rows, points, probabilities, volume.saliency, network.image_size, settings, measured).rows
-    if len(changed):
-        place = changed.slice_index, changed.class_index
-        probabilities[place] = decode_volume(network, volume, changed, device)[place]
+    if not looked_at_again(settings, saliency.shape[1], measured).any():
+        return probabilities
+    points, first_masks = _points_of_classes(prompts, network, saliency), probabilities > 0.5
+    found = look_again(rows, points, probabilities, saliency, size, settings, measured)
+    probabilities[found.rows.slice_index, found.rows.class_index] = decode(found.rows)
+    looks = Looks.of_second(first_masks, found.readmitted)
+    look_further(decode, probabilities, looks, given, points, size, settings, measured)
     return probabilities
 
 
@@ -183,17 +200,16 @@ def predict_volume(
         return VolumePrediction(stream.probabilities, stream.saliency, None)
     rules = settings, stream.measured, content_share, refused
     found = distill_whole_volume(prompts, stream.saliency, network.image_size, *rules)
+    maps, consensus, looks = (stream.probabilities, stream.saliency), found.consensus, None
+    if stream.first_masks is not None:
+        second = Looks.of_second(stream.first_masks, stream.readmitted[~found.untrusted[stream.readmitted[:, 0]]])
+        decode = functools.partial(_encode_and_decode, network, slices, BatchSize(batch_size), device)
+        how = found, stream.points, network.image_size, settings, stream.measured
+        looks = look_further(decode, stream.probabilities, second, *how)
+        for k in np.flatnonzero(looked_at_again(settings, len(consensus), stream.measured)).tolist():
+            consensus[k] = looks.of_class(k, consensus[k], stream.points[k], stream.saliency[:, k])
     stream.probabilities[:, found.untrusted] = stream.saliency[:, found.untrusted]
-    consensus, first, readmitted = found.consensus, stream.first_masks, None
-    if first is not None:
-        looked = looked_at_again(settings, len(consensus), stream.measured)
-        consensus = [borne_out(c, first[:, k]) if looked[k] else c for k, c in enumerate(consensus)]
-        readmitted = stream.readmitted[~found.untrusted[stream.readmitted[:, 0]]]
-        for k, points in enumerate(stream.points):
-            own = readmitted[readmitted[:, 0] == k, 2]
-            consensus[k] = consensus[k].with_points(own, points, stream.saliency[:, k])
-    maps = stream.probabilities, stream.saliency
-    return VolumePrediction(*maps, consensus, found.boxes, found.refused, found.untrusted, first, readmitted)
+    return VolumePrediction(*maps, consensus, found.boxes, found.refused, found.untrusted, looks)
 
 
 def _points_of_classes(prompts: SlicePrompts, network: SPDNetwork, saliency: np.ndarray) -> list[np.ndarray]:
@@ -394,6 +410,20 @@ def _encode(network: SPDNetwork, slices: np.ndarray, device: torch.device) -> tu
         encoded = network.encode(images)
         logits = network.saliency_logits(encoded)
     return encoded.to(torch.float16), torch.sigmoid(logits.float())
+
+
+def _encode_and_decode(
+    network: SPDNetwork, slices: np.ndarray, batches: BatchSize, device: torch.device, rows: DecoderRows
+) -> np.ndarray:
+    """Probabilities float32 (r, M, M) of rows, at most one for each slice, whose embeddings are no more there."""
+    decoded = []
+
+    def compute(part: slice) -> None:
+        embeddings, _ = _encode(network, slices[rows.slice_index[part]], device)
+        decoded.append(_decode(network, embeddings, rows, part, device).cpu().numpy())
+
+    batches.run(compute, len(rows))
+    return np.concatenate(decoded)
 
 
 def _decode(

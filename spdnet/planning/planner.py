@@ -18,6 +18,7 @@ from spdnet.planning.embedding_rule import choose_storage
 from spdnet.planning.fingerprint import CaseFingerprint, Fingerprint
 from spdnet.planning.nnunet_plans import nnunet_keys
 from spdnet.planning.plans import (
+    LOOKS,
     AgreementSettings,
     AugmentationSettings,
     ConsistencySettings,
@@ -261,7 +262,7 @@ class SPDPlanner:
         f = self.fingerprint
         flat = all(c.n_slices == 1 for c in f.cases)
         scattered = f.prompt_statistics is None or f.prompt_type == "points"  # without files: the recipe's
-        look_again = {"second_look": "auto", "readmit": "auto", "prolong": "auto"}
+        look_again = dict.fromkeys(LOOKS, "auto")
         settings = DistillationSettings(random_points="refuse", near_points="auto", **look_again)  # type: ignore[arg-type]
         self.reasons["random_points"] = "points that hit the saliency like random ones may be those of another image"
         self.reasons["near_points"] = "stage 2 sees by the training cases whether their place alone tells"
@@ -272,10 +273,11 @@ class SPDPlanner:
             else "tau 0.5 and n 2 as in the paper"
         )
         if flat:
-            return replace(settings, n_context=0, near_points="off", **dict.fromkeys(look_again, "off"))  # type: ignore[arg-type]
+            return replace(settings, n_context=0, near_points="off", **dict.fromkeys(LOOKS, "off"))  # type: ignore[arg-type]
         self.reasons["second_look"] = "stage 2 sees by the training cases whether it changes things for the better"
         self.reasons["readmit"] = "stage 2 sees by the training cases whether points beside the last mask are right"
         self.reasons["prolong"] = "stage 2 sees by the training cases whether targets reach further than trusted points"
+        self.reasons["follow"] = "stage 2 sees by the training cases whether slices with most points beside are right"
         if scattered:
             settings = replace(settings, agreement=AgreementSettings("auto"))
             self.reasons["agreement"] = (
@@ -383,17 +385,15 @@ class SPDPlannerPaper(SPDPlanner):
         """All salient points are trusted; a slice without any gets none."""
         settings = super().choose_distillation()
         self.reasons.pop("agreement", None)
-        for name in ("empty_consensus", "random_points", "near_points", "second_look", "readmit", "prolong"):
+        for name in ("empty_consensus", "random_points", "near_points", *LOOKS):
             self.reasons[name] = "as in the paper"
         return replace(
             settings,
             empty_consensus="decode",
             random_points="keep",
             near_points="off",
-            second_look="off",
-            readmit="off",
-            prolong="off",
             agreement=AgreementSettings(),
+            **dict.fromkeys(LOOKS, "off"),  # type: ignore[arg-type]
         )
 
     def choose_prompts(self) -> PromptSettings:

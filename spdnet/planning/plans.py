@@ -120,6 +120,9 @@ class AgreementSettings:
             raise PlansError(f"{name}.min_probability is {self.min_probability}; it must be between 0 and 1")
 
 
+LOOKS = ("second_look", "readmit", "prolong", "follow")  # what depends on masks, of the fields below
+
+
 @dataclass(frozen=True)
 class DistillationSettings:
     """Contextual Prompt Distillation.
@@ -156,6 +159,9 @@ class DistillationSettings:
             training cases are on the target. In a slice without any trusted one that lies beside a last mask, a second
             look then readmits the points that lie within that mask. Our extension.
         prolong: the same of places: it adds one where no point was readmitted. Our extension.
+        follow: likewise, for slices that are still empty after a second look: whether further looks go on from mask to
+            mask, with the trusted points that the new masks bear out, and with the points of slices most of which lie
+            in a mask beside them. Our extension.
         agreement: of the points of neighbouring slices.
         boxes: the same for coarse boxes, with this tau and n_context.
     """
@@ -172,6 +178,7 @@ class DistillationSettings:
     second_look: Literal["off", "on", "auto"] = "off"
     readmit: Literal["off", "on", "auto"] = "off"
     prolong: Literal["off", "on", "auto"] = "off"
+    follow: Literal["off", "on", "auto"] = "off"
     agreement: AgreementSettings = AgreementSettings()
     boxes: BoxSettings = BoxSettings()
 

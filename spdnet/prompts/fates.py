@@ -10,7 +10,7 @@ import numpy as np
 
 from spdnet.geometry import nearest_index
 from spdnet.prompts.learned_trust import JudgedUses
-from spdnet.prompts.second_look import NeighbourMasks
+from spdnet.prompts.second_look import Looks, NeighbourMasks, is_among
 
 
 class Fate(Enum):
@@ -157,24 +157,24 @@ def fates_by_trust(judged: JudgedUses, min_trust: float, max_points: int, refuse
     return _limited(sorted(rows, key=lambda r: r[:3]), max_points)
 
 
-def overrule(
-    fates: PointFates, points_syx: np.ndarray, around: NeighbourMasks, readmitted: Sequence[int] = ()
-) -> PointFates:
-    """What is left of the points that were kept, after a second look, and which came back.
+def overrule(fates: PointFates, points_syx: np.ndarray, looks: Looks, k: int) -> PointFates:
+    """What is left of the points that were kept, after looks at the masks, and which came back.
 
-    One that was kept, and that is dropped and readmitted at once, keeps its fate.
+    One that was kept, and that is dropped and comes back, keeps its fate.
 
     Args:
-        fates: before it.
+        fates: before them.
         points_syx: float (N, 3), those that were judged, in pixels of the saliency maps.
-        around: the masks before it.
-        readmitted: the points that it readmitted, each in its own slice.
+        looks: what they changed.
+        k: the class of the points.
     """
+    around = NeighbourMasks.of(looks.first_masks[:, k])
     places = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)[fates.point_index, 1:]
     kept = np.flatnonzero([fate.is_kept for fate in fates.fates])
     dropped = set(kept[~around.bear_out(fates.target_slice[kept], places[kept])].tolist())
-    at_home = fates.source_slice == fates.target_slice
-    back = set(np.flatnonzero(at_home & np.isin(fates.point_index, readmitted)).tolist())
+    uses = np.column_stack([fates.target_slice, fates.point_index])
+    again = np.concatenate([looks.pairs(points, k) for points in (looks.readmitted, looks.returned)])
+    back = set(np.flatnonzero(is_among(uses, again)).tolist())
     after = []
     for row, fate in enumerate(fates.fates):
         if row in back:

@@ -4,7 +4,7 @@ A point's own slice and its saliency may mislead; the masks of the slices to eit
 most of them leave a point out it is more likely a chance hit. And a slice without a trusted point that lies between
 slices whose masks overlap most likely holds target there. Beside the last mask the target may end, or only what is
 trusted of its points: whether one slice on points within that mask are readmitted, and a place is added where there are
-none, is for the training cases to say.
+none, is for the training cases to say. `spdnet.inference.following` looks further.
 
 Pure functions on arrays, in the pixel frame of the saliency maps.
 """
@@ -22,6 +22,7 @@ from spdnet.prompts.distillation import Consensus
 SUPPORT_SLICES = 2  # to either side, that speak for a point
 BRIDGE_SLICES = 3  # to either side, that a gap is bridged from
 PROLONG_SLICES = 1  # beside a last mask
+LEAST_FOLLOWED = 2  # points of a slice
 LOOK_SLICES = max(SUPPORT_SLICES, BRIDGE_SLICES)
 LOOK_RADIUS = 1 / 28  # of the maps' side, by which a neighbour's mask is widened to all four sides
 MIN_SUPPORT = 0.5  # share of the neighbours
@@ -93,6 +94,15 @@ class NeighbourMasks:
         inside = ((pixels >= 0) & (pixels < self.side)).all(axis=1)
         return inside & self._at_least(True, self.beside, s, points_yx)
 
+    def follow(self, s: int, points_yx: np.ndarray) -> np.ndarray:
+        """`readmit` of the points (N, 2) of slice `s`, none if less than half of them or `LEAST_FOLLOWED`: bool (N,).
+
+        Points of chance hardly ever lie like that, however many a slice has.
+        """
+        found = self.readmit(s, points_yx)
+        n_found = np.count_nonzero(found)
+        return found & (n_found >= max(LEAST_FOLLOWED, len(found) / 2))
+
     def _at_least(
         self, least: float, values: np.ndarray, slice_index: int | np.ndarray, points_yx: np.ndarray
     ) -> np.ndarray:
@@ -135,6 +145,48 @@ class NeighbourMasks:
         return np.array([place], dtype=np.float64) + self.corner
 
 
-def borne_out(consensus: Consensus, masks: np.ndarray) -> Consensus:
-    """The trusted points of a class that a second look leaves, given the first masks, bool (S, M, M)."""
-    return consensus.select(NeighbourMasks.of(masks).bear_out(consensus.slice_index, consensus.points_yx))
+@dataclass(frozen=True)
+class Looks:
+    """What looking at the masks of a volume has changed, in all classes.
+
+    Attributes:
+        first_masks: bool (S, k, M, M), what the second look saw.
+        readmitted: int64 (m, 3), points that were not trusted in their own slice or no more, and prompt it now: class,
+            slice, row among the points of the class.
+        returned: int64 (m, 3), the same of trusted points that the second look dropped and a further one gave back to a
+            slice, which may be another than their own.
+    """
+
+    first_masks: np.ndarray
+    readmitted: np.ndarray
+    returned: np.ndarray
+
+    @classmethod
+    def of_second(cls, first_masks: np.ndarray, readmitted: np.ndarray) -> Looks:
+        """Before any further one."""
+        return cls(first_masks, readmitted, np.zeros((0, 3), dtype=np.int64))
+
+    def of_class(self, k: int, consensus: Consensus, points_syx: np.ndarray, saliency: np.ndarray) -> Consensus:
+        """What the looks made of the trusted points of a class.
+
+        Args:
+            k: the class.
+            consensus: before them.
+            points_syx: float (N, 3), all points of the class, in pixels of the saliency maps.
+            saliency: float (S, M, M), the maps.
+        """
+        left = NeighbourMasks.of(self.first_masks[:, k]).bear_out(consensus.slice_index, consensus.points_yx)
+        left |= is_among(np.column_stack([consensus.slice_index, consensus.point_index]), self.pairs(self.returned, k))
+        again = self.pairs(self.readmitted, k)[:, 1]
+        return consensus.select(left).with_points(again, points_syx, saliency)
+
+    @staticmethod
+    def pairs(points: np.ndarray, k: int) -> np.ndarray:
+        """Slices and rows of the points (m, 3) that are of a class: int64 (n, 2)."""
+        return points[points[:, 0] == k, 1:]
+
+
+def is_among(pairs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether each of int pairs (N, 2) is one of others (M, 2): bool (N,)."""
+    known = set(map(tuple, others.tolist()))
+    return np.array([tuple(pair) in known for pair in pairs.tolist()], dtype=bool)

@@ -149,6 +149,8 @@ def _second_look(p: dict[str, Any]) -> str:
         text += ", points beside the last one are readmitted"
     if p["distillation"].get("prolong", "off") != "off":
         text += ", ends are prolonged by a slice"
+    if p["distillation"].get("follow", "off") != "off":
+        text += ", empty slices with most points beside a mask are followed"
     return f"{text}, where the training cases bear it out" if p["distillation"]["second_look"] == "auto" else text
 
 

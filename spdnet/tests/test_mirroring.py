@@ -23,7 +23,8 @@ class Equivariant:
 
     image_size = SIZE
     point_precision = peak_precision = continued_precision = torch.ones(1)
-    salient_share = near_precision = look_precision = readmit_precision = prolong_precision = torch.zeros(1)
+    salient_share = near_precision = look_precision = torch.zeros(1)
+    readmit_precision = prolong_precision = follow_precision = torch.zeros(1)
     continued_per_peak = torch.zeros(1)
 
     def learned_trust(self) -> tuple[None]:

@@ -17,7 +17,7 @@ from spdnet.errors import ConfigurationError, DatasetError, PlansError
 from spdnet.planning import Fingerprint, SPDPlanner, SPDPlans, extract_fingerprint
 from spdnet.planning.fingerprint import CaseFingerprint, ClassFingerprint
 from spdnet.planning.planner import PLANNERS, SPDPlannerPaper
-from spdnet.planning.plans import PromptSettings, RecipeSettings
+from spdnet.planning.plans import LOOKS, PromptSettings, RecipeSettings
 from spdnet.prompts import PromptStatistics
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.tiny import SPACING_ZYX_MM, blob_case
@@ -256,9 +256,9 @@ def test_the_paper_s_planner_changes_what_the_paper_says() -> None:
     assert "agreement" in both[0].reasons and "agreement" not in both[1].reasons
     parts = ("loss", "stage1", "stage2", "lora", "distillation")
     assert replace(paper, **{part: getattr(ours, part) for part in parts}) == ours
-    for name in ("second_look", "readmit", "prolong"):
+    for name in LOOKS:
         assert [getattr(p.settings.distillation, name) for p in both] == ["auto", "off"]
-    extensions = ("empty_consensus", "agreement", "near_points", "random_points", "second_look", "readmit", "prolong")
+    extensions = ("empty_consensus", "agreement", "near_points", "random_points", *LOOKS)
     rest = replace(paper.distillation, **{name: getattr(ours.distillation, name) for name in extensions})
     assert rest == ours.distillation
     assert PLANNERS["SPDPlannerPaper"] is SPDPlannerPaper

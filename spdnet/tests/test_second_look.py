@@ -9,11 +9,11 @@ import pytest
 
 from spdnet.inference.class_rules import MIN_PRECISION, MeasuredShares
 from spdnet.inference.prompt_report import judge_prompts
-from spdnet.inference.prompting import DecoderRows, distill_volume, look_again
+from spdnet.inference.prompting import DecoderRows, distill_volume, look_again, points_of_class
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.prompts.fates import Fate, overrule, point_fates
-from spdnet.prompts.second_look import NeighbourMasks, borne_out
+from spdnet.prompts.second_look import Looks, NeighbourMasks
 from spdnet.tests.tiny import measured_shares
 
 SIDE, IMAGE = 28, 56
@@ -62,6 +62,12 @@ def look(
         .tolist()
         for i, s in enumerate(changed.slice_index)
     }
+
+
+def looks_of(masks: np.ndarray, *readmitted: tuple[int, int]) -> Looks:
+    """After a look at the masks of class 0, with the slices and rows of points that it readmitted."""
+    lines = [(0, *point) for point in readmitted]
+    return Looks.of_second(masks[:, None], np.array(lines, dtype=np.int64).reshape(-1, 3))
 
 
 def whole(part: np.ndarray, around: NeighbourMasks) -> np.ndarray:
@@ -258,7 +264,7 @@ def test_fates_tell_of_points_that_were_overruled() -> None:
     saliency = np.ones((5, SIDE, SIDE), dtype=np.float32)
     points = np.array([[2.0, 12.0, 14.0], [2.0, 24.0, 4.0], [9.0, 0.0, 0.0]])
     fates = point_fates(points, saliency, 0.5, 1, 10)
-    after = overrule(fates, points, NeighbourMasks.of(tube(5)))
+    after = overrule(fates, points, looks_of(tube(5)), 0)
     dropped = after.rows(Fate.REJECTED_MASKS)
     assert set(after.point_index[dropped].tolist()) == {1} and after.target_slice[dropped].tolist() == [1, 2, 3]
     kept = [row for row, fate in enumerate(after.fates) if fate.is_kept]
@@ -271,15 +277,15 @@ def test_fates_tell_of_points_that_came_back() -> None:
     saliency[2:] = 1
     points = np.array([[1.0, 12.0, 14.0], [2.0, 12.0, 14.0], [1.0, 20.0, 14.0]])
     fates = point_fates(points, saliency, 0.5, 1, 10)
-    after = overrule(fates, points, NeighbourMasks.of(tube(5, without=(0, 1))), [0])
+    after = overrule(fates, points, looks_of(tube(5, without=(0, 1)), (1, 0)), 0)
     assert after.rows(Fate.KEPT_MASKS).tolist() == [0] and Fate.KEPT_MASKS.is_kept
     assert after.fates[1:] == fates.fates[1:]
     lone = tube(5, without=(0, 1, 3, 4))
     lone[1, TUBE[0], TUBE[1]] = True
-    dropped = overrule(fates, points, NeighbourMasks.of(lone))
+    dropped = overrule(fates, points, looks_of(lone), 0)
     (at_home,) = np.flatnonzero((fates.point_index == 1) & (fates.target_slice == 2))
     assert (fates.fates[at_home], dropped.fates[at_home]) == (Fate.KEPT_LOCAL, Fate.REJECTED_MASKS)
-    assert overrule(fates, points, NeighbourMasks.of(lone), [1]).fates[at_home] is Fate.KEPT_LOCAL
+    assert overrule(fates, points, looks_of(lone, (2, 1)), 0).fates[at_home] is Fate.KEPT_LOCAL
 
 
 def test_the_report_and_the_prediction_drop_the_same_points() -> None:
@@ -291,8 +297,9 @@ def test_the_report_and_the_prediction_drop_the_same_points() -> None:
     prompts = SlicePrompts(points, np.zeros(50, dtype=np.int64))
     settings = DistillationSettings(second_look="on", max_points=3)
     (consensus,) = distill_volume(prompts, saliency, IMAGE, settings)
-    left = borne_out(consensus, masks[:, 0])
-    judged = judge_prompts(prompts, saliency, IMAGE, settings, first_masks=masks)
+    looks = looks_of(masks[:, 0])
+    left = looks.of_class(0, consensus, points_of_class(prompts, 0, IMAGE, SIDE), saliency[:, 0])
+    judged = judge_prompts(prompts, saliency, IMAGE, settings, looks=looks)
     (fates,) = judged.fates
     kept = [row for row, fate in enumerate(fates.fates) if fate.is_kept]
     told = sorted(zip(fates.target_slice[kept].tolist(), fates.point_index[kept].tolist(), strict=True))

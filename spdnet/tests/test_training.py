@@ -26,6 +26,7 @@ from spdnet.network.checkpoint import read_checkpoint
 from spdnet.network.spd_network import MEASURED, measured_buffers
 from spdnet.planning import SPDPlans, SPDSettings, StoredCase
 from spdnet.planning.plans import (
+    LOOKS,
     AgreementSettings,
     AugmentationSettings,
     ConsistencySettings,
@@ -822,7 +823,7 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
 RAW = {"distillation.mode": "raw", "distillation.boxes.mode": "raw", "consistency.weight": 0.0}
 
 
-LOOKS_OFF = {f"distillation.{name}": "off" for name in ("second_look", "readmit", "prolong")}
+LOOKS_OFF = {f"distillation.{name}": "off" for name in LOOKS}
 BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
 
 
@@ -853,14 +854,14 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
         ("SPDTrainerNoPeak", {"distillation.empty_consensus": "decode"}),
         ("SPDTrainerNoNear", {"distillation.near_points": "off"}),
         ("SPDTrainerNoSecondLook", LOOKS_OFF),
-        ("SPDTrainerNoProlong", {"distillation.readmit": "off", "distillation.prolong": "off"}),
+        ("SPDTrainerNoProlong", {f"distillation.{name}": "off" for name in LOOKS if name != "second_look"}),
         ("SPDTrainerKeepRandom", {"distillation.random_points": "keep"}),
         ("SPDTrainerPlateau", {"stage1.scheduler": "plateau", "stage2.scheduler": "plateau"}),
     ],
 )
 def test_variants_change_what_they_say_and_nothing_else(name: str, changes: dict[str, Any]) -> None:
     extensions = {"near_points": "on", "random_points": "refuse", "agreement": AgreementSettings("neighbours")}
-    extensions |= dict.fromkeys(("second_look", "readmit", "prolong"), "on")
+    extensions |= dict.fromkeys(LOOKS, "on")
     settings = tiny_settings(distillation=DistillationSettings(**extensions))  # type: ignore[arg-type]
     before = flat(dataclasses.asdict(settings))
     after = flat(dataclasses.asdict(get_trainer(name).adapt_settings(settings)))

@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from spdnet.geometry import CaseMapping, ImageGeometry, SliceTransform
-from spdnet.inference.class_rules import MIN_POINT_PRECISION, MIN_PRECISION, MeasuredShares, settings_of_class
+from spdnet.inference.class_rules import (
+    BUFFERS,
+    MIN_POINT_PRECISION,
+    MIN_PRECISION,
+    MeasuredShares,
+    settings_of_class,
+)
 from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.prompting import decoder_rows, distill_volume
 from spdnet.inference.volume import predict_volume
@@ -137,10 +143,9 @@ def test_prediction_asks_as_the_network_has_measured() -> None:
 
 
 def test_what_was_measured_is_part_of_the_model() -> None:
-    values = np.random.default_rng(0).random((9, 2)).astype(np.float32)
+    values = np.random.default_rng(0).random((10, 2)).astype(np.float32)
     measured = MeasuredShares(*values, trust=(None, None))
-    nothing = {"points": 1.0, "peaks": 1.0}
-    nothing |= dict.fromkeys(("continued", "continued_per_peak", "salient", "near", "look", "readmit", "prolong"), 0.0)
+    nothing = dict.fromkeys(BUFFERS, 0.0) | {"points": 1.0, "peaks": 1.0}
 
     def kept_in(network: SPDNetwork) -> dict[str, list[float]]:
         return {name: getattr(MeasuredShares.of(network), name).tolist() for name in nothing}
@@ -367,6 +372,27 @@ def test_places_beside_last_masks_are_counted_apart(tmp_path: Path) -> None:
     variant = a_variant(tmp_path, "b", peaks, unsalient)
     found = measure_trust([variant], from_files(), 0, StopRequest())
     assert (found.readmit.n_inside.tolist(), found.readmit.n.tolist()) == ([3], [3]), "that of slice 0"
+
+
+@pytest.mark.parametrize("place", [ON_TARGET, ELSEWHERE])
+def test_points_that_further_looks_could_follow_are_counted(tmp_path: Path, place: tuple[float, float]) -> None:
+    """Behind slice 3 the target may go on or not; two points of slice 4 lie where it was, and so do two of four."""
+    peaks, (y, x) = [None, ON_TARGET, ON_TARGET, ON_TARGET, None, None], ON_TARGET
+    pair = [[4, y, x], [4, y + 1, x]]
+    variant = a_variant(tmp_path, "a", peaks, [*[[s, *ON_TARGET] for s in (1, 2, 3)], *pair, [0, *ON_TARGET]])
+    if place == ELSEWHERE:
+        ends = np.array(variant.masks)
+        ends[4:] = 0
+        np.save(tmp_path / "a_0_masks.npy", ends)
+        variant = StoredVariant(variant.case, variant.transform, variant.folder, variant.name)
+    found = measure_trust([variant], from_files(), 0, StopRequest()).follow
+    assert (found.n_inside.tolist(), found.n.tolist()) == ([6 if place == ON_TARGET else 0], [6]), "not that of slice 0"
+
+
+def test_where_there_was_none_to_follow_they_are_followed(tmp_path: Path) -> None:
+    peaks = [None, ON_TARGET, ON_TARGET, ON_TARGET, None, None]
+    variant = a_variant(tmp_path, "a", peaks, [[s, *ON_TARGET] for s in (1, 2, 3)])
+    assert measure_precision([variant], from_files(), 0).follow.tolist() == [1.0]
 
 
 def test_a_second_look_is_for_the_worse_where_targets_are_thin(tmp_path: Path) -> None:

@@ -14,8 +14,15 @@ import torch
 from spdnet.geometry import rescale_points
 from spdnet.inference import volume
 from spdnet.inference.prompt_report import judge_prompts
-from spdnet.inference.prompting import DecoderRows, decoder_rows, distill_volume, distill_volume_boxes, rows_of_slices
-from spdnet.inference.volume import BatchSize, decode_twice, decode_volume, encode_volume, predict_volume
+from spdnet.inference.prompting import (
+    DecoderRows,
+    decoder_rows,
+    distill_volume,
+    distill_volume_boxes,
+    distill_whole_volume,
+    rows_of_slices,
+)
+from spdnet.inference.volume import BatchSize, decode_volume, decode_with_looks, encode_volume, predict_volume
 from spdnet.network import SPDNetwork, build_network
 from spdnet.planning.plans import AgreementSettings, BoxSettings, DistillationSettings
 from spdnet.prompts import SliceBoxes, SlicePrompts
@@ -103,11 +110,10 @@ def test_the_stream_is_the_whole_volume_at_once(settings: DistillationSettings, 
     prompts = random_prompts()
     streamed = predict_volume(network, slices, prompts, settings, batch_size, CPU)
     encoded = encode_volume(network, slices, batch_size, CPU)
-    consensus = distill_volume(prompts, encoded.saliency, SIZE, settings)
-    boxes = distill_volume_boxes(prompts, encoded.saliency, SIZE, settings)
-    rows = decoder_rows(consensus, encoded.saliency, SIZE, settings, boxes)
-    expected = decode_twice(network, encoded, rows, prompts, settings, None, CPU)
-    assert len(rows) > 3
+    given = distill_whole_volume(prompts, encoded.saliency, SIZE, settings)
+    consensus, boxes = given.consensus, given.boxes
+    expected = decode_with_looks(network, encoded, given, prompts, settings, None, CPU)
+    assert np.count_nonzero(expected.any(axis=(2, 3))) > 3
     np.testing.assert_array_equal(streamed.saliency, encoded.saliency)
     np.testing.assert_allclose(streamed.probabilities, expected, atol=5e-3)  # other batches, bfloat16
     assert streamed.consensus is not None and streamed.boxes is not None
@@ -240,15 +246,14 @@ def test_the_stream_looks_again_as_the_whole_volume_does(batch_size: int, beside
     network, slices = tiny_volume()
     prompts, settings = (
         random_prompts(),
-        DistillationSettings(n_context=1, second_look="on", readmit=beside, prolong=beside),
+        DistillationSettings(n_context=1, second_look="on", readmit=beside, prolong=beside, follow=beside),
     )
     streamed = predict_volume(network, slices, prompts, settings, batch_size, CPU)
     encoded = encode_volume(network, slices, batch_size, CPU)
-    consensus = distill_volume(prompts, encoded.saliency, SIZE, settings)
-    boxes = distill_volume_boxes(prompts, encoded.saliency, SIZE, settings)
-    rows = decoder_rows(consensus, encoded.saliency, SIZE, settings, boxes)
+    given = distill_whole_volume(prompts, encoded.saliency, SIZE, settings)
+    rows = decoder_rows(given.consensus, encoded.saliency, SIZE, settings, given.boxes)
     once = decode_volume(network, encoded, rows, CPU)
-    twice = decode_twice(network, encoded, rows, prompts, settings, None, CPU)
+    twice = decode_with_looks(network, encoded, given, prompts, settings, None, CPU)
     assert 5 < np.count_nonzero(np.abs(twice - once).max(axis=(2, 3)) > 0.1) < 2 * N_SLICES
     np.testing.assert_allclose(streamed.probabilities, twice, atol=1e-4)
 
@@ -263,7 +268,7 @@ def test_auto_asks_only_where_the_training_cases_bear_it_out(shares: list[float]
         predict_volume(network, slices, random_prompts(), s, 4, CPU)
         for s in (replace(settings, second_look="off"), settings)
     )
-    assert (found.first_masks is not None) == looks
+    assert (found.looks is not None) == looks
     changed = np.abs(found.probabilities - once.probabilities).max(axis=(0, 2, 3)) > 0.1
     assert changed.tolist() == [False, looks]
 
@@ -276,14 +281,45 @@ def test_a_second_look_changes_masks_and_drops_points() -> None:
         predict_volume(network, slices, random_prompts(), replace(settings, second_look=look), 3, CPU)
         for look in ("off", "on")
     )
-    assert once.first_masks is None and twice.first_masks is not None
-    np.testing.assert_array_equal(twice.first_masks, once.probabilities > 0.5)
+    assert once.looks is None and twice.looks is not None
+    np.testing.assert_array_equal(twice.looks.first_masks, once.probabilities > 0.5)
     assert once.consensus is not None and twice.consensus is not None
-    for before, after, masks in zip(once.consensus, twice.consensus, twice.first_masks.swapaxes(0, 1), strict=True):
+    first_masks = twice.looks.first_masks.swapaxes(0, 1)
+    for before, after, masks in zip(once.consensus, twice.consensus, first_masks, strict=True):
         assert 0 < len(after.slice_index) < len(before.slice_index)
         assert NeighbourMasks.of(masks).bear_out(after.slice_index, after.points_yx).all()
     changed = np.abs(twice.probabilities - once.probabilities).max(axis=(2, 3)) > 1e-3
     assert changed.any() and not changed.all()
+
+
+@pytest.mark.usefixtures("small_steps", "following_decoder")
+@pytest.mark.parametrize("batch_size", [2, 20])
+def test_the_stream_follows_points_as_the_whole_volume_does(batch_size: int) -> None:
+    """Slices are encoded once more: their embeddings, which tell the value of a mask, are those of the slice."""
+    network, slices = tiny_volume()
+    saliency = encode_volume(network, slices, batch_size, CPU).saliency
+    tau = float(np.quantile(saliency[5, 0], 0.9))
+    place = np.argwhere(saliency[5, 0] > tau)[0]
+    settings = DistillationSettings(
+        n_context=0, tau=tau, empty_consensus="decode", second_look="on", follow="on", readmit="on"
+    )
+    points = np.array([[s, *(place + shift)] for s in range(N_SLICES) for shift in (0, 0.3)])
+    hit = np.array([saliency[s, 0, place[0], place[1]] > tau for s in range(N_SLICES)])
+    points[:, 1:] = rescale_points(points[:, 1:], MAP, SIZE)
+    prompts = SlicePrompts(points, np.zeros(len(points), dtype=np.int64))
+    found = predict_volume(network, slices, prompts, settings, batch_size, CPU)
+    encoded = encode_volume(network, slices, batch_size, CPU)
+    given = distill_whole_volume(prompts, encoded.saliency, SIZE, settings)
+    whole = decode_with_looks(network, encoded, given, prompts, settings, None, CPU)
+    np.testing.assert_allclose(found.probabilities[:, 0], whole[:, 0], atol=5e-3)
+    assert found.looks is not None and found.consensus is not None
+    followed = np.unique(found.looks.readmitted[:, 1])
+    assert len(followed) > 2 and not hit[followed].any()
+    assert found.consensus[0].slices_with_points(N_SLICES)[followed].all()
+    without = predict_volume(network, slices, prompts, replace(settings, follow="off"), batch_size, CPU)
+    assert (found.probabilities[:, 0].max(axis=(1, 2)) > 0.5).sum() > (
+        without.probabilities[:, 0].max(axis=(1, 2)) > 0.5
+    ).sum()
 
 
 @pytest.mark.usefixtures("small_steps", "following_decoder")
@@ -301,14 +337,14 @@ def test_what_is_readmitted_is_told(batch_size: int) -> None:
     points[:, 1:] = rescale_points(points[:, 1:], MAP, SIZE)
     prompts = SlicePrompts(points, np.full(len(points), -1))
     found = predict_volume(network, slices, prompts, settings, batch_size, CPU)
-    assert found.consensus is not None and found.readmitted is not None and found.first_masks is not None
-    assert len(found.readmitted) > 3
+    assert found.consensus is not None and found.looks is not None
+    assert len(found.looks.readmitted) > 3
     for k, consensus in enumerate(found.consensus):
-        own = found.readmitted[found.readmitted[:, 0] == k]
+        own = found.looks.readmitted[found.looks.readmitted[:, 0] == k]
         told = set(zip(consensus.slice_index.tolist(), consensus.point_index.tolist(), strict=True))
         assert {(s, point) for _, s, point in own.tolist()} <= told
         assert (np.diff(consensus.slice_index) >= 0).all()
-    seen = found.refused, found.first_masks, found.readmitted
+    seen = found.refused, found.looks
     judged = judge_prompts(prompts, found.saliency, SIZE, settings, None, *seen)
     for consensus, fates in zip(found.consensus, judged.fates, strict=True):
         kept = [row for row, fate in enumerate(fates.fates) if fate.is_kept]

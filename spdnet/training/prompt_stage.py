@@ -23,12 +23,12 @@ from spdnet.inference.prompting import (
     distill_volume_boxes,
     distill_whole_volume,
 )
-from spdnet.inference.volume import EncodedVolume, decode_rows, decode_twice
+from spdnet.inference.volume import EncodedVolume, decode_rows, decode_with_looks
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
 from spdnet.network.spd_network import MEASURED
 from spdnet.planning import SPDSettings, StoredCase
-from spdnet.planning.plans import StageSettings
+from spdnet.planning.plans import LOOKS, StageSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.training.batch_shares import share_batches
 from spdnet.training.embedding_store import EmbeddingStore, StoredVariant
@@ -112,7 +112,7 @@ class PromptStage(Stage):
         """
         plans = self.settings.distillation
         refuses = plans.random_points == "refuse"
-        looks = plans.second_look, plans.readmit, plans.prolong
+        looks = [getattr(plans, name) for name in LOOKS]
         chosen = plans.agreement.mode, plans.empty_consensus, plans.near_points, *looks
         learns = plans.trust == "learned"
         if plans.mode == "raw" or not (learns or "auto" in chosen or (refuses and falls_back_on_saliency(plans))):
@@ -154,6 +154,7 @@ class PromptStage(Stage):
             beside = (
                 (plans.readmit, rule.readmit, "points that a second look could readmit", "readmits", found.readmit),
                 (plans.prolong, rule.prolong, "places that a second look could add", "adds", found.prolong),
+                (plans.follow, rule.follow, "points that further looks could follow", "follows", found.follow),
             )
             for planned, decided, what, does, share in beside if rule.second_look == "on" else ():
                 if planned == "auto":
@@ -233,8 +234,7 @@ class PromptStage(Stage):
         volume = EncodedVolume(torch.from_numpy(np.array(embeddings)), saliency)
         settings, size, measured = self.settings.distillation, self.network.image_size, MeasuredShares.of(self.network)
         given = distill_whole_volume(prompts, saliency, size, settings, measured, batch.content_share)
-        rows = decoder_rows(given.consensus, saliency, size, settings, given.boxes, measured)
-        decoded = decode_twice(self.network, volume, rows, prompts, settings, measured, self.device)
+        decoded = decode_with_looks(self.network, volume, given, prompts, settings, measured, self.device)
         decoded[:, given.untrusted] = saliency[:, given.untrusted]
         probabilities = torch.from_numpy(decoded)
         masks = torch.from_numpy(np.array(batch.masks))

@@ -71,15 +71,15 @@ class TrustMeasurement:
     Attributes:
         points, peaks, continued, near: how many are on the target.
         look: of what a second look would change with perfect masks, how much is for the better.
-        readmit, prolong: of the points that it could readmit beside last masks, and of the places that it could add
-            there, how many are on the target.
+        readmit, prolong, follow: of the points that it could readmit beside last masks, of the places that it could add
+            there, and of the points that further looks could follow, how many are on the target.
         salient: of all points, how many are salient in their own slice.
     """
 
     def __init__(self, n_classes: int, trust: tuple[LearnedTrust | None, ...] = ()) -> None:
         self._trust = trust
         self.points, self.peaks, self.continued, self.salient, self.near = (Share(n_classes) for _ in range(5))
-        self.look, self.readmit, self.prolong = (Share(n_classes) for _ in range(3))
+        self.look, self.readmit, self.prolong, self.follow = (Share(n_classes) for _ in range(4))
 
     def shares(self) -> MeasuredShares:
         """As the network keeps them."""
@@ -93,6 +93,7 @@ class TrustMeasurement:
             look=self.look.values(0),
             readmit=self.readmit.values(0),
             prolong=self.prolong.values(0),
+            follow=self.follow.values(1),
             trust=self._trust,
         )
 
@@ -109,8 +110,9 @@ def measure_trust(
     The points are those that saliency alone trusts, each counted in every slice that it prompts. What would stand in
     is that of `spdnet.prompts.stand_ins`, in the slices that have no trusted prompt under the rules that the points'
     share leads to; near points are those of `spdnet.prompts.near_points` under the same rules. Under these, too, it is
-    counted which points a second look would drop, which gaps bridge, which points readmit, and which ends prolong, if
-    the slices with trusted prompts had perfect masks. How many of all points are salient is counted besides.
+    counted which points a second look would drop, which gaps bridge, which points readmit or follow, and which ends
+    prolong, if the slices with trusted prompts had perfect masks. How many of all points are salient is counted
+    besides.
 
     Args:
         variants: one of each training case.
@@ -216,6 +218,7 @@ def _count_look(
     for s in np.flatnonzero(~prompted).tolist():
         bridge, beside = around.bridge(s, saliency[s]), around.prolong(s, saliency[s])
         own = points_syx[own_slices == s, 1:] if len(beside) else np.zeros((0, 2))
-        own = own[around.readmit(s, own)]
-        for share, places in (found.look, bridge), (found.readmit, own), (found.prolong, beside):
+        readmitted, followed = own[around.readmit(s, own)], own[around.follow(s, own)]
+        counted = (found.look, bridge), (found.readmit, readmitted), (found.prolong, beside), (found.follow, followed)
+        for share, places in counted:
             share.count(variant, k, np.full(len(places), s), places)

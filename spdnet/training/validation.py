@@ -67,7 +67,7 @@ def validate_cases(
         if s.distillation.mode != "raw":
             saliency = prediction.saliency
             size, measured = case.mapping.image_size, MeasuredShares.of(network)
-            seen = prediction.refused, prediction.first_masks, prediction.readmitted
+            seen = prediction.refused, prediction.looks
             rules = size, s.distillation, measured
             judged = judge_prompts(prompts, saliency, *rules, *seen, case.mapping.content_share)
         target, maps = folder / case.case, prediction.probabilities

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from spdnet.planning import SPDSettings
-from spdnet.planning.plans import AgreementSettings, DistillationSettings, RecipeSettings
+from spdnet.planning.plans import LOOKS, AgreementSettings, DistillationSettings, RecipeSettings
 from spdnet.training.trainer import SPDTrainer
 
 
@@ -19,7 +19,7 @@ def _with_box_mode(
     return replace(distillation, boxes=replace(distillation.boxes, mode=mode))
 
 
-_NO_LOOK = {"second_look": "off", "readmit": "off", "prolong": "off"}
+_NO_LOOK = dict.fromkeys(LOOKS, "off")
 
 
 def _distilled(settings: SPDSettings, **changes: Any) -> SPDSettings:
@@ -165,8 +165,8 @@ class SPDTrainerNoProlong(SPDTrainer):
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """No point is readmitted, no place added there."""
-        return _distilled(settings, readmit="off", prolong="off")
+        """No point is readmitted or followed, no place added there."""
+        return _distilled(settings, readmit="off", prolong="off", follow="off")
 
 
 class SPDTrainerKeepRandom(SPDTrainer):
