@@ -108,7 +108,7 @@ class AgreementSettings:
     mode: Literal["off", "neighbours", "auto"] = "off"
     n_slices: int = 8
     radius: float = 1 / 7
-    min_probability: float = 0.9
+    min_probability: float = 0.6
 
     def __post_init__(self) -> None:
         name = "spd.distillation.agreement"

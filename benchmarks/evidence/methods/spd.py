@@ -247,7 +247,10 @@ METHODS: dict[str, SPD] = {
             {"agreement": AgreementSettings("neighbours", min_probability=0.5)},
         ),
         _with_spds_weights("second_look_off", "SPD, no second look", {"second_look": "off"}),
-        _with_spds_weights("beside_off", "SPD, nothing beside last masks", {"readmit": "off", "prolong": "off"}),
+        _with_spds_weights(
+            "beside_off", "SPD, nothing beside last masks", {"readmit": "off", "prolong": "off", "follow": "off"}
+        ),
+        _with_spds_weights("follow_off", "SPD, no further looks", {"follow": "off"}),
         _with_spds_weights("prolong_off", "SPD, beside last masks only what is readmitted", {"prolong": "off"}),
         _with_spds_weights("prolong_on", "SPD, prolonged in all classes", {"second_look": "on", "prolong": "on"}),
         SPD(
@@ -271,6 +274,7 @@ METHODS: dict[str, SPD] = {
                 "second_look": "off",
                 "readmit": "off",
                 "prolong": "off",
+                "follow": "off",
             },
             prompts={"imitated_share": 0.0},
         ),
