@@ -323,12 +323,14 @@ def test_the_stream_follows_points_as_the_whole_volume_does(batch_size: int) -> 
 
 
 @pytest.mark.usefixtures("small_steps", "following_decoder")
+@pytest.mark.parametrize("follow", ["off", "on"])
 @pytest.mark.parametrize("batch_size", [3, 20])
-def test_what_is_readmitted_is_told(batch_size: int) -> None:
+def test_what_is_readmitted_is_told(batch_size: int, follow: Literal["off", "on"]) -> None:
     network, slices = tiny_volume()
     saliency = encode_volume(network, slices, batch_size, CPU).saliency
     tau = float(np.median(saliency))
-    settings = DistillationSettings(n_context=0, tau=tau, empty_consensus="decode", second_look="on", readmit="on")
+    looks = {"second_look": "on", "readmit": "on", "follow": follow}
+    settings = DistillationSettings(n_context=0, tau=tau, empty_consensus="decode", **looks)  # type: ignore[arg-type]
     rng = np.random.default_rng(5)
     points = np.column_stack([rng.integers(0, N_SLICES, 300), rng.integers(0, MAP, (300, 2))])
     is_salient = saliency[points[:, 0], :, points[:, 1], points[:, 2]] > tau
