@@ -189,7 +189,7 @@ def test_the_page_asks_for_nothing_from_outside(folders: ReportFolders, tmp_path
             "auto",
             ("where the training cases call for it, a point must", "prompted by their most"),
         ),
-        ("neighbours", "continued", ("a point must be 90% likely", "prompted by the most salient pixel of what")),
+        ("neighbours", "continued", ("a point must be 60% likely", "prompted by the most salient pixel of what")),
     ],
 )
 def test_the_rules_of_distillation_are_told(agreement: str, empty: str, words: tuple[str, str]) -> None:
