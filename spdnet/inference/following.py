@@ -20,7 +20,6 @@ from spdnet.geometry import nearest_index, rescale_points
 from spdnet.inference.class_rules import MeasuredShares, looked_at_again, settings_of_class
 from spdnet.inference.prompting import DecoderRows, DistilledVolume, rows_of_points
 from spdnet.planning.plans import DistillationSettings
-from spdnet.prompts.distillation import Consensus
 from spdnet.prompts.second_look import Looks, NeighbourMasks
 
 MAX_LOOKS = 16  # each reaches one slice further
@@ -77,13 +76,13 @@ class _Class:
     """
 
     def __init__(self, k: int, looks: Looks, given: DistilledVolume, points_syx: np.ndarray, max_points: int) -> None:
-        first, trusted = looks.first_masks[:, k], given.consensus[k]
-        self.k, self._points, self._max_points = k, points_syx, max_points
+        n_slices, trusted = len(looks.first_masks), given.consensus[k]
+        self._k, self._points, self._max_points = k, points_syx, max_points
         self._own_slices = nearest_index(points_syx[:, 0])
-        is_left = NeighbourMasks.of(first).bear_out(trusted.slice_index, trusted.points_yx)
-        self._is_closed = given.boxes[k].slices_with_box(len(first))
-        self._is_closed |= trusted.select(is_left).slices_with_points(len(first))
-        self._dropped: Consensus = trusted.select(~is_left)
+        is_left = looks.bear_out(k, trusted.slice_index, trusted.points_yx)
+        self._is_closed = given.boxes[k].slices_with_box(n_slices)
+        self._is_closed |= trusted.select(is_left).slices_with_points(n_slices)
+        self._dropped = trusted.select(~is_left)
         self._returned: dict[int, np.ndarray] = {}  # by slice, rows among the points
         self._readmitted: dict[int, np.ndarray] = {}
 
@@ -114,5 +113,5 @@ class _Class:
         return replace(looks, readmitted=np.unique(readmitted, axis=0), returned=returned)
 
     def _lines(self, used: dict[int, np.ndarray]) -> np.ndarray:
-        lines = [(self.k, s, point) for s, points in sorted(used.items()) for point in points.tolist()]
+        lines = [(self._k, s, point) for s, points in sorted(used.items()) for point in points.tolist()]
         return np.array(lines, dtype=np.int64).reshape(-1, 3)

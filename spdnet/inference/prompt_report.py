@@ -119,8 +119,8 @@ def write_prompt_report(
     """Write `prompts/{case}.mrk.json` and `prompts/{case}.csv` into a folder of predictions.
 
     Slices count from 0 along the slicing axis of the plans, points from 1 in the order in which those of the class, and
-    those for all classes, were given. A point that a neighbouring slice lends, or could have
-    lent, is drawn in the slice that it was judged for.
+    those for all classes, were given. A point that a neighbouring slice lends, or could have lent, is drawn in the
+    slice that it was judged for.
     """
     target = folder / REPORT_FOLDER
     make_folder(target)

@@ -10,7 +10,7 @@ import numpy as np
 
 from spdnet.geometry import nearest_index
 from spdnet.prompts.learned_trust import JudgedUses
-from spdnet.prompts.second_look import Looks, NeighbourMasks, is_among
+from spdnet.prompts.second_look import Looks, is_among
 
 
 class Fate(Enum):
@@ -168,10 +168,9 @@ def overrule(fates: PointFates, points_syx: np.ndarray, looks: Looks, k: int) ->
         looks: what they changed.
         k: the class of the points.
     """
-    around = NeighbourMasks.of(looks.first_masks[:, k])
     places = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)[fates.point_index, 1:]
     kept = np.flatnonzero([fate.is_kept for fate in fates.fates])
-    dropped = set(kept[~around.bear_out(fates.target_slice[kept], places[kept])].tolist())
+    dropped = set(kept[~looks.bear_out(k, fates.target_slice[kept], places[kept])].tolist())
     uses = np.column_stack([fates.target_slice, fates.point_index])
     again = np.concatenate([looks.pairs(points, k) for points in (looks.readmitted, looks.returned)])
     back = set(np.flatnonzero(is_among(uses, again)).tolist())

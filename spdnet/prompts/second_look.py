@@ -166,6 +166,10 @@ class Looks:
         """Before any further one."""
         return cls(first_masks, readmitted, np.zeros((0, 3), dtype=np.int64))
 
+    def bear_out(self, k: int, slice_index: np.ndarray, points_yx: np.ndarray) -> np.ndarray:
+        """Whether the second look left points (N, 2) of class `k` to slices int (N,): bool (N,)."""
+        return NeighbourMasks.of(self.first_masks[:, k]).bear_out(slice_index, points_yx)
+
     def of_class(self, k: int, consensus: Consensus, points_syx: np.ndarray, saliency: np.ndarray) -> Consensus:
         """What the looks made of the trusted points of a class.
 
@@ -175,7 +179,7 @@ class Looks:
             points_syx: float (N, 3), all points of the class, in pixels of the saliency maps.
             saliency: float (S, M, M), the maps.
         """
-        left = NeighbourMasks.of(self.first_masks[:, k]).bear_out(consensus.slice_index, consensus.points_yx)
+        left = self.bear_out(k, consensus.slice_index, consensus.points_yx)
         left |= is_among(np.column_stack([consensus.slice_index, consensus.point_index]), self.pairs(self.returned, k))
         again = self.pairs(self.readmitted, k)[:, 1]
         return consensus.select(left).with_points(again, points_syx, saliency)
