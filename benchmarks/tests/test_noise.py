@@ -26,7 +26,7 @@ from spdnet.demo.phantom import make_case
 from spdnet.errors import ConfigurationError, DatasetError
 from spdnet.geometry import raw_resolution_mapping
 from spdnet.planning.fingerprint import extract_fingerprint
-from spdnet.prompts import NoiseRecipe, PromptStatistics, SlicePrompts, count_prompts, load_slice_prompts, true_points
+from spdnet.prompts import NoiseRecipe, PromptStatistics, SlicePrompts, count_prompts, load_given_prompts, true_points
 from spdnet.tests.tiny import write_blob_dataset, write_volume
 
 BAD = [0, 25, 50, 75, 90, 100]
@@ -222,7 +222,7 @@ def read(dataset: RawDataset, folder: Path, subset: str) -> list[tuple[SliceProm
         mapping = raw_resolution_mapping(geometry, slicing_axis(dataset))
         masks = mapping.orient(dataset.labels.masks(label_map)).swapaxes(0, 1)
         file = folder / f"{case.case}.mrk.json"
-        found.append((load_slice_prompts(file, case.case, geometry, mapping, dataset.labels), masks))
+        found.append((load_given_prompts(file, case.case, geometry, mapping, dataset.labels).for_network(), masks))
     return found
 
 

@@ -27,7 +27,7 @@ from spdnet.prompts import (
     PromptReading,
     PromptStatistics,
     count_prompts,
-    load_slice_prompts,
+    load_given_prompts,
     prompt_type,
     read_checked_markups,
 )
@@ -275,7 +275,7 @@ def measure_case(
     statistics, markups = None, []
     if case.prompts is not None:
         markups = read_checked_markups(case.prompts, case.case, geometry, labels, reading.frame, reading.outside)
-        prompts = load_slice_prompts(case.prompts, case.case, geometry, mapping, labels, reading=reading)
+        prompts = load_given_prompts(case.prompts, case.case, geometry, mapping, labels, reading=reading).for_network()
         statistics = count_prompts(prompts, masks.swapaxes(0, 1), pixel_size_mm(geometry, mapping))
     box = tuple(nonzero_box(image, geometry))
     sliced_box = [box[slicing_axis], *(box[a] for a in range(3) if a != slicing_axis)]

@@ -25,7 +25,7 @@ from spdnet.planning.fingerprint import nonzero_box, read_checked_label
 from spdnet.planning.plans import NormalizationSettings, SPDPlans, SPDSettings
 from spdnet.planning.shared_files import write_shared_files
 from spdnet.planning.storage import CaseWriter, RunRecord, StoredCase, stored_cases
-from spdnet.prompts import PromptReading, SlicePrompts, load_slice_prompts
+from spdnet.prompts import PromptReading, SlicePrompts, load_given_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,8 @@ def preprocess_training_case(
     if plans.settings.prompts.source == "files":
         if case.prompts is None:
             raise DatasetError(f"case {case.case}: the plans say prompts come from files, but it has none in promptsTr")
-        prompts = load_slice_prompts(case.prompts, case.case, geometry, network_case.mapping, labels, reading=reading)
+        given = load_given_prompts(case.prompts, case.case, geometry, network_case.mapping, labels, reading=reading)
+        prompts = given.for_network()
     writer = CaseWriter(folder, case.case)
     prompts = SlicePrompts.empty() if prompts is None else prompts
     writer.write(network_case.slices, masks, ignored, network_case.mapping, geometry, prompts)

@@ -3,7 +3,7 @@
 A prompt file stores world coordinates (LPS, mm); models see `SlicePrompts` in the network frame.
 """
 
-from spdnet.prompts.loading import PromptReading, load_slice_prompts, read_checked_markups, resample_curve
+from spdnet.prompts.loading import PromptReading, load_given_prompts, read_checked_markups, resample_curve
 from spdnet.prompts.markups import read_markups, write_markups
 from spdnet.prompts.noise_modes import DroppedSlices, PromptRecipe, make_recipe
 from spdnet.prompts.points import ALL_CLASSES, Markup, SliceBoxes, SlicePrompts
@@ -25,7 +25,7 @@ __all__ = [
     "SlicePrompts",
     "check_can_simulate",
     "count_prompts",
-    "load_slice_prompts",
+    "load_given_prompts",
     "make_recipe",
     "prompt_statistics",
     "prompt_type",

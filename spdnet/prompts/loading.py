@@ -48,7 +48,7 @@ _MAX_NAMED = 3
 _CENTRE_TOLERANCE = 1e-9  # of a slice
 
 
-def load_slice_prompts(
+def load_given_prompts(
     file: Path,
     case: str,
     geometry: ImageGeometry,
@@ -56,14 +56,15 @@ def load_slice_prompts(
     labels: Labels,
     curve_step_mm: float | None = None,
     reading: PromptReading = PromptReading(),
-) -> SlicePrompts:
+) -> GivenPrompts:
     """Read the prompt file of a case into the network frame.
 
     Points of a list are taken as they are. A curve is followed along straight lines between its control points
     and gives each slice one point per visit, where it crosses the slice's centre plane. A box becomes one for each
-    slice whose centre plane it holds. Of points of one class and slice within 0.1 mm of each other, or within half a
-    voxel in plane where that is less, the first is kept. Points and boxes of the image outside the mapping's crop are
-    dropped. All that is dropped is counted and logged. A file without placed points gives an empty set, logged.
+    slice whose centre plane it holds. Which of these the network gets, `GivenPrompts` says: of points of one class and
+    slice within 0.1 mm of each other, or within half a voxel in plane where that is less, only the first, and none of
+    the image outside the mapping's crop; boxes there are left out. All that the network does not get is counted and
+    logged. A file without placed points gives an empty set, logged.
 
     Args:
         file: prompt file of any format (see `read_prompt_file`).
@@ -78,19 +79,6 @@ def load_slice_prompts(
         PromptFileError: the file is faulty (see `read_prompt_file`), points lie outside the image or all on one
             spot, or a markup is named "background", or like a class but for capital letters.
     """
-    return load_given_prompts(file, case, geometry, mapping, labels, curve_step_mm, reading).for_network()
-
-
-def load_given_prompts(
-    file: Path,
-    case: str,
-    geometry: ImageGeometry,
-    mapping: CaseMapping,
-    labels: Labels,
-    curve_step_mm: float | None = None,
-    reading: PromptReading = PromptReading(),
-) -> GivenPrompts:
-    """`load_slice_prompts` that also tells of the points that are dropped; a curve is its points in the slices."""
     markups = read_checked_markups(file, case, geometry, labels, reading.frame, reading.outside)
     if not any(len(markup.points_lps_mm) for markup in markups):
         logger.info("case %s: %s holds no placed points", case, file)
@@ -116,10 +104,10 @@ def read_checked_markups(
     frame: Frame | None = None,
     outside: Outside = "error",
 ) -> list[Markup]:
-    """Read the prompt file of a case and check it against its image; raises as `load_slice_prompts`.
+    """Read the prompt file of a case and check it against its image; raises as `load_given_prompts`.
 
     Args:
-        file, case, geometry, frame: as in `load_slice_prompts`.
+        file, case, geometry, frame: as in `load_given_prompts`.
         labels: classes; without them names of classes are not checked.
         outside: "error": points outside the image are an error. "drop": they are left out, counted and logged; a curve
             is interrupted where it loses a point, and boxes are left out if they share nothing with the image. If the

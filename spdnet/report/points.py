@@ -16,7 +16,7 @@ import numpy as np
 from spdnet.dataset import Labels
 from spdnet.errors import PromptFileError
 from spdnet.geometry import CaseMapping, ImageGeometry, nearest_index
-from spdnet.prompts import PromptReading, SlicePrompts, count_prompts, load_slice_prompts
+from spdnet.prompts import PromptReading, SlicePrompts, count_prompts, load_given_prompts
 from spdnet.prompts.fates import Fate
 
 _SAME_PLACE = 3  # decimals of a pixel
@@ -100,7 +100,7 @@ def read_given_prompts(
     file: Path, case: str, geometry: ImageGeometry, mapping: CaseMapping, labels: Labels, reading: PromptReading
 ) -> SlicePrompts:
     """The points and boxes of a prompt file in the display frame; raises `PromptFileError`."""
-    return load_slice_prompts(file, case, geometry, mapping, labels, reading=reading)
+    return load_given_prompts(file, case, geometry, mapping, labels, reading=reading).for_network()
 
 
 def points_as_given(points: list[JudgedPoint]) -> np.ndarray:

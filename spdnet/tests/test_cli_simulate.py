@@ -16,7 +16,7 @@ from spdnet.dataset import Labels
 from spdnet.dataset.image_io import NaturalImage2DIO, SimpleITKIO
 from spdnet.dataset.raw_dataset import find_prompt_file
 from spdnet.geometry import nearest_index, plan_case_mapping, raw_resolution_mapping
-from spdnet.prompts import SlicePrompts, count_prompts, load_slice_prompts, make_recipe, read_markups
+from spdnet.prompts import SlicePrompts, count_prompts, load_given_prompts, make_recipe, read_markups
 from spdnet.prompts.simulate_files import RECORD_FILE, case_generator, pixel_size_mm
 
 LABELS = Labels(("ileum", "colon"), ((1,), (2,)))
@@ -94,7 +94,9 @@ def test_files_load_with_the_checks_of_any_prompt_file(dataset: Path) -> None:
     main(["-d", "501"])
     _, geometry = SimpleITKIO().read_label(dataset / "labelsTs" / "TI_001.nii.gz")
     mapping = plan_case_mapping(geometry, 1, 32, 1.0)
-    prompts = load_slice_prompts(dataset / "promptsTs" / "TI_001.mrk.json", "TI_001", geometry, mapping, LABELS)
+    prompts = load_given_prompts(
+        dataset / "promptsTs" / "TI_001.mrk.json", "TI_001", geometry, mapping, LABELS
+    ).for_network()
     n_points = sum(len(m.points_lps_mm) for m in read_markups(dataset / "promptsTs" / "TI_001.mrk.json"))
     assert len(prompts) == n_points  # none outside the image or the crop
     for k in range(2):
@@ -301,7 +303,9 @@ def read_back(dataset: Path, case: str = "TI_001") -> tuple[SlicePrompts, np.nda
     """The prompts of a file at the resolution of the image, and the masks (slices, classes, rows, columns)."""
     label_map, geometry = SimpleITKIO().read_label(dataset / "labelsTs" / f"{case}.nii.gz")
     mapping = raw_resolution_mapping(geometry, 1)
-    prompts = load_slice_prompts(dataset / "promptsTs" / f"{case}.mrk.json", case, geometry, mapping, LABELS)
+    prompts = load_given_prompts(
+        dataset / "promptsTs" / f"{case}.mrk.json", case, geometry, mapping, LABELS
+    ).for_network()
     return prompts, mapping.orient(LABELS.masks(label_map)).swapaxes(0, 1)
 
 

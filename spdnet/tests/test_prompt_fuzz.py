@@ -24,7 +24,7 @@ from spdnet.dataset import Labels
 from spdnet.dataset.raw_dataset import PROMPT_ENDINGS
 from spdnet.errors import PromptFileError
 from spdnet.geometry import ImageGeometry, raw_resolution_mapping
-from spdnet.prompts import Markup, PromptReading, load_slice_prompts, read_markups, read_prompt_file, write_markups
+from spdnet.prompts import Markup, PromptReading, load_given_prompts, read_markups, read_prompt_file, write_markups
 from spdnet.prompts.boxes import center_size_axes, oriented_corners
 from spdnet.prompts.text_files import MAX_COORDINATE_MM, MAX_FILE_BYTES
 
@@ -59,7 +59,8 @@ def check_reading(file: Path) -> None:
             assert markup.kind != "box" or len(markup.points_lps_mm) in (0, 8)
     for outside in ("error", "drop"):
         try:
-            prompts = load_slice_prompts(file, "c", GEOMETRY, MAPPING, LABELS, reading=PromptReading(outside=outside))  # type: ignore[arg-type]
+            reading = PromptReading(outside=outside)  # type: ignore[arg-type]
+            prompts = load_given_prompts(file, "c", GEOMETRY, MAPPING, LABELS, reading=reading).for_network()
         except PromptFileError:
             continue
         assert GEOMETRY.contains(MAPPING.points_to_raw(prompts.points_syx)).all()

@@ -18,7 +18,7 @@ from spdnet.geometry import CaseMapping, ImageGeometry, nearest_index, plan_case
 from spdnet.prompts import (
     Markup,
     SlicePrompts,
-    load_slice_prompts,
+    load_given_prompts,
     read_checked_markups,
     read_prompt_file,
     write_markups,
@@ -108,7 +108,7 @@ def test_points_of_every_format_arrive_at_their_voxels(
     np.testing.assert_allclose(sorted(voxels.tolist()), sorted(VOXELS_XYZ.tolist()), atol=1e-4)
     for slicing_axis in range(3):
         mapping = raw_resolution_mapping(geometry, slicing_axis)
-        prompts = load_slice_prompts(file, "c", geometry, mapping, LABELS)
+        prompts = load_given_prompts(file, "c", geometry, mapping, LABELS).for_network()
         marks = np.zeros(geometry.shape_zyx)
         for x, y, z in VOXELS_XYZ.astype(int):
             marks[z, y, x] = 1
@@ -143,7 +143,7 @@ def test_boxes_along_the_grid_cover_their_voxels(
     covered[tuple(slice(a, b + 1) for a, b in zip(low[::-1], high[::-1], strict=True))] = True
     for slicing_axis in range(3):
         mapping = raw_resolution_mapping(geometry, slicing_axis)
-        boxes = load_slice_prompts(file, "c", geometry, mapping, LABELS).boxes
+        boxes = load_given_prompts(file, "c", geometry, mapping, LABELS).for_network().boxes
         seen = np.zeros(mapping.orient(covered).shape, dtype=bool)
         for s, (top, left, bottom, right) in zip(boxes.slice_index, boxes.boxes_yxyx, strict=True):
             pixel_edges = np.array([top, left, bottom, right]) + 0.5
@@ -168,7 +168,7 @@ def test_a_box_along_the_world_is_covered_by_its_slices(direction: str, spacing:
     world = np.array([image.TransformIndexToPhysicalPoint(v) for v in voxels[:, ::-1].tolist()])
     inside = voxels[np.all((world >= low) & (world <= high), axis=1)]
     mapping = raw_resolution_mapping(geometry, 0)
-    boxes = load_slice_prompts(tmp_path / "c.csv", "c", geometry, mapping, LABELS).boxes
+    boxes = load_given_prompts(tmp_path / "c.csv", "c", geometry, mapping, LABELS).for_network().boxes
     by_slice = dict(zip(boxes.slice_index.tolist(), boxes.boxes_yxyx.tolist(), strict=True))
     assert len(inside)
     for s, y, x in mapping.points_to_network(inside):
@@ -244,7 +244,9 @@ def load(
     file: Path, geometry: ImageGeometry, mapping: CaseMapping, outside: Outside = "error", labels: Labels = LABELS
 ) -> SlicePrompts:
     """The file's prompts as of case TI_012."""
-    return load_slice_prompts(file, "TI_012", geometry, mapping, labels, reading=PromptReading(outside=outside))
+    return load_given_prompts(
+        file, "TI_012", geometry, mapping, labels, reading=PromptReading(outside=outside)
+    ).for_network()
 
 
 def error_text(
@@ -404,7 +406,7 @@ def test_curves_that_go_to_and_fro_without_end_are_refused(
     assert "cross slices 100791 times" in error_text(write_csv(tmp_path, "order,l,p,s", *rows), geometry, mapping)
     line = write_csv(tmp_path, "order,l,p,s", "1,105,70,-8", "2,145,70,-8")
     with pytest.raises(PromptFileError, match="cross slices 4000000 times"):
-        load_slice_prompts(line, "c", geometry, mapping, LABELS, curve_step_mm=1e-5)
+        load_given_prompts(line, "c", geometry, mapping, LABELS, curve_step_mm=1e-5).for_network()
 
 
 # classes

@@ -21,7 +21,7 @@ from spdnet.prompts import (
     PromptStatistics,
     SlicePrompts,
     count_prompts,
-    load_slice_prompts,
+    load_given_prompts,
     prompt_statistics,
     resample_curve,
     simulate_prompts,
@@ -353,7 +353,7 @@ def test_points_arrive_where_the_image_has_their_voxel(tmp_path: Path) -> None:
     for slicing_axis in range(3):
         mapping = plan_case_mapping(geometry, slicing_axis, 64, 0.3)
         file = write_points(tmp_path, ("F", "points", [list(image.TransformIndexToPhysicalPoint((3, 5, 2)))]))
-        (point,) = load_slice_prompts(file, "c", geometry, mapping, LABELS).points_syx
+        (point,) = load_given_prompts(file, "c", geometry, mapping, LABELS).for_network().points_syx
         network = mapping.image_to_network(sitk.GetArrayFromImage(image)[None])[:, 0]
         brightest = np.unravel_index(network.argmax(), network.shape)
         np.testing.assert_allclose(point, brightest, atol=1.01)
@@ -362,7 +362,7 @@ def test_points_arrive_where_the_image_has_their_voxel(tmp_path: Path) -> None:
 def test_markups_named_like_a_class_speak_for_it(geometry: ImageGeometry, mapping: CaseMapping, tmp_path: Path) -> None:
     spot = [110.0, 70.0, -10.0]
     file = write_points(tmp_path, ("colon", "points", [spot, [111, 70, -10]]), ("F", "points", [spot]))
-    file_prompts = load_slice_prompts(file, "TI_012", geometry, mapping, LABELS)
+    file_prompts = load_given_prompts(file, "TI_012", geometry, mapping, LABELS).for_network()
     assert file_prompts.class_index.tolist() == [1, 1, -1]
     expected = mapping.points_to_network(np.array([[10 / 3, 10, 10]]))[0]
     np.testing.assert_allclose(file_prompts.points_syx[0], expected)
@@ -372,19 +372,23 @@ def test_a_curve_in_a_file_visits_every_slice_it_crosses(
     geometry: ImageGeometry, mapping: CaseMapping, tmp_path: Path
 ) -> None:
     file = write_points(tmp_path, ("centreline", "curve", [[110, 70, -20], [120, 80, 7]]))
-    assert load_slice_prompts(file, "c", geometry, mapping, LABELS).slice_index.tolist() == list(range(10))
+    assert load_given_prompts(file, "c", geometry, mapping, LABELS).for_network().slice_index.tolist() == list(
+        range(10)
+    )
     sagittal = plan_case_mapping(geometry, 2, 64, 1.0)
-    assert load_slice_prompts(file, "c", geometry, sagittal, LABELS).slice_index.tolist() == list(range(10, 21))
+    assert load_given_prompts(file, "c", geometry, sagittal, LABELS).for_network().slice_index.tolist() == list(
+        range(10, 21)
+    )
     file = write_points(tmp_path, ("ileum", "closed_curve", [[110, 70, -20], [120, 80, 7], [120, 70, -20]]))
-    closed = load_slice_prompts(file, "c", geometry, mapping, LABELS)
+    closed = load_given_prompts(file, "c", geometry, mapping, LABELS).for_network()
     assert sorted(closed.slice_index.tolist()) == sorted([0, *range(1, 9), 9, *range(1, 9)])
     assert set(closed.class_index.tolist()) == {0}
 
 
 def test_a_step_along_curves_is_passed_on(geometry: ImageGeometry, mapping: CaseMapping, tmp_path: Path) -> None:
     file = write_points(tmp_path, ("F", "curve", [[105, 70, -20], [135, 70, -20]]))
-    assert len(load_slice_prompts(file, "c", geometry, mapping, LABELS)) == 1
-    assert len(load_slice_prompts(file, "c", geometry, mapping, LABELS, curve_step_mm=5.0)) == 6
+    assert len(load_given_prompts(file, "c", geometry, mapping, LABELS).for_network()) == 1
+    assert len(load_given_prompts(file, "c", geometry, mapping, LABELS, curve_step_mm=5.0).for_network()) == 6
 
 
 def test_points_outside_the_crop_are_dropped_and_counted(
@@ -394,7 +398,7 @@ def test_points_outside_the_crop_are_dropped_and_counted(
     inside_crop, above, beside = [110.0, 75, -10], [110.0, 75, 5], [125.0, 75, -10]
     file = write_points(tmp_path, ("F", "points", [inside_crop, above, beside]))
     with caplog.at_level(logging.INFO):
-        prompts = load_slice_prompts(file, "TI_012", geometry, mapping, LABELS)
+        prompts = load_given_prompts(file, "TI_012", geometry, mapping, LABELS).for_network()
     assert len(prompts) == 1
     assert "case TI_012: 2 of 3 points lie outside the cropped region" in caplog.text
 
@@ -402,7 +406,7 @@ def test_points_outside_the_crop_are_dropped_and_counted(
 def error_text(file: Path, geometry: ImageGeometry, mapping: CaseMapping) -> str:
     """Message of a failed load."""
     with pytest.raises(PromptFileError) as caught:
-        load_slice_prompts(file, "TI_012", geometry, mapping, LABELS)
+        load_given_prompts(file, "TI_012", geometry, mapping, LABELS).for_network()
     return str(caught.value)
 
 
@@ -443,7 +447,7 @@ def test_points_on_the_outer_half_voxel_are_inside(
 ) -> None:
     corners = geometry.voxel_to_world(np.array([[-0.49, -0.49, -0.49], [9.49, 39.49, 49.49]])).tolist()
     file = write_points(tmp_path, ("F", "points", corners))
-    assert load_slice_prompts(file, "c", geometry, mapping, LABELS).slice_index.tolist() == [0, 9]
+    assert load_given_prompts(file, "c", geometry, mapping, LABELS).for_network().slice_index.tolist() == [0, 9]
     outside = geometry.voxel_to_world(np.array([[-0.51, 0, 0], [0, 0, 0]])).tolist()
     assert "1 of 2 points" in error_text(write_points(tmp_path, ("F", "points", outside)), geometry, mapping)
 
@@ -459,7 +463,7 @@ def test_points_piled_up_are_refused(mapping: CaseMapping, geometry: ImageGeomet
 
 def test_a_single_point_is_no_pile(geometry: ImageGeometry, mapping: CaseMapping, tmp_path: Path) -> None:
     file = write_points(tmp_path, ("F", "points", [[110.0, 70, -8]]))
-    assert len(load_slice_prompts(file, "c", geometry, mapping, LABELS)) == 1
+    assert len(load_given_prompts(file, "c", geometry, mapping, LABELS).for_network()) == 1
 
 
 def test_points_on_the_background_are_refused(geometry: ImageGeometry, mapping: CaseMapping, tmp_path: Path) -> None:
@@ -475,7 +479,9 @@ def test_a_file_without_placed_points_is_empty_and_said_so(
     for markups in cases:
         caplog.clear()
         with caplog.at_level(logging.INFO):
-            prompts = load_slice_prompts(write_points(tmp_path, *markups), "TI_012", geometry, mapping, LABELS)
+            prompts = load_given_prompts(
+                write_points(tmp_path, *markups), "TI_012", geometry, mapping, LABELS
+            ).for_network()
         assert prompts.points_syx.shape == (0, 3)
         assert "case TI_012" in caplog.text and "no placed points" in caplog.text
 
@@ -484,4 +490,4 @@ def test_an_empty_markup_beside_others_does_no_harm(
     geometry: ImageGeometry, mapping: CaseMapping, tmp_path: Path
 ) -> None:
     file = write_points(tmp_path, ("F", "curve", []), ("ileum", "points", [[110.0, 70, -8]]))
-    assert load_slice_prompts(file, "c", geometry, mapping, LABELS).class_index.tolist() == [0]
+    assert load_given_prompts(file, "c", geometry, mapping, LABELS).for_network().class_index.tolist() == [0]
