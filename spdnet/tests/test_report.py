@@ -202,6 +202,21 @@ def test_the_rules_of_distillation_are_told(agreement: str, empty: str, words: t
     assert raw["Slices without trusted points"] == "decoded without a point"
 
 
+@pytest.mark.parametrize(
+    ("epochs", "words"),
+    [
+        ((0, 0), "none"),
+        ((0, 1), "over the first epoch of stage 2"),
+        ((3, 1), "over the first 3 epochs of stage 1 and the first epoch of stage 2"),
+        ((None, None), "none"),
+    ],
+)
+def test_the_rise_of_the_learning_rate_is_told(epochs: tuple[int | None, int | None], words: str) -> None:
+    stages = [{} if n is None else {"warmup_epochs": n} for n in epochs]
+    rows = plans_in_words(dict(zip(("stage1", "stage2"), stages, strict=True)))
+    assert [row["choice"] for row in rows if row["topic"] == "Rise of the learning rate"] == [words]
+
+
 def test_plans_are_told_in_words_with_their_reasons() -> None:
     plans = {
         "slicing_axis": "P",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import json
@@ -475,8 +476,7 @@ class OneParameterStage(Stage):
         raise NotImplementedError
 
 
-def one_parameter_trainer(planned: Workspace, scheduler: Any) -> SPDTrainer:
-    settings = StageSettings(10, 1, 1, 0.1, scheduler=scheduler)
+def one_parameter_trainer(planned: Workspace, settings: StageSettings) -> SPDTrainer:
     trainer = make_trainer(planned, "all", change=lambda s: replace(s, stage1=settings))
     trainer.initialize()
     arguments: Any = (trainer.network, trainer.settings, [], [], CPU, 0)
@@ -486,7 +486,7 @@ def one_parameter_trainer(planned: Workspace, scheduler: Any) -> SPDTrainer:
 
 
 def test_poly_schedule_is_nnunet_s(planned: Workspace) -> None:
-    trainer = one_parameter_trainer(planned, "poly")
+    trainer = one_parameter_trainer(planned, StageSettings(10, 1, 1, 0.1))
     rates = []
     for _ in range(10):
         trainer._run_epoch()
@@ -495,7 +495,7 @@ def test_poly_schedule_is_nnunet_s(planned: Workspace) -> None:
 
 
 def test_plateau_schedule_halves_after_five_epochs_without_progress(planned: Workspace) -> None:
-    trainer = one_parameter_trainer(planned, "plateau")
+    trainer = one_parameter_trainer(planned, StageSettings(10, 1, 1, 0.1, scheduler="plateau"))
     for _ in range(8):
         trainer._run_epoch()
         with torch.no_grad():
@@ -503,8 +503,34 @@ def test_plateau_schedule_halves_after_five_epochs_without_progress(planned: Wor
     assert [r.learning_rate for r in trainer.log.records] == [0.1] * 6 + [0.05] * 2
 
 
+@pytest.mark.parametrize("resumed_at", [None, 1])
+def test_the_learning_rate_rises_step_by_step_and_the_schedule_goes_on_as_without(
+    planned: Workspace, resumed_at: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OneParameterStage, "training_batches", lambda self, epoch: [None] * 4)
+    settings = StageSettings(10, 4, 1, 0.1, warmup_epochs=2)
+    trainer = one_parameter_trainer(planned, settings)
+    first = 0
+    if resumed_at is not None:
+        trainer._run_epoch()
+        first = resumed_at
+        state = copy.deepcopy((trainer.optimizer.state_dict(), trainer.lr_scheduler.state_dict()))
+        trainer = one_parameter_trainer(planned, settings)
+        trainer.current_epoch = resumed_at
+        trainer.optimizer.load_state_dict(state[0])
+        trainer.lr_scheduler.load_state_dict(state[1])
+    seen = []
+    trainer.optimizer.register_step_pre_hook(lambda o, *_: seen.append(o.param_groups[0]["lr"]))
+    for _ in range(first, 4):
+        trainer._run_epoch()
+    of_epoch = [0.1 * (1 - e / 10) ** 0.9 for e in range(4)]
+    shares = [*np.arange(1, 9) / 8, *[1.0] * 8]
+    np.testing.assert_allclose(seen, (np.repeat(of_epoch, 4) * shares)[4 * first :])
+    np.testing.assert_allclose([r.learning_rate for r in trainer.log.records[-(4 - first) :]], of_epoch[first:])
+
+
 def test_gradients_are_clipped(planned: Workspace) -> None:
-    trainer = one_parameter_trainer(planned, "poly")
+    trainer = one_parameter_trainer(planned, StageSettings(10, 1, 1, 0.1))
     trainer.train_step(None)
     (parameter,) = trainer.stage.parameters()
     assert parameter.grad is not None

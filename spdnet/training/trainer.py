@@ -46,6 +46,7 @@ from spdnet.training.stopping import StopRequest, TrainingStoppedError
 from spdnet.training.trackers import Tracker
 from spdnet.training.validation import validate_cases
 from spdnet.training.waiting import WaitClock
+from spdnet.training.warm_up import scaled_rate, warm_up_share
 
 SMOOTHING = 0.9  # of the validation Dice, nnU-Net's
 MAX_GRADIENT_NORM = 12.0  # nnU-Net's
@@ -384,7 +385,7 @@ class SPDTrainer:
         self.network.train()
 
     def train_step(self, batch: Any) -> dict[str, Any]:
-        """One step of the optimiser, gradients clipped.
+        """One step of the optimiser, gradients clipped, its rate as far as the warm-up is.
 
         Raises:
             NonFiniteLossError: the loss, or on a CPU the gradient, is not a number; the step is not made.
@@ -400,9 +401,17 @@ class SPDTrainer:
             norm = nn.utils.clip_grad_norm_(self.stage.parameters(), MAX_GRADIENT_NORM)
             if not norm.is_cuda:  # there it would have to be waited for; the next loss tells
                 self._check_finite("gradient", float(norm), batch)
-            self.optimizer.step()
+            with scaled_rate(self.optimizer, self._warm_up()):
+                self.optimizer.step()
         self._iteration += 1
         return {"loss": loss.detach() / self.team.size}
+
+    def _warm_up(self) -> float:
+        """The share of the learning rate that the next step is made with."""
+        epochs = self.stage.stage_settings.warmup_epochs
+        if self.current_epoch >= epochs:
+            return 1.0
+        return warm_up_share(epochs, self.current_epoch, self._iteration, len(self.dataloader_train))
 
     def _check_finite(self, what: str, value: float, batch: Any) -> None:
         if math.isfinite(value):

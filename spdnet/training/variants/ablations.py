@@ -196,5 +196,5 @@ class SPDTrainerPlateau(SPDTrainer):
         return replace(
             settings,
             stage1=replace(settings.stage1, scheduler="plateau"),
-            stage2=replace(settings.stage2, scheduler="plateau"),
+            stage2=replace(settings.stage2, scheduler="plateau", warmup_epochs=0),
         )
