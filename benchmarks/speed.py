@@ -41,6 +41,7 @@ from spdnet.cli import plan_and_preprocess, simulate_prompts
 from spdnet.dataset.raw_dataset import read_dataset_json
 from spdnet.errors import ModelError
 from spdnet.inference import SPDPredictor
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompting import decoder_rows, distill_volume, look_again
 from spdnet.inference.steps import CaseTools, prepare_case
 from spdnet.inference.volume import decode_rows, predict_volume
@@ -202,7 +203,9 @@ def plain_sam(
     k, size = network.n_classes, network.mask_size
     unused = np.broadcast_to(np.float32(1), (len(slices), k, size, size))
     raw = replace(settings, mode="raw", n_context=0)
-    rows = decoder_rows(distill_volume(prompts, unused, network.image_size, raw), unused, network.image_size, raw)
+    rows = decoder_rows(
+        distill_volume(prompts, unused, Rules(raw, network.image_size)), unused, Rules(raw, network.image_size)
+    )
     embeddings = torch.cat(encode(network, slices, batch_size, device))
     masks = np.empty((len(slices), k, size, size), dtype=np.float32)
     n_rows = DECODER_ROWS if device.type == "cuda" else 16
@@ -373,8 +376,8 @@ def time_distillation(n_slices: int = 500, n_points: int = 20, size: int = 112) 
     )
     prompts = SlicePrompts(points, np.full(len(points), -1, dtype=np.int64))
     look = DistillationSettings(second_look="on", readmit="on", prolong="on")
-    rows = decoder_rows(distill_volume(prompts, saliency, size, look), saliency, size, look)
-    again = functools.partial(look_again, rows, [points], saliency, saliency, size, look)
+    rows = decoder_rows(distill_volume(prompts, saliency, Rules(look, size)), saliency, Rules(look, size))
+    again = functools.partial(look_again, rows, [points], saliency, saliency, Rules(look, size))
     steps: dict[str, Callable[[], Any]] = {"second look": again}
     for name, rule in (("by saliency", AgreementSettings()), ("and agreement", AgreementSettings("neighbours"))):
         settings = DistillationSettings(agreement=rule)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from spdnet.errors import ModelError
-from spdnet.inference.class_rules import MeasuredShares
+from spdnet.inference.class_rules import MeasuredShares, Rules
 from spdnet.inference.prompting import decoder_rows, distill_volume
 from spdnet.inference.volume import predict_volume
 from spdnet.network.checkpoint import read_checkpoint
@@ -80,8 +80,8 @@ def consensus_points(
         content_share: of the slices, what the image fills.
     """
     distillation, size = replace(settings.distillation, empty_consensus="empty"), settings.image_size
-    consensus = distill_volume(prompts, saliency, size, distillation, measured, content_share)
-    rows = decoder_rows(consensus, saliency, size, distillation)
+    consensus = distill_volume(prompts, saliency, Rules(distillation, size, measured), content_share)
+    rows = decoder_rows(consensus, saliency, Rules(distillation, size))
     row, place_in_row = np.nonzero(rows.point_is_real)
     points = np.column_stack([rows.slice_index[row], rows.points_yx[row, place_in_row]])
     return SlicePrompts(points.astype(np.float64), rows.class_index[row])

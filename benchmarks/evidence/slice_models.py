@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from evidence.slices import PromptedBatch, boxes_round_points
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompting import decoder_rows, distill_volume, distill_volume_boxes
 from spdnet.inference.volume import BatchSize, decode_rows
 from spdnet.network import SPDNetwork, build_network
@@ -85,9 +86,9 @@ class PromptedSam(SliceModel):
         n_slices, n_classes, size = len(images), self.network.n_classes, self.network.mask_size
         given = boxes_round_points(prompts, n_classes) if self.as_box else replace(prompts, boxes=_NO_BOXES)
         no_saliency = np.broadcast_to(np.float32(0), (n_slices, n_classes, size, size))
-        points = distill_volume(given, no_saliency, self.network.image_size, self._raw)
-        boxes = distill_volume_boxes(given, no_saliency, self.network.image_size, self._raw)
-        rows = decoder_rows(points, no_saliency, self.network.image_size, self._raw, boxes)
+        points = distill_volume(given, no_saliency, Rules(self._raw, self.network.image_size))
+        boxes = distill_volume_boxes(given, no_saliency, Rules(self._raw, self.network.image_size))
+        rows = decoder_rows(points, no_saliency, Rules(self._raw, self.network.image_size), boxes)
         embeddings = self.network.encode(images)[torch.from_numpy(rows.slice_index).to(images.device)]
         logits = decode_rows(self.network, embeddings, rows, slice(None), images.device)
         return logits.view(n_classes, n_slices, size, size).transpose(0, 1)  # rows: by class, then slice

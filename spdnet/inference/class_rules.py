@@ -79,30 +79,55 @@ _SHARE_OF_RULE = {
 }
 
 
-def trust_of_class(settings: DistillationSettings, k: int, measured: MeasuredShares | None) -> LearnedTrust | None:
-    """Which points of a class to trust, if the plans ask for what was learned, and the class has learned."""
-    if settings.trust != "learned" or measured is None or not measured.trust:
-        return None
-    return measured.trust[k]
+@dataclass(frozen=True)
+class Rules:
+    """How the prompts of a network are distilled: the plans, and what the training cases say where these are "auto".
 
+    Attributes:
+        settings: of the plans.
+        image_size: side of the network's slices.
+        measured: None where the training cases have not been asked: peaks then, no agreement, near points or second
+            look.
+    """
 
-def settings_of_class(settings: DistillationSettings, k: int, measured: MeasuredShares | None) -> DistillationSettings:
-    """The rules of a class, without "auto". Without measurements: peaks, no agreement, near points or second look."""
-    if trust_of_class(settings, k, measured) is None:
-        settings = replace(settings, trust="saliency")
-    else:
-        settings = replace(settings, agreement=AgreementSettings(), near_points="off")
-    decided: dict[str, Any] = {}
-    if settings.agreement.mode == "auto":
-        too_low = measured is not None and measured.points[k] < np.float32(MIN_POINT_PRECISION)
-        decided["agreement"] = replace(settings.agreement, mode="neighbours" if too_low else "off")
-    if settings.empty_consensus == "auto":
-        decided["empty_consensus"] = _stand_in_of_class(k, measured)
-    for rule, share in _SHARE_OF_RULE.items():
-        if getattr(settings, rule) == "auto":
-            is_right = measured is not None and getattr(measured, share)[k] >= MIN_PRECISION
-            decided[rule] = "on" if is_right else "off"
-    return replace(settings, **decided)
+    settings: DistillationSettings
+    image_size: int
+    measured: MeasuredShares | None = None
+
+    @classmethod
+    def of(cls, settings: DistillationSettings, network: SPDNetwork) -> Rules:
+        """Those of a network, with what it has measured."""
+        return cls(settings, network.image_size, MeasuredShares.of(network))
+
+    def trust_of_class(self, k: int) -> LearnedTrust | None:
+        """Which points of a class to trust, if the plans ask for what was learned, and the class has learned."""
+        if self.settings.trust != "learned" or self.measured is None or not self.measured.trust:
+            return None
+        return self.measured.trust[k]
+
+    def of_class(self, k: int) -> DistillationSettings:
+        """The rules of a class, without "auto"."""
+        settings, measured = self.settings, self.measured
+        if self.trust_of_class(k) is None:
+            settings = replace(settings, trust="saliency")
+        else:
+            settings = replace(settings, agreement=AgreementSettings(), near_points="off")
+        decided: dict[str, Any] = {}
+        if settings.agreement.mode == "auto":
+            too_low = measured is not None and measured.points[k] < np.float32(MIN_POINT_PRECISION)
+            decided["agreement"] = replace(settings.agreement, mode="neighbours" if too_low else "off")
+        if settings.empty_consensus == "auto":
+            decided["empty_consensus"] = _stand_in_of_class(k, measured)
+        for rule, share in _SHARE_OF_RULE.items():
+            if getattr(settings, rule) == "auto":
+                is_right = measured is not None and getattr(measured, share)[k] >= MIN_PRECISION
+                decided[rule] = "on" if is_right else "off"
+        return replace(settings, **decided)
+
+    def looked_at_again(self, n_classes: int) -> np.ndarray:
+        """bool (k,): which classes get a second look; not with raw prompts, nor where slices are to stay empty."""
+        rules = [self.of_class(k) for k in range(n_classes)]
+        return np.array([r.second_look == "on" and r.mode != "raw" and r.empty_consensus != "empty" for r in rules])
 
 
 def _stand_in_of_class(k: int, measured: MeasuredShares | None) -> Literal["peak", "continued", "decode"]:
@@ -119,9 +144,3 @@ def _stand_in_of_class(k: int, measured: MeasuredShares | None) -> Literal["peak
 def falls_back_on_saliency(settings: DistillationSettings) -> bool:
     """Whether, by the rules of a class, a volume in which nothing is trusted is predicted from the saliency alone."""
     return settings.mode != "raw" and settings.empty_consensus in ("continued", "decode")
-
-
-def looked_at_again(settings: DistillationSettings, n_classes: int, measured: MeasuredShares | None) -> np.ndarray:
-    """bool (k,): which classes get a second look; not with raw prompts, nor where slices are to stay empty."""
-    rules = [settings_of_class(settings, k, measured) for k in range(n_classes)]
-    return np.array([r.second_look == "on" and r.mode != "raw" and r.empty_consensus != "empty" for r in rules])

@@ -17,9 +17,8 @@ from dataclasses import replace
 import numpy as np
 
 from spdnet.geometry import nearest_index, rescale_points
-from spdnet.inference.class_rules import MeasuredShares, looked_at_again, settings_of_class
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompting import DecoderRows, DistilledVolume, rows_of_points
-from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts.second_look import Looks, NeighbourMasks
 
 MAX_LOOKS = 16  # each reaches one slice further
@@ -33,9 +32,7 @@ def look_further(
     looks: Looks,
     given: DistilledVolume,
     points_syx: Sequence[np.ndarray],
-    image_size: int,
-    settings: DistillationSettings,
-    measured: MeasuredShares | None = None,
+    rules: Rules,
 ) -> Looks:
     """Look at the empty slices of a volume again and again, in the classes for which the plans ask for it.
 
@@ -45,24 +42,22 @@ def look_further(
         looks: what that changed.
         given: the prompts of the volume, as they were distilled.
         points_syx: all points of each class, as `points_of_class` has them.
-        image_size: side of the network's slices.
-        settings: of the plans.
-        measured: as `spdnet.inference.class_rules` takes it.
+        rules: of the network.
 
     Returns:
         What all looks together have changed.
     """
     _, n_classes, size, _ = probabilities.shape
-    asked = looked_at_again(settings, n_classes, measured) & ~given.untrusted
+    asked = rules.looked_at_again(n_classes) & ~given.untrusted
     for k in np.flatnonzero(asked).tolist():
-        if settings_of_class(settings, k, measured).follow != "on":
+        if rules.of_class(k).follow != "on":
             continue
-        followed = _Class(k, looks, given, points_syx[k], settings.max_points)
+        followed = _Class(k, looks, given, points_syx[k], rules.settings.max_points)
         for _ in range(MAX_LOOKS):
             chosen = followed.look(probabilities[:, k] > 0.5)
             if not chosen:
                 break
-            places = [rescale_points(points, size, image_size) for points in chosen.values()]
+            places = [rescale_points(points, size, rules.image_size) for points in chosen.values()]
             rows = rows_of_points(list(chosen), [k] * len(chosen), places)
             probabilities[rows.slice_index, k] = decode(rows)
         looks = followed.told(looks)

@@ -21,7 +21,7 @@ from spdnet.dataset import CaseFiles, Labels, ReaderWriter, get_reader
 from spdnet.errors import ConfigurationError, ModelError, SPDError
 from spdnet.files import make_folder, write_json
 from spdnet.geometry import ImageGeometry
-from spdnet.inference.class_rules import MeasuredShares
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.export import probabilities_on_raw_grid
 from spdnet.inference.mirroring import predict_mirrored
 from spdnet.inference.model_folder import ModelFolder
@@ -461,11 +461,10 @@ class SPDPredictor:
         mean = _mean_probabilities(volumes)
         judged = None
         if judge and prompts is not None:
-            mapping, measured = network_case.mapping, MeasuredShares.of(self.networks[0])
-            first = volumes[0]
-            rules = mapping.image_size, self._settings().distillation, measured
+            first, content_share = volumes[0], network_case.mapping.content_share
+            rules = Rules.of(self._settings().distillation, self.networks[0])
             seen = first.refused, first.looks
-            judged = judge_prompts(prompts, first.saliency, *rules, *seen, mapping.content_share, prepared.given)
+            judged = judge_prompts(prompts, first.saliency, rules, *seen, content_share, prepared.given)
         saliency = volumes[0].saliency if keep_saliency else None
         mapping, geometry = network_case.mapping, network_case.geometry
         return NetworkResult(prepared.case, prepared.target, mean, mapping, geometry, judged, saliency)

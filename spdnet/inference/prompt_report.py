@@ -14,7 +14,7 @@ import numpy as np
 from spdnet.dataset import Labels
 from spdnet.files import make_folder, whole_file
 from spdnet.geometry import CaseMapping, ImageGeometry
-from spdnet.inference.class_rules import MeasuredShares, looked_at_again, settings_of_class, trust_of_class
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompting import asked_agreement, backgrounds, points_of_class
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import Markup, SlicePrompts, write_markups
@@ -51,9 +51,7 @@ class JudgedPrompts:
 def judge_prompts(
     prompts: SlicePrompts,
     saliency: np.ndarray,
-    image_size: int,
-    settings: DistillationSettings,
-    measured: MeasuredShares | None = None,
+    rules: Rules,
     refused: np.ndarray | None = None,
     looks: Looks | None = None,
     content_share: float = 1.0,
@@ -64,9 +62,7 @@ def judge_prompts(
     Args:
         prompts: in network pixels.
         saliency: float (S, k, M, M) in [0, 1].
-        image_size: side of the network's slices.
-        settings: of the plans.
-        measured: as `settings_of_class` takes it.
+        rules: of the network.
         refused: bool (k,), the classes whose points look random; None for none.
         looks: what looks at the masks have changed; None if there were none.
         content_share: of the slices, what the image fills.
@@ -74,22 +70,22 @@ def judge_prompts(
             instead. None where these are all.
     """
     points, fates = [], []
-    looked = looked_at_again(settings, saliency.shape[1], measured)
+    looked = rules.looked_at_again(saliency.shape[1])
     for k, background in enumerate(backgrounds(prompts, saliency, content_share)):
-        scaled = points_of_class(prompts, k, image_size, saliency.shape[-1])
-        rule, trust = settings_of_class(settings, k, measured), trust_of_class(settings, k, measured)
+        scaled = points_of_class(prompts, k, rules.image_size, saliency.shape[-1])
+        own = rules.of_class(k), rules.trust_of_class(k)
         is_refused = refused is not None and bool(refused[k])
-        found = _fates_of_class(scaled, saliency[:, k], rule, trust, is_refused, background)
+        found = _fates_of_class(scaled, saliency[:, k], *own, is_refused, background)
         if looks is not None and looked[k]:
             found = overrule(found, scaled, looks, k)
-        own = prompts.for_class(k)
+        told = prompts.for_class(k)
         if given is not None:
             all_own = given.of_class(k)
-            own = all_own.prompts
-            found = among_given(found, all_own.used, all_own.outside, own.slice_index)
-        points.append(own.points_syx)
+            told = all_own.prompts
+            found = among_given(found, all_own.used, all_own.outside, told.slice_index)
+        points.append(told.points_syx)
         fates.append(found)
-    return JudgedPrompts(points, fates, settings.tau)
+    return JudgedPrompts(points, fates, rules.settings.tau)
 
 
 def _fates_of_class(

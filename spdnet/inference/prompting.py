@@ -13,13 +13,7 @@ import numpy as np
 from scipy.special import logit
 
 from spdnet.geometry import nearest_index, rescale_points
-from spdnet.inference.class_rules import (
-    MeasuredShares,
-    falls_back_on_saliency,
-    looked_at_again,
-    settings_of_class,
-    trust_of_class,
-)
+from spdnet.inference.class_rules import Rules, falls_back_on_saliency
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import ALL_CLASSES, SliceBoxes, SlicePrompts
 from spdnet.prompts.agreement import agreement
@@ -105,9 +99,7 @@ def backgrounds(prompts: SlicePrompts, saliency: np.ndarray, content_share: floa
 def distill_volume(
     prompts: SlicePrompts,
     saliency: np.ndarray,
-    image_size: int,
-    settings: DistillationSettings,
-    measured: MeasuredShares | None = None,
+    rules: Rules,
     content_share: float = 1.0,
 ) -> list[Consensus]:
     """Run CPD for every class of a volume, or of adjacent slices of it.
@@ -115,9 +107,7 @@ def distill_volume(
     Args:
         prompts: points in network pixels.
         saliency: float (S, k, M, M), in [0, 1].
-        image_size: side of the network's slices.
-        settings: of the plans.
-        measured: as `spdnet.inference.class_rules` takes it.
+        rules: of the network.
         content_share: of the slices, what the image fills.
 
     Returns:
@@ -125,10 +115,10 @@ def distill_volume(
     """
     results = []
     for k, background in enumerate(backgrounds(prompts, saliency, content_share)):
-        points = points_of_class(prompts, k, image_size, saliency.shape[-1])
-        own = settings_of_class(settings, k, measured), trust_of_class(settings, k, measured)
+        points = points_of_class(prompts, k, rules.image_size, saliency.shape[-1])
+        own = rules.of_class(k), rules.trust_of_class(k)
         consensus = distill_class(points, saliency[:, k], *own, background)
-        results.append(limit_points(consensus, settings.max_points))
+        results.append(limit_points(consensus, rules.settings.max_points))
     return results
 
 
@@ -144,8 +134,8 @@ def distill_class(
     Args:
         points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
         saliency: float (S, M, M), in [0, 1].
-        settings: of the class, from `settings_of_class`.
-        trust: from `trust_of_class`.
+        settings: of the class, from `Rules.of_class`.
+        trust: from `Rules.trust_of_class`.
         background: of the class, from `backgrounds`.
     """
     if settings.mode == "raw":
@@ -179,19 +169,18 @@ def asked_agreement(
     return odds, float(logit(rule.min_probability))
 
 
-def distill_volume_boxes(
-    prompts: SlicePrompts, saliency: np.ndarray, image_size: int, settings: DistillationSettings
-) -> list[BoxConsensus]:
+def distill_volume_boxes(prompts: SlicePrompts, saliency: np.ndarray, rules: Rules) -> list[BoxConsensus]:
     """Distil the coarse boxes of every class of a volume, as the plans say; arguments as in `distill_volume`.
 
     Returns:
         One consensus per class; its `boxes_yxyx` are in pixels of the saliency map.
     """
-    s, n_slices = settings.boxes, len(saliency)
+    settings, n_slices = rules.settings, len(saliency)
+    s = settings.boxes
     results = []
     for k in range(saliency.shape[1]):
         boxes = prompts.boxes.for_class(k) if s.mode != "off" else SliceBoxes.empty()
-        edges = _rescale_boxes(boxes.boxes_yxyx, image_size, saliency.shape[-1])
+        edges = _rescale_boxes(boxes.boxes_yxyx, rules.image_size, saliency.shape[-1])
         boxes = replace(boxes, boxes_yxyx=edges)
         if s.mode == "distilled":
             found = distill_boxes(
@@ -223,33 +212,31 @@ class DistilledVolume:
 def distill_whole_volume(
     prompts: SlicePrompts,
     saliency: np.ndarray,
-    image_size: int,
-    settings: DistillationSettings,
-    measured: MeasuredShares | None = None,
+    rules: Rules,
     content_share: float = 1.0,
     refused: np.ndarray | None = None,
 ) -> DistilledVolume:
     """Distil points and boxes, and see what can be told of a whole volume only: whether anything can be trusted.
 
     Args:
-        prompts, saliency, image_size, settings, measured, content_share: as in `distill_volume`.
+        prompts, saliency, rules, content_share: as in `distill_volume`.
         refused: bool (k,), the classes whose points are refused; None to decide it here. They are where the points look
             random (`spdnet.prompts.random_points`), if the class falls back on the saliency and has no trusted box.
     """
-    given = prompts, saliency, image_size, settings
-    consensus, boxes = distill_volume(*given, measured, content_share), distill_volume_boxes(*given)
+    consensus = distill_volume(prompts, saliency, rules, content_share)
+    boxes = distill_volume_boxes(prompts, saliency, rules)
     n_slices, n_classes = saliency.shape[:2]
-    falls_back = [falls_back_on_saliency(settings_of_class(settings, k, measured)) for k in range(n_classes)]
+    falls_back = [falls_back_on_saliency(rules.of_class(k)) for k in range(n_classes)]
     has_box = [b.slices_with_box(n_slices).any() for b in boxes]
     may_be_untrusted = np.array(falls_back, dtype=bool) & ~np.array(has_box, dtype=bool)
     if refused is None:
         refused = np.zeros(n_classes, dtype=bool)
-        if measured is not None and settings.random_points == "refuse":
+        if rules.measured is not None and rules.settings.random_points == "refuse":
             behind = backgrounds(prompts, saliency, content_share)
             for k in np.flatnonzero(may_be_untrusted).tolist():
-                points = points_of_class(prompts, k, image_size, saliency.shape[-1])
-                hits = count_hits(points, saliency[:, k], settings.tau, behind[k])
-                refused[k] = look_random(hits, float(measured.salient[k]))
+                points = points_of_class(prompts, k, rules.image_size, saliency.shape[-1])
+                hits = count_hits(points, saliency[:, k], rules.settings.tau, behind[k])
+                refused[k] = look_random(hits, float(rules.measured.salient[k]))
     for k in np.flatnonzero(refused).tolist():
         consensus[k] = consensus[k].select(np.zeros(0, dtype=np.int64))
     is_empty = np.array([len(c.slice_index) == 0 for c in consensus], dtype=bool)
@@ -259,10 +246,8 @@ def distill_whole_volume(
 def decoder_rows(
     consensus: list[Consensus],
     saliency: np.ndarray,
-    image_size: int,
-    settings: DistillationSettings,
+    rules: Rules,
     boxes: list[BoxConsensus] | None = None,
-    measured: MeasuredShares | None = None,
 ) -> DecoderRows:
     """Which slices and classes are decoded, with which points and boxes.
 
@@ -273,15 +258,14 @@ def decoder_rows(
     Args:
         consensus: points, one per class.
         saliency: float (S, k, M, M), in [0, 1].
-        image_size: side of the network's slices.
-        settings: of the plans.
+        rules: of the network.
         boxes: one per class, or None for no boxes.
-        measured: as `spdnet.inference.class_rules` takes it.
     """
     n_slices, n_classes, mask_size, _ = saliency.shape
+    image_size = rules.image_size
     slices, classes, points, edges = [], [], [], [np.zeros((0, 4))]
     for k in range(n_classes):
-        rule = settings_of_class(settings, k, measured)
+        rule = rules.of_class(k)
         own_boxes = boxes[k].box_of_slices(n_slices) if boxes is not None else np.full((n_slices, 4), np.nan)
         prompted = consensus[k].slices_with_points(n_slices) | ~np.isnan(own_boxes[:, 0])
         decoded = prompted
@@ -339,9 +323,7 @@ def look_again(
     points_syx: Sequence[np.ndarray],
     probabilities: np.ndarray,
     saliency: np.ndarray,
-    image_size: int,
-    settings: DistillationSettings,
-    measured: MeasuredShares | None = None,
+    rules: Rules,
 ) -> SecondLook:
     """The rows that change once every slice has a mask, if the plans ask for it; see `spdnet.prompts.second_look`.
 
@@ -355,14 +337,13 @@ def look_again(
             slices that are not there do not matter.
         probabilities: float (S, k, M, M), that was decoded from them.
         saliency: float (S, k, M, M), in [0, 1].
-        image_size: side of the network's slices.
-        settings: of the plans.
-        measured: as `spdnet.inference.class_rules` takes it.
+        rules: of the network.
     """
     n_slices, n_classes, size, _ = saliency.shape
+    image_size = rules.image_size
     slices, classes, points, edges, has_box, readmitted = [], [], [], [np.zeros((0, 4))], [], []
-    for k in np.flatnonzero(looked_at_again(settings, n_classes, measured)).tolist():
-        rule = settings_of_class(settings, k, measured)
+    for k in np.flatnonzero(rules.looked_at_again(n_classes)).tolist():
+        rule = rules.of_class(k)
         own_slices = nearest_index(points_syx[k][:, 0])
         row_of_slice = np.full(n_slices, -1)
         own_rows = np.flatnonzero(rows.class_index == k)
@@ -427,9 +408,7 @@ def rows_of_slices(
     saliency: np.ndarray,
     first: int,
     stop: int,
-    image_size: int,
-    settings: DistillationSettings,
-    measured: MeasuredShares | None = None,
+    rules: Rules,
     content_share: float = 1.0,
 ) -> DecoderRows:
     """The rows that `decoder_rows` makes of a whole volume for the slices from `first` to `stop` - 1.
@@ -438,20 +417,18 @@ def rows_of_slices(
         prompts: of the volume, in network pixels.
         saliency: float (S, k, M, M), in [0, 1]; only the slices within `reach_of_context` need to be known yet.
         first, stop: which slices.
-        image_size: side of the network's slices.
-        settings: of the plans.
-        measured: as `spdnet.inference.class_rules` takes it.
+        rules: of the network.
         content_share: of the slices, what the image fills.
 
     Returns:
         `slice_index` counts from the volume's first slice.
     """
-    reach = reach_of_context(settings)
+    reach = reach_of_context(rules.settings)
     low, high = max(first - reach, 0), min(stop + reach, len(saliency))
     near, window = prompts.of_slices(low, high), saliency[low:high]
-    consensus = distill_volume(near, window, image_size, settings, measured, content_share)
-    boxes = distill_volume_boxes(near, window, image_size, settings)
-    rows = decoder_rows(consensus, window, image_size, settings, boxes, measured)
+    consensus = distill_volume(near, window, rules, content_share)
+    boxes = distill_volume_boxes(near, window, rules)
+    rows = decoder_rows(consensus, window, rules, boxes)
     rows = replace(rows, slice_index=rows.slice_index + low)
     return rows.select((rows.slice_index >= first) & (rows.slice_index < stop))
 

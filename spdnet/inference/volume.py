@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from spdnet.inference.class_rules import MeasuredShares, looked_at_again
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.following import look_further
 from spdnet.inference.prompting import (
     DecoderRows,
@@ -112,8 +112,7 @@ def decode_with_looks(
     volume: EncodedVolume,
     given: DistilledVolume,
     prompts: SlicePrompts,
-    settings: DistillationSettings,
-    measured: MeasuredShares | None,
+    rules: Rules,
     device: torch.device,
 ) -> np.ndarray:
     """Decode what the prompts of a volume come to, and again what looks at the masks change, if the plans ask for them.
@@ -122,8 +121,7 @@ def decode_with_looks(
         network, volume: encoded slices.
         given: the prompts as they were distilled.
         prompts: as they were given, in network pixels.
-        settings: of the plans.
-        measured: as `spdnet.inference.class_rules` takes it.
+        rules: of the network.
         device: where to compute.
 
     Returns:
@@ -133,16 +131,16 @@ def decode_with_looks(
     def decode(rows: DecoderRows) -> np.ndarray:
         return decode_volume(network, volume, rows, device)[rows.slice_index, rows.class_index]
 
-    size, saliency = network.image_size, volume.saliency
-    rows = decoder_rows(given.consensus, saliency, size, settings, given.boxes, measured)
+    saliency = volume.saliency
+    rows = decoder_rows(given.consensus, saliency, rules, given.boxes)
     probabilities = decode_volume(network, volume, rows, device)
-    if not looked_at_again(settings, saliency.shape[1], measured).any():
+    if not rules.looked_at_again(saliency.shape[1]).any():
         return probabilities
     points, first_masks = _points_of_classes(prompts, network, saliency), probabilities > 0.5
-    found = look_again(rows, points, probabilities, saliency, size, settings, measured)
+    found = look_again(rows, points, probabilities, saliency, rules)
     probabilities[found.rows.slice_index, found.rows.class_index] = decode(found.rows)
     looks = Looks.of_second(first_masks, found.readmitted)
-    look_further(decode, probabilities, looks, given, points, size, settings, measured)
+    look_further(decode, probabilities, looks, given, points, rules)
     return probabilities
 
 
@@ -198,15 +196,13 @@ def predict_volume(
     stream.run(batch_size)
     if prompts is None:
         return VolumePrediction(stream.probabilities, stream.saliency, None)
-    rules = settings, stream.measured, content_share, refused
-    found = distill_whole_volume(prompts, stream.saliency, network.image_size, *rules)
+    found = distill_whole_volume(prompts, stream.saliency, stream.rules, content_share, refused)
     maps, consensus, looks = (stream.probabilities, stream.saliency), found.consensus, None
     if stream.first_masks is not None:
         second = Looks.of_second(stream.first_masks, stream.readmitted[~found.untrusted[stream.readmitted[:, 0]]])
         decode = functools.partial(_encode_and_decode, network, slices, BatchSize(batch_size), device)
-        how = found, stream.points, network.image_size, settings, stream.measured
-        looks = look_further(decode, stream.probabilities, second, *how)
-        for k in np.flatnonzero(looked_at_again(settings, len(consensus), stream.measured)).tolist():
+        looks = look_further(decode, stream.probabilities, second, found, stream.points, stream.rules)
+        for k in np.flatnonzero(stream.rules.looked_at_again(len(consensus))).tolist():
             consensus[k] = looks.of_class(k, consensus[k], stream.points[k], stream.saliency[:, k])
     stream.probabilities[:, found.untrusted] = stream.saliency[:, found.untrusted]
     return VolumePrediction(*maps, consensus, found.boxes, found.refused, found.untrusted, looks)
@@ -268,12 +264,10 @@ class _Stream:
         content_share: float = 1.0,
     ) -> None:
         self.network, self.slices, self.prompts = network, slices, prompts
-        self.settings, self.device, self.content_share = settings, device, content_share
+        self.rules, self.device, self.content_share = Rules.of(settings, network), device, content_share
         self.saliency = self.probabilities = np.zeros(0, dtype=np.float32)  # made when their shape is known
         self._reach = reach_of_context(settings)
-        self.measured = MeasuredShares.of(network)
-        n_classes = len(self.measured.points)
-        self._looks_again = prompts is not None and bool(looked_at_again(settings, n_classes, self.measured).any())
+        self._looks_again = prompts is not None and bool(self.rules.looked_at_again(network.n_classes).any())
         self._embeddings: list[torch.Tensor] = []  # of the slices from `_kept_from` on
         self._encoded = self._decoded = 0  # so many slices
         self._kept_from = 0  # the first slice that awaits its first or its second look
@@ -334,8 +328,7 @@ class _Stream:
         first, self._decoded = self._decoded, stop
         if self.prompts is None:
             return
-        rules = self.network.image_size, self.settings, self.measured, self.content_share
-        rows = rows_of_slices(self.prompts, self.saliency, first, stop, *rules)
+        rows = rows_of_slices(self.prompts, self.saliency, first, stop, self.rules, self.content_share)
         self._embeddings = [torch.cat(self._embeddings)]
         self._take(self._masks)
         self._decode(rows, self._masks)
@@ -355,7 +348,7 @@ class _Stream:
         window = self.probabilities[low:stop], self.saliency[low:stop]
         own = replace(known, slice_index=known.slice_index - low)
         points = [p - (low, 0, 0) for p in self.points]
-        found = look_again(own, points, *window, self.network.image_size, self.settings, self.measured)
+        found = look_again(own, points, *window, self.rules)
         changed, readmitted = found.rows, found.readmitted + np.array([0, low, 0])
         changed = replace(changed, slice_index=changed.slice_index + low)
         changed = changed.select((changed.slice_index >= first) & (changed.slice_index < seen))

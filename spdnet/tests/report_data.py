@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from spdnet.dataset import Labels, get_reader
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompt_report import JudgedPrompts, judge_prompts, write_prompt_report
 from spdnet.inference.saliency_files import write_saliency
 from spdnet.planning.plans import DistillationSettings
@@ -105,7 +106,7 @@ def write_fates(folders: ReportFolders, case: str, reference: np.ndarray) -> Jud
     saliency = 0.9 * mapping.masks_to_network(LABELS.masks(reference)).astype(np.float32)
     points = mapping.points_to_network(given_points(reference))
     prompts = SlicePrompts(points, np.full(len(points), -1, dtype=np.int64))
-    judged = judge_prompts(prompts, saliency, mapping.image_size, DistillationSettings())
+    judged = judge_prompts(prompts, saliency, Rules(DistillationSettings(), mapping.image_size))
     write_prompt_report(folders.predictions(), case, judged, mapping, geometry, LABELS)
     write_saliency(folders.predictions(), case, ".nii.gz", saliency, mapping, geometry, reader)
     return judged

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.prompting import asked_agreement, distill_volume, rows_of_slices
 from spdnet.planning.plans import AgreementSettings, DistillationSettings
@@ -176,12 +177,14 @@ def test_volume_stream_and_report_allow_for_the_padding(learned: bool) -> None:
     prompts, rule, measured = prompts_of(points), replace(RULE, max_points=100), None
     if learned:
         rule, measured = replace(rule, trust="learned"), replace(measured_shares(), trust=(by_surplus(),))
-    by_square, by_image = (distill_volume(prompts, saliency, SIDE, rule, measured, share)[0] for share in (1.0, 0.5))
+    by_square, by_image = (
+        distill_volume(prompts, saliency, Rules(rule, SIDE, measured), share)[0] for share in (1.0, 0.5)
+    )
     assert set(by_image.point_index.tolist()) < set(by_square.point_index.tolist()), "chance is denser"
-    part = rows_of_slices(prompts, saliency, 8, 12, SIDE, rule, measured, 0.5)
+    part = rows_of_slices(prompts, saliency, 8, 12, Rules(rule, SIDE, measured), 0.5)
     for s, own, real in zip(part.slice_index, part.points_yx, part.point_is_real, strict=True):
         np.testing.assert_allclose(own[real], by_image.in_slice(s), atol=1e-4)
-    (fates,) = judge_prompts(prompts, saliency, SIDE, rule, measured, content_share=0.5).fates
+    (fates,) = judge_prompts(prompts, saliency, Rules(rule, SIDE, measured), content_share=0.5).fates
     kept = [f.is_kept for f in fates.fates]
     assert set(fates.point_index[kept].tolist()) == set(by_image.point_index.tolist())
 
@@ -206,12 +209,12 @@ def test_right_points_without_a_class_are_not_chance_for_the_others(learned: boo
         trust = by_surplus()
         rule, measured = replace(rule, trust="learned"), replace(measured_shares(2), trust=(trust, trust))
     for prompts in (named, named.for_all_classes()):
-        large, small = (c.points_yx for c in distill_volume(prompts, saliency, SIDE, rule, measured))
+        large, small = (c.points_yx for c in distill_volume(prompts, saliency, Rules(rule, SIDE, measured)))
         np.testing.assert_allclose(large, of_large[:, 1:])
         np.testing.assert_allclose(small, of_small[:, 1:])
-        rows = rows_of_slices(prompts, saliency, 8, 12, SIDE, rule, measured)
+        rows = rows_of_slices(prompts, saliency, 8, 12, Rules(rule, SIDE, measured))
         assert rows.point_is_real.sum(axis=1).tolist() == [1] * 4 + [3] * 4
-        fates = judge_prompts(prompts, saliency, SIDE, rule, measured).fates
+        fates = judge_prompts(prompts, saliency, Rules(rule, SIDE, measured)).fates
         assert [sum(f.is_kept for f in own.fates) for own in fates] == [20, 60]
 
 
@@ -255,7 +258,9 @@ def test_off_it_says_nothing_and_distillation_is_the_papers() -> None:
     assert asked_agreement(points, saliency, DistillationSettings())[0] is None
     noise = np.column_stack([np.repeat(np.arange(12), 2), np.full((24, 2), 26.0)])
     crowd = np.concatenate([points, in_square(rng, np.arange(12), 3), noise])
-    off, on = (distill_volume(prompts_of(crowd), saliency[:, None], SIDE, s)[0] for s in (DistillationSettings(), RULE))
+    off, on = (
+        distill_volume(prompts_of(crowd), saliency[:, None], Rules(s, SIDE))[0] for s in (DistillationSettings(), RULE)
+    )
     assert {0, 1} <= set(off.point_index.tolist())
     assert not {0, 1} & set(on.point_index.tolist())
 
@@ -264,11 +269,11 @@ def test_a_stream_decides_as_the_whole_volume_does() -> None:
     rng, saliency = np.random.default_rng(4), two_structures(20)[:, None]
     points = np.concatenate([in_square(rng, np.arange(20), 3), rng.uniform((0, 0, 0), (19, 27, 27), (60, 3)).round()])
     prompts = prompts_of(points)
-    whole = rows_of_slices(prompts, saliency, 0, 20, SIDE, RULE)
+    whole = rows_of_slices(prompts, saliency, 0, 20, Rules(RULE, SIDE))
     for first in range(0, 20, 3):
         seen = saliency.copy()
         seen[min(first + 3 + 6, 20) :] = np.nan  # not computed yet
-        part = rows_of_slices(prompts, seen, first, min(first + 3, 20), SIDE, RULE)
+        part = rows_of_slices(prompts, seen, first, min(first + 3, 20), Rules(RULE, SIDE))
         expected = whole.select((whole.slice_index >= first) & (whole.slice_index < first + 3))
         np.testing.assert_array_equal(part.slice_index, expected.slice_index)
         for a, b in zip(part.points_yx, expected.points_yx, strict=True):
@@ -281,8 +286,8 @@ def test_the_fates_tell_what_distillation_did() -> None:
     points = np.concatenate([points, rng.uniform((0, 0, 0), (11, 27, 27), (36, 3)).round()])
     prompts = prompts_of(points)
     (fates,), (consensus,) = (
-        judge_prompts(prompts, saliency, SIDE, RULE).fates,
-        distill_volume(prompts, saliency, SIDE, RULE),
+        judge_prompts(prompts, saliency, Rules(RULE, SIDE)).fates,
+        distill_volume(prompts, saliency, Rules(RULE, SIDE)),
     )
     alone = set(fates.point_index[fates.rows(Fate.REJECTED_ALONE)].tolist())
     assert alone and not alone & set(consensus.point_index.tolist())

@@ -14,6 +14,7 @@ import torch
 from segment_anything import SamPredictor
 
 from spdnet.errors import PlansError
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.mirroring import predict_mirrored
 from spdnet.inference.prompting import DecoderRows, decoder_rows, distill_volume, distill_volume_boxes
 from spdnet.inference.volume import encode_volume, predict_volume
@@ -50,8 +51,10 @@ def prompts_of(points: list[list[float]], boxes: list[list[float]], box_classes:
 
 
 def make_rows(prompts: SlicePrompts, saliency: np.ndarray, settings: DistillationSettings) -> DecoderRows:
-    consensus = distill_volume(prompts, saliency, 16, settings)
-    return decoder_rows(consensus, saliency, 16, settings, distill_volume_boxes(prompts, saliency, 16, settings))
+    consensus = distill_volume(prompts, saliency, Rules(settings, 16))
+    return decoder_rows(
+        consensus, saliency, Rules(settings, 16), distill_volume_boxes(prompts, saliency, Rules(settings, 16))
+    )
 
 
 def as_list(rows: DecoderRows) -> list[Any]:
@@ -121,7 +124,7 @@ def test_without_boxes_the_rows_are_those_of_points_alone(mode: Any, points: Any
     prompts = SlicePrompts(places, rng.integers(-1, 2, 20))
     settings = DistillationSettings(points, 0.9, boxes=BoxSettings(mode))
     found = make_rows(prompts, saliency, settings)
-    expected = decoder_rows(distill_volume(prompts, saliency, 16, settings), saliency, 16, settings)
+    expected = decoder_rows(distill_volume(prompts, saliency, Rules(settings, 16)), saliency, Rules(settings, 16))
     assert not found.has_box.any()
     for field in dataclasses.fields(DecoderRows):
         np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))

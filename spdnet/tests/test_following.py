@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spdnet.geometry import rescale_points
-from spdnet.inference.class_rules import MIN_PRECISION, MeasuredShares
+from spdnet.inference.class_rules import MIN_PRECISION, MeasuredShares, Rules
 from spdnet.inference.following import MAX_LOOKS, look_further
 from spdnet.inference.prompting import DecoderRows, distill_whole_volume
 from spdnet.planning.plans import DistillationSettings
@@ -68,7 +68,7 @@ class Tube:
         prompts = SlicePrompts(in_network, np.zeros(len(points), dtype=np.int64))
         saliency = np.zeros((self.n, 1, SIDE, SIDE), dtype=np.float32)
         saliency[list(self.salient)] = 1
-        given = distill_whole_volume(prompts, saliency, IMAGE, settings, measured)
+        given = distill_whole_volume(prompts, saliency, Rules(settings, IMAGE, measured))
         given.untrusted[:] = False
         square = np.zeros((SIDE, SIDE), dtype=bool)
         square[9:16, 11:18] = True
@@ -77,7 +77,7 @@ class Tube:
         probabilities = np.zeros(first.shape, dtype=np.float32)
         probabilities[list(self.first if self.left is None else self.left)] = square
         looks = Looks.of_second(first, NONE)
-        looks = look_further(self.decode, probabilities, looks, given, [points], IMAGE, settings, measured)
+        looks = look_further(self.decode, probabilities, looks, given, [points], Rules(settings, IMAGE, measured))
         return np.flatnonzero((probabilities[:, 0] > 0.5).any(axis=(1, 2))).tolist(), looks
 
 

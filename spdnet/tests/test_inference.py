@@ -19,6 +19,7 @@ from spdnet.dataset.image_io import SimpleITKIO
 from spdnet.errors import ConfigurationError, DatasetError, ModelError, PromptFileError
 from spdnet.geometry import CaseMapping
 from spdnet.inference import ModelFolder, SPDPredictor, find_model
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.export import probabilities_on_raw_grid
 from spdnet.inference.model_folder import dataset_of_folder
 from spdnet.inference.prompting import decoder_rows, distill_volume
@@ -46,7 +47,7 @@ def rows_for(points: list[list[float]], classes: list[int], saliency: np.ndarray
     """The rows as (class, slice, points in pixels of a 16 px slice)."""
     chosen = DistillationSettings(**settings)
     prompts = SlicePrompts(np.array(points, dtype=np.float64).reshape(-1, 3), np.array(classes, dtype=np.int64))
-    rows = decoder_rows(distill_volume(prompts, saliency, 16, chosen), saliency, 16, chosen)
+    rows = decoder_rows(distill_volume(prompts, saliency, Rules(chosen, 16)), saliency, Rules(chosen, 16))
     own = [rows.points_yx[i][rows.point_is_real[i]].tolist() for i in range(len(rows))]
     return list(zip(rows.class_index.tolist(), rows.slice_index.tolist(), own, strict=True))
 
@@ -104,7 +105,7 @@ def test_the_number_of_points_is_limited() -> None:
 def test_prompts_on_the_slice_are_found_at_any_map_resolution() -> None:
     settings = DistillationSettings(n_context=0)
     prompts = SlicePrompts(np.array([[0, 0.0, 15.0], [0, 7.49, 7.51]]), np.zeros(2, dtype=np.int64))
-    consensus = distill_volume(prompts, np.ones((1, 1, 4, 4), dtype=np.float32), 16, settings)
+    consensus = distill_volume(prompts, np.ones((1, 1, 4, 4), dtype=np.float32), Rules(settings, 16))
     np.testing.assert_allclose(consensus[0].points_yx, [[-0.375, 3.375], [1.4975, 1.5025]])
 
 
@@ -135,7 +136,9 @@ def test_what_is_not_decoded_is_zero_and_no_prompts_give_the_saliency() -> None:
     assert volume.embeddings.dtype == torch.float16
     settings = DistillationSettings(mode="consensus", tau=0.3, n_context=0, empty_consensus="empty")
     prompts = SlicePrompts(np.array([[3.0, 20, 20]]), np.array([1]))
-    rows = decoder_rows(distill_volume(prompts, volume.saliency, 56, settings), volume.saliency, 56, settings)
+    rows = decoder_rows(
+        distill_volume(prompts, volume.saliency, Rules(settings, 56)), volume.saliency, Rules(settings, 56)
+    )
     probabilities = decode_volume(network, volume, rows, CPU)
     assert len(rows) == 1
     assert (probabilities[3, 1] > 0).all()

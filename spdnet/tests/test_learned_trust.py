@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.special import logit
 
-from spdnet.inference.class_rules import MeasuredShares, settings_of_class
+from spdnet.inference.class_rules import MeasuredShares, Rules
 from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.prompting import distill_volume, reach_of_context, rows_of_slices
 from spdnet.planning.plans import AgreementSettings, DistillationSettings
@@ -224,10 +224,10 @@ def test_its_network_is_torch_s(trust: LearnedTrust) -> None:
 
 def test_a_class_that_has_learned_asks_no_rule_and_one_that_has_not_does(trust: LearnedTrust) -> None:
     plans = dataclasses.replace(LEARNED, near_points="on", agreement=AgreementSettings("neighbours"))
-    known, unknown = (settings_of_class(plans, k, shares(trust, None)) for k in (0, 1))
+    known, unknown = (Rules(plans, 56, shares(trust, None)).of_class(k) for k in (0, 1))
     assert (known.trust, known.agreement.mode, known.near_points) == ("learned", "off", "off")
     assert (unknown.trust, unknown.agreement.mode, unknown.near_points) == ("saliency", "neighbours", "on")
-    assert settings_of_class(plans, 0, None).trust == "saliency", "as before stage 2"
+    assert Rules(plans, 56).of_class(0).trust == "saliency", "as before stage 2"
 
 
 def test_distillation_takes_it_and_slices_alone_get_what_the_volume_gives_them(trust: LearnedTrust) -> None:
@@ -237,13 +237,13 @@ def test_distillation_takes_it_and_slices_alone_get_what_the_volume_gives_them(t
     prompts = SlicePrompts(points, np.zeros(len(points), dtype=np.int64))
     maps, measured = saliency[:, None], shares(trust)
     settings = dataclasses.replace(LEARNED, max_points=1000)
-    (consensus,) = distill_volume(prompts, maps, SIDE, settings, measured)
+    (consensus,) = distill_volume(prompts, maps, Rules(settings, SIDE, measured))
     expected = distill_by_trust(points, saliency, 2, trust, 0.5)
     np.testing.assert_array_equal(consensus.point_index, expected.point_index)
     by_saliency = distill_prompts(points, saliency, 0.5, 2)
     assert 0 < len(expected.point_index) < len(by_saliency.point_index)
     assert reach_of_context(LEARNED) == LEARNED.n_context + REACH + 4, "what continues is followed over four"
-    rows = rows_of_slices(prompts, maps, 20, 30, SIDE, settings, measured)
+    rows = rows_of_slices(prompts, maps, 20, 30, Rules(settings, SIDE, measured))
     of_slice = {int(s): p[r] for s, p, r in zip(rows.slice_index, rows.points_yx, rows.point_is_real, strict=True)}
     for s in range(20, 30):
         np.testing.assert_allclose(of_slice[s], expected.in_slice(s), atol=1e-4)
@@ -264,8 +264,8 @@ def test_fates_tell_what_was_trusted_and_how_likely_it_was(trust: LearnedTrust) 
     points = np.concatenate([its_points(tube, rng), [[3, -40, 2.0]]])
     prompts = SlicePrompts(points, np.zeros(len(points), dtype=np.int64))
     settings = dataclasses.replace(LEARNED, max_points=2)
-    (consensus,) = distill_volume(prompts, saliency[:, None], SIDE, settings, shares(trust))
-    (fates,) = judge_prompts(prompts, saliency[:, None], SIDE, settings, shares(trust)).fates
+    (consensus,) = distill_volume(prompts, saliency[:, None], Rules(settings, SIDE, shares(trust)))
+    (fates,) = judge_prompts(prompts, saliency[:, None], Rules(settings, SIDE, shares(trust))).fates
     kept = np.array([f.is_kept for f in fates.fates])
     told = set(zip(fates.target_slice[kept].tolist(), fates.point_index[kept].tolist(), strict=True))
     assert told == set(zip(consensus.slice_index.tolist(), consensus.point_index.tolist(), strict=True))
@@ -274,6 +274,6 @@ def test_fates_tell_what_was_trusted_and_how_likely_it_was(trust: LearnedTrust) 
     unlikely, surplus = fates.rows(Fate.REJECTED_UNLIKELY), fates.rows(Fate.OVER_LIMIT)
     assert len(surplus) and (fates.probability[surplus] > 0.5).all() and (fates.probability[kept] > 0.5).all()
     assert len(unlikely) and (fates.probability[unlikely] <= 0.5).all()
-    refused = judge_prompts(prompts, saliency[:, None], SIDE, settings, shares(trust), np.array([True])).fates[0]
+    refused = judge_prompts(prompts, saliency[:, None], Rules(settings, SIDE, shares(trust)), np.array([True])).fates[0]
     assert not any(f.is_kept for f in refused.fates) and len(refused.rows(Fate.REJECTED_RANDOM))
     assert (refused.target_slice == refused.source_slice).all()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spdnet.inference.class_rules import MIN_PRECISION, settings_of_class
+from spdnet.inference.class_rules import MIN_PRECISION, Rules
 from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.prompting import distill_volume
 from spdnet.planning.plans import DistillationSettings
@@ -72,29 +72,31 @@ def fading(points: list[list[float]]) -> tuple[SlicePrompts, np.ndarray]:
 def test_what_is_taken_takes_along_no_other_point() -> None:
     prompts, saliency = fading([[3.0, 25, 25], [5.0, 26, 26], [7.0, 26, 27], [6.0, 45, 45]])
     rule = DistillationSettings(n_context=0, near_points="on")
-    (found,) = distill_volume(prompts, saliency, SIDE, rule)
+    (found,) = distill_volume(prompts, saliency, Rules(rule, SIDE))
     assert entries(found) == [(3, 0), (5, 1)]
-    (without,) = distill_volume(prompts, saliency, SIDE, replace(rule, near_points="off"))
+    (without,) = distill_volume(prompts, saliency, Rules(replace(rule, near_points="off"), SIDE))
     assert entries(without) == [(3, 0)]
-    (nothing,) = distill_volume(SlicePrompts(prompts.points_syx[1:], np.zeros(3, np.int64)), saliency, SIDE, rule)
+    (nothing,) = distill_volume(
+        SlicePrompts(prompts.points_syx[1:], np.zeros(3, np.int64)), saliency, Rules(rule, SIDE)
+    )
     assert entries(nothing) == [], "nothing is trusted to begin with"
 
 
 def test_the_report_tells_of_them() -> None:
     prompts, saliency = fading([[3.0, 25, 25], [5.0, 26, 26], [6.0, 45, 45]])
     rule = DistillationSettings(n_context=0, near_points="on")
-    (fates,) = judge_prompts(prompts, saliency, SIDE, rule).fates
+    (fates,) = judge_prompts(prompts, saliency, Rules(rule, SIDE)).fates
     assert fates.fates == (Fate.KEPT_LOCAL, Fate.KEPT_NEAR, Fate.REJECTED_OWN)
-    (refused,) = judge_prompts(prompts, saliency, SIDE, rule, None, np.array([True])).fates
+    (refused,) = judge_prompts(prompts, saliency, Rules(rule, SIDE), np.array([True])).fates
     assert refused.fates == (Fate.REJECTED_RANDOM, Fate.REJECTED_OWN, Fate.REJECTED_OWN)
 
 
 @pytest.mark.parametrize(("share", "rule"), [(None, "off"), (0.49, "off"), (MIN_PRECISION, "on")])
 def test_auto_takes_them_where_most_were_right(share: float | None, rule: str) -> None:
     measured = None if share is None else measured_shares(2, near=(1, share))
-    assert settings_of_class(DistillationSettings(near_points="auto"), 1, measured).near_points == rule
+    assert Rules(DistillationSettings(near_points="auto"), 56, measured).of_class(1).near_points == rule
     for fixed in ("on", "off"):
-        assert settings_of_class(DistillationSettings(near_points=fixed), 1, measured).near_points == fixed  # type: ignore[arg-type]
+        assert Rules(DistillationSettings(near_points=fixed), 56, measured).of_class(1).near_points == fixed  # type: ignore[arg-type]
 
 
 def test_the_training_cases_tell_how_many_are_right(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from spdnet.cli import predict, train
 from spdnet.dataset import RawDataset
 from spdnet.geometry import ImageGeometry
 from spdnet.inference import SPDPredictor
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompting import distill_volume_boxes
 from spdnet.inference.volume import VolumePrediction
 from spdnet.planning.plans import BoxSettings, DistillationSettings
@@ -135,7 +136,7 @@ def test_quality_of_boxes_is_the_overlap_before_and_after_distillation(planned: 
     size = masks.shape[-1]
     coarse = CoarseBoxes(0.5, 0.2).draw(masks, case.mapping.content_box, (1.0, 1.0, 1.0), np.random.default_rng(0))
     saliency = masks.astype(np.float32)  # a perfect prior
-    boxes = distill_volume_boxes(coarse, saliency, size, DistillationSettings(boxes=BoxSettings(margin=0.0)))
+    boxes = distill_volume_boxes(coarse, saliency, Rules(DistillationSettings(boxes=BoxSettings(margin=0.0)), size))
     quality = prompt_quality(case, coarse, VolumePrediction(saliency, saliency, [], boxes))
     assert quality.raw.boxes_on_target == int(masks.any(axis=(2, 3)).sum())
     assert quality.raw.mean_box_iou < 0.8

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import torch
 from scipy.stats import binom
 
 from spdnet.inference import prompting
-from spdnet.inference.class_rules import MeasuredShares
+from spdnet.inference.class_rules import MeasuredShares, Rules
 from spdnet.inference.mirroring import predict_mirrored
 from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.prompting import distill_whole_volume
@@ -106,13 +105,13 @@ def random_volume() -> tuple[SlicePrompts, np.ndarray]:
     raise AssertionError("no seed")
 
 
-def refused(prompts: SlicePrompts, saliency: np.ndarray, *rules: Any, content_share: float = 1.0) -> np.ndarray:
-    return distill_whole_volume(prompts, saliency, *rules, content_share).refused
+def refused(prompts: SlicePrompts, saliency: np.ndarray, rules: Rules, content_share: float = 1.0) -> np.ndarray:
+    return distill_whole_volume(prompts, saliency, rules, content_share).refused
 
 
 def test_points_are_refused_only_where_nothing_stands_in_for_them() -> None:
     prompts, saliency = random_volume()
-    assert refused(prompts, saliency, SIZE, RULE, TRAINED).tolist() == [True]
+    assert refused(prompts, saliency, Rules(RULE, SIZE, TRAINED)).tolist() == [True]
     never: list[tuple[DistillationSettings, MeasuredShares | None]] = [
         (replace(RULE, random_points="keep"), TRAINED),
         (replace(RULE, empty_consensus="peak"), TRAINED),
@@ -123,15 +122,17 @@ def test_points_are_refused_only_where_nothing_stands_in_for_them() -> None:
         (replace(RULE, empty_consensus="auto"), replace(TRAINED, peaks=np.ones(1))),
     ]
     for settings, measured in never:
-        assert not refused(prompts, saliency, SIZE, settings, measured).any()
-    assert refused(prompts, saliency, SIZE, replace(RULE, empty_consensus="auto"), TRAINED).all()
+        assert not refused(prompts, saliency, Rules(settings, SIZE, measured)).any()
+    assert refused(prompts, saliency, Rules(replace(RULE, empty_consensus="auto"), SIZE, TRAINED)).all()
     boxes = SliceBoxes(np.array([2]), np.array([[-0.5, -0.5, 55.5, 55.5]]), np.array([0]))
     boxed = replace(prompts, boxes=boxes)
-    assert not refused(boxed, saliency, SIZE, RULE, TRAINED).any()
+    assert not refused(boxed, saliency, Rules(RULE, SIZE, TRAINED)).any()
     stray = replace(boxes, boxes_yxyx=np.array([[0.5, 0.5, 5.5, 5.5]]))
-    assert refused(replace(prompts, boxes=stray), saliency, SIZE, RULE, TRAINED).all(), "a box that is not trusted"
+    assert refused(replace(prompts, boxes=stray), saliency, Rules(RULE, SIZE, TRAINED)).all(), (
+        "a box that is not trusted"
+    )
     without_boxes = replace(RULE, boxes=BoxSettings("off"))
-    assert refused(boxed, saliency, SIZE, without_boxes, TRAINED).all()
+    assert refused(boxed, saliency, Rules(without_boxes, SIZE, TRAINED)).all()
 
 
 def test_points_on_the_target_are_not_refused() -> None:
@@ -139,7 +140,7 @@ def test_points_on_the_target_are_not_refused() -> None:
     points = prompts.points_syx.copy()
     points[::4, 1:] = [27.0, 29.0]
     mixed = SlicePrompts(points, prompts.class_index)
-    assert not refused(mixed, saliency, SIZE, RULE, TRAINED).any(), "a quarter is enough"
+    assert not refused(mixed, saliency, Rules(RULE, SIZE, TRAINED)).any(), "a quarter is enough"
 
 
 def test_points_lie_in_the_image_alone() -> None:
@@ -150,7 +151,7 @@ def test_points_lie_in_the_image_alone() -> None:
         points = prompts.points_syx.copy()
         points[:, 2] = 14 + points[:, 2] / 2  # columns 14 to 42
         narrow = SlicePrompts(points, prompts.class_index)
-        outcomes.append([refused(narrow, saliency, SIZE, RULE, TRAINED, content_share=s)[0] for s in (1.0, 0.5)])
+        outcomes.append([refused(narrow, saliency, Rules(RULE, SIZE, TRAINED), content_share=s)[0] for s in (1.0, 0.5)])
     by_square, by_image = np.mean(outcomes, axis=0)
     assert by_square < 0.1 and 0.35 < by_image < 0.75, "about half pass by chance"
 
@@ -163,12 +164,12 @@ def test_right_points_of_another_class_do_not_make_a_class_look_random() -> None
     of_second = np.column_stack([np.repeat(np.arange(N_SLICES), 3), rng.uniform(40, 49, (3 * N_SLICES, 2))])
     right = SlicePrompts(np.concatenate([of_first, of_second]), np.full(4 * N_SLICES, ALL_CLASSES))
     trained = measured_shares(2, peaks=[0, 0], continued=[1, 1], salient=[0.8, 0.8])
-    assert refused(right, saliency, SIZE, RULE, trained).tolist() == [False, False]
+    assert refused(right, saliency, Rules(RULE, SIZE, trained)).tolist() == [False, False]
     outcomes = []
     for seed in range(40):
         points = np.random.default_rng(seed).uniform(0, [N_SLICES - 1, SIZE - 1, SIZE - 1], size=(200, 3))
         anywhere = SlicePrompts(points, np.full(200, ALL_CLASSES))
-        outcomes.append(refused(anywhere, saliency, SIZE, RULE, trained))
+        outcomes.append(refused(anywhere, saliency, Rules(RULE, SIZE, trained)))
     shares = np.mean(outcomes, axis=0)
     assert ((shares > 0.3) & (shares < 0.75)).all(), "about half pass by chance"
 
@@ -189,21 +190,21 @@ def test_mirrored_copies_decide_nothing_themselves(monkeypatch: pytest.MonkeyPat
 
 def test_mirrored_copies_follow_the_volume_as_it_is() -> None:
     prompts, saliency = random_volume()
-    decided = distill_whole_volume(prompts, saliency, SIZE, RULE, TRAINED, 1.0, np.array([False]))
+    decided = distill_whole_volume(prompts, saliency, Rules(RULE, SIZE, TRAINED), 1.0, np.array([False]))
     assert not decided.refused.any() and not decided.untrusted.any() and len(decided.consensus[0].slice_index) > 0
     on_target = SlicePrompts(np.array([[3.0, 27.0, 29.0]]), np.array([0]))
-    decided = distill_whole_volume(on_target, saliency, SIZE, RULE, TRAINED, 1.0, np.array([True]))
+    decided = distill_whole_volume(on_target, saliency, Rules(RULE, SIZE, TRAINED), 1.0, np.array([True]))
     assert decided.untrusted.all() and len(decided.consensus[0].slice_index) == 0
 
 
 def test_the_report_tells_that_salient_points_were_refused() -> None:
     prompts, saliency = random_volume()
-    (fates,) = judge_prompts(prompts, saliency, SIZE, RULE, TRAINED, np.array([True])).fates
+    (fates,) = judge_prompts(prompts, saliency, Rules(RULE, SIZE, TRAINED), np.array([True])).fates
     n_salient = count_hits(prompts.points_syx, saliency[:, 0], RULE.tau).n_salient
     assert n_salient > 0
     assert len(fates.rows(Fate.REJECTED_RANDOM)) == n_salient
     assert len(fates.rows(Fate.REJECTED_OWN)) == len(prompts) - n_salient == len(fates) - n_salient
-    (kept,) = judge_prompts(prompts, saliency, SIZE, RULE, TRAINED, np.array([False])).fates
+    (kept,) = judge_prompts(prompts, saliency, Rules(RULE, SIZE, TRAINED), np.array([False])).fates
     assert len(kept.rows(Fate.KEPT_LOCAL)) > 0 and not len(kept.rows(Fate.REJECTED_RANDOM))
 
 

@@ -11,6 +11,7 @@ from spdnet.dataset import get_reader
 from spdnet.errors import PromptFileError
 from spdnet.geometry import ImageGeometry, nearest_index
 from spdnet.geometry.case_mapping import plan_case_mapping
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompt_report import judge_prompts, write_prompt_report
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import SlicePrompts
@@ -52,7 +53,7 @@ def test_slices_are_counted_in_the_image_also_where_the_network_cropped_some(tmp
     mapping = plan_case_mapping(geometry, 0, 56, 0.5, crop_box_canonical=[(3, 9), (1, 12), (0, 10)])
     saliency = np.ones((6, 2, 56, 56), dtype=np.float32)
     prompts = SlicePrompts(mapping.points_to_network(np.array([[5.4, 6.0, 4.0]])), np.array([-1]))
-    judged = judge_prompts(prompts, saliency, 56, DistillationSettings())
+    judged = judge_prompts(prompts, saliency, Rules(DistillationSettings(), 56))
     write_prompt_report(tmp_path, "c", judged, mapping, geometry, LABELS)
     points = read_judged_points(tmp_path / "prompts" / "c.csv", geometry, display_frame(geometry, 0).mapping, LABELS)
     assert {(p.source_slice, p.target_slice) for p in points} == {(5, target) for target in (3, 4, 5, 6, 7)}

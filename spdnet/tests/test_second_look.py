@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spdnet.inference.class_rules import MIN_PRECISION, MeasuredShares
+from spdnet.inference.class_rules import MIN_PRECISION, MeasuredShares, Rules
 from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.prompting import DecoderRows, distill_volume, look_again, points_of_class
 from spdnet.planning.plans import DistillationSettings
@@ -55,7 +55,7 @@ def look(
     """What changes: the new points of each slice, in pixels of the maps."""
     saliency = np.zeros(masks.shape, dtype=np.float32) if saliency is None else saliency
     maps = masks[:, None].astype(np.float32), saliency[:, None]
-    changed = look_again(rows, [points], *maps, IMAGE, settings, measured).rows
+    changed = look_again(rows, [points], *maps, Rules(settings, IMAGE, measured)).rows
     return {
         int(s): (((changed.points_yx[i, changed.point_is_real[i]].astype(float) + 0.5) * (SIDE / IMAGE)) - 0.5)
         .round(3)
@@ -194,7 +194,7 @@ def test_points_in_the_mask_next_door_are_readmitted() -> None:
         ]
     )
     rows, settings = rows_of({s: [(12.0, 14.0)] for s in (2, 3, 4)}), replace(ON, readmit="on")
-    found = look_again(rows, [given], masks[:, None] * 1.0, saliency[:, None], IMAGE, settings)
+    found = look_again(rows, [given], masks[:, None] * 1.0, saliency[:, None], Rules(settings, IMAGE))
     assert found.readmitted.tolist() == [[0, 1, 0], [0, 1, 1]]
     assert look(rows, masks, saliency, settings, None, given) == {1: [[12, 14], [7.4, 9]]}
     assert look(rows, masks, saliency, replace(settings, max_points=1), None, given) == {1: [[12, 14]]}
@@ -229,7 +229,7 @@ def test_a_lone_mask_has_its_points_dropped_and_is_decoded_without() -> None:
 def test_a_box_stays_and_nothing_stands_in_for_points_beside_it() -> None:
     masks = tube(5)
     rows = rows_of({s: [(12.0, 14.0)] for s in (0, 1, 3, 4)} | {2: [(22.0, 22.0)]}, boxed=(2,))
-    changed = look_again(rows, [NO_POINTS], masks[:, None] * 1.0, np.ones((5, 1, SIDE, SIDE)), IMAGE, ON).rows
+    changed = look_again(rows, [NO_POINTS], masks[:, None] * 1.0, np.ones((5, 1, SIDE, SIDE)), Rules(ON, IMAGE)).rows
     assert (changed.slice_index.tolist(), changed.has_box.tolist()) == ([2], [True])
     assert not changed.point_is_real.any()
     np.testing.assert_array_equal(changed.box_yxyx[0], [4, 4, 30, 30])
@@ -244,7 +244,7 @@ def test_classes_have_their_own_neighbours() -> None:
     first = rows_of({s: [(12.0, 14.0)] for s in range(5)})
     second = replace(first, class_index=np.ones(5, dtype=np.int64))
     both = DecoderRows.concatenate([first, second])
-    changed = look_again(both, [NO_POINTS] * 2, probabilities, np.zeros((5, 2, SIDE, SIDE)), IMAGE, ON).rows
+    changed = look_again(both, [NO_POINTS] * 2, probabilities, np.zeros((5, 2, SIDE, SIDE)), Rules(ON, IMAGE)).rows
     assert set(changed.class_index.tolist()) == {1} and not changed.point_is_real.any()
 
 
@@ -252,7 +252,7 @@ def test_classes_have_their_own_neighbours() -> None:
 def test_without_a_second_look_nothing_changes(settings: DistillationSettings) -> None:
     rows = rows_of({2: [(22.0, 22.0)]})
     maps = tube(5)[:, None] * 1.0, np.ones((5, 1, SIDE, SIDE))
-    found = look_again(rows, [np.array([[2.0, 12.0, 14.0]])], *maps, IMAGE, settings)
+    found = look_again(rows, [np.array([[2.0, 12.0, 14.0]])], *maps, Rules(settings, IMAGE))
     assert len(found.rows) == len(found.readmitted) == 0
 
 
@@ -296,10 +296,10 @@ def test_the_report_and_the_prediction_drop_the_same_points() -> None:
     points = np.column_stack([rng.integers(0, 7, 50), rng.uniform(0, IMAGE - 1, (50, 2))])
     prompts = SlicePrompts(points, np.zeros(50, dtype=np.int64))
     settings = DistillationSettings(second_look="on", max_points=3)
-    (consensus,) = distill_volume(prompts, saliency, IMAGE, settings)
+    (consensus,) = distill_volume(prompts, saliency, Rules(settings, IMAGE))
     looks = looks_of(masks[:, 0])
     left = looks.of_class(0, consensus, points_of_class(prompts, 0, IMAGE, SIDE), saliency[:, 0])
-    judged = judge_prompts(prompts, saliency, IMAGE, settings, looks=looks)
+    judged = judge_prompts(prompts, saliency, Rules(settings, IMAGE), looks=looks)
     (fates,) = judged.fates
     kept = [row for row, fate in enumerate(fates.fates) if fate.is_kept]
     told = sorted(zip(fates.target_slice[kept].tolist(), fates.point_index[kept].tolist(), strict=True))

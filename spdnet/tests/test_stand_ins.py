@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompting import decoder_rows, distill_volume, rows_of_slices
 from spdnet.planning.plans import AgreementSettings, DistillationSettings
 from spdnet.prompts import SlicePrompts
@@ -106,12 +107,12 @@ def test_slices_get_the_same_points_whatever_part_of_the_volume_is_at_hand(seed:
     if agreement == "auto":
         settings = replace(settings, empty_consensus="auto")
         measured = measured_shares(2, points=(0.5, 1), peaks=(0.4, 0.4), continued=(0.9, 0.9))
-    consensus = distill_volume(prompts, saliency, 56, settings, measured)
-    whole = decoder_rows(consensus, saliency, 56, settings, None, measured)
+    consensus = distill_volume(prompts, saliency, Rules(settings, 56, measured))
+    whole = decoder_rows(consensus, saliency, Rules(settings, 56, measured))
     n_stand_ins = 0
     for first in range(0, n_slices, 3):
         stop = min(first + 3, n_slices)
-        part = rows_of_slices(prompts, saliency, first, stop, 56, settings, measured)
+        part = rows_of_slices(prompts, saliency, first, stop, Rules(settings, 56, measured))
         expected = whole.select((whole.slice_index >= first) & (whole.slice_index < stop))
         assert np.array_equal(part.slice_index, expected.slice_index)
         for row in range(len(part)):
@@ -119,5 +120,5 @@ def test_slices_get_the_same_points_whatever_part_of_the_volume_is_at_hand(seed:
             assert np.array_equal(own, expected.points_yx[row][expected.point_is_real[row]])
             n_stand_ins += len(own)
     without = replace(settings, empty_consensus="decode")
-    plain = decoder_rows(consensus, saliency, 56, without)
+    plain = decoder_rows(consensus, saliency, Rules(without, 56))
     assert n_stand_ins > plain.point_is_real.sum(), "some slices were reached"

@@ -15,7 +15,7 @@ from spdnet.inference.class_rules import (
     MIN_POINT_PRECISION,
     MIN_PRECISION,
     MeasuredShares,
-    settings_of_class,
+    Rules,
 )
 from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.prompting import decoder_rows, distill_volume
@@ -113,16 +113,18 @@ def test_auto_uses_peaks_by_what_was_measured(precision: float | None, has_peak:
     saliency[1, :, 3:6, 3:6] = 0.8
     nothing, settings = SlicePrompts.empty(), DistillationSettings(empty_consensus="auto")
     measured = None if precision is None else measured_shares(2, peaks=(1.0, precision))
-    consensus = distill_volume(nothing, saliency, SIZE, settings)
-    rows = decoder_rows(consensus, saliency, SIZE, settings, None, measured)
+    consensus = distill_volume(nothing, saliency, Rules(settings, SIZE))
+    rows = decoder_rows(consensus, saliency, Rules(settings, SIZE, measured))
     assert rows.slice_index.tolist() == [1, 1]
     assert rows.point_is_real.any(axis=1).tolist() == [True, has_peak]
     always = replace(settings, empty_consensus="peak")
     assert decoder_rows(
-        consensus, saliency, SIZE, always, None, measured_shares(2, points=(0, 0), peaks=(0, 0))
+        consensus, saliency, Rules(always, SIZE, measured_shares(2, points=(0, 0), peaks=(0, 0)))
     ).point_is_real.all()
     raw = replace(settings, mode="raw")
-    assert not decoder_rows(distill_volume(nothing, saliency, SIZE, raw), saliency, SIZE, raw).point_is_real.any()
+    assert not decoder_rows(
+        distill_volume(nothing, saliency, Rules(raw, SIZE)), saliency, Rules(raw, SIZE)
+    ).point_is_real.any()
 
 
 def test_prediction_asks_as_the_network_has_measured() -> None:
@@ -226,9 +228,9 @@ def test_what_stands_in_has_most_right_pixels_less_wrong_ones(
 ) -> None:
     measured = measured_shares(2, peaks=(0, peaks), continued=(1, continued), continued_per_peak=(1, per_peak))
     plans = DistillationSettings(empty_consensus="auto")
-    assert settings_of_class(plans, 1, measured) == replace(plans, empty_consensus=chosen)
-    assert settings_of_class(plans, 0, measured).empty_consensus == "continued"
-    assert settings_of_class(plans, 1, None).empty_consensus == "peak"
+    assert Rules(plans, 56, measured).of_class(1) == replace(plans, empty_consensus=chosen)
+    assert Rules(plans, 56, measured).of_class(0).empty_consensus == "continued"
+    assert Rules(plans, 56).of_class(1).empty_consensus == "peak"
 
 
 def test_what_continues_is_counted_from_trusted_points(tmp_path: Path) -> None:
@@ -247,10 +249,10 @@ def test_what_continues_is_counted_from_trusted_points(tmp_path: Path) -> None:
 def test_auto_asks_neighbours_where_saliency_does_not_suffice(share: float | None, mode: str) -> None:
     plans = DistillationSettings(agreement=AgreementSettings("auto"), empty_consensus="decode")
     measured = None if share is None else measured_shares(2, points=(0, share))
-    rule = settings_of_class(plans, 1, measured)
+    rule = Rules(plans, 56, measured).of_class(1)
     assert rule == replace(plans, agreement=AgreementSettings(mode))
     fixed = DistillationSettings(agreement=AgreementSettings("neighbours"), empty_consensus="empty")
-    assert settings_of_class(fixed, 1, measured_shares(2)) == fixed
+    assert Rules(fixed, 56, measured_shares(2)).of_class(1) == fixed
 
 
 def test_distillation_and_its_report_ask_as_was_measured() -> None:
@@ -263,13 +265,13 @@ def test_distillation_and_its_report_ask_as_was_measured() -> None:
     prompts = SlicePrompts(points, np.full(len(points), -1, dtype=np.int64))
     plans = DistillationSettings(agreement=AgreementSettings("auto"))
     asked = measured_shares(2, points=(1, 0.5))
-    first, second = distill_volume(prompts, saliency, SIZE, plans, asked)
+    first, second = distill_volume(prompts, saliency, Rules(plans, SIZE, asked))
     on = replace(plans, agreement=AgreementSettings("neighbours"))
     off = replace(plans, agreement=AgreementSettings())
-    assert np.array_equal(first.points_yx, distill_volume(prompts, saliency, SIZE, off)[0].points_yx)
-    assert np.array_equal(second.points_yx, distill_volume(prompts, saliency, SIZE, on)[1].points_yx)
+    assert np.array_equal(first.points_yx, distill_volume(prompts, saliency, Rules(off, SIZE))[0].points_yx)
+    assert np.array_equal(second.points_yx, distill_volume(prompts, saliency, Rules(on, SIZE))[1].points_yx)
     assert len(first.points_yx) > len(second.points_yx) > 20
-    judged = judge_prompts(prompts, saliency, SIZE, plans, asked)
+    judged = judge_prompts(prompts, saliency, Rules(plans, SIZE, asked))
     assert [len(f.rows(Fate.REJECTED_ALONE)) > 0 for f in judged.fates] == [False, True]
 
 
@@ -404,12 +406,12 @@ def test_a_second_look_is_for_the_worse_where_targets_are_thin(tmp_path: Path) -
     found = measure_trust([variant], from_files(), 0, StopRequest())
     assert (found.look.n_inside.tolist(), found.look.n.tolist()) == ([0], [3])
     plans = DistillationSettings(second_look="auto")
-    assert settings_of_class(plans, 0, found.shares()).second_look == "off"
+    assert Rules(plans, 56, found.shares()).of_class(0).second_look == "off"
 
 
 @pytest.mark.parametrize(("share", "rule"), [(MIN_PRECISION, "on"), (0.49, "off"), (None, "off")])
 def test_auto_looks_again_where_that_is_for_the_better(share: float | None, rule: str) -> None:
     measured = None if share is None else measured_shares(2, look=(0, share))
     plans = DistillationSettings(second_look="auto", empty_consensus="decode")
-    assert settings_of_class(plans, 1, measured).second_look == rule
-    assert settings_of_class(plans, 0, measured).second_look == "off"
+    assert Rules(plans, 56, measured).of_class(1).second_look == rule
+    assert Rules(plans, 56, measured).of_class(0).second_look == "off"

@@ -13,6 +13,7 @@ import torch
 
 from spdnet.geometry import rescale_points
 from spdnet.inference import volume
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.prompting import (
     DecoderRows,
@@ -87,10 +88,12 @@ def following_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_rows_of_a_part_are_those_of_the_whole_volume(settings: DistillationSettings) -> None:
     saliency = np.random.default_rng(1).random((N_SLICES, 2, 14, 14), dtype=np.float32) ** 0.8
     prompts = random_prompts()
-    boxes = distill_volume_boxes(prompts, saliency, SIZE, settings)
-    whole = decoder_rows(distill_volume(prompts, saliency, SIZE, settings), saliency, SIZE, settings, boxes)
+    boxes = distill_volume_boxes(prompts, saliency, Rules(settings, SIZE))
+    whole = decoder_rows(
+        distill_volume(prompts, saliency, Rules(settings, SIZE)), saliency, Rules(settings, SIZE), boxes
+    )
     for first, stop in ((0, 3), (3, 4), (4, 11)):
-        part = rows_of_slices(prompts, saliency, first, stop, SIZE, settings)
+        part = rows_of_slices(prompts, saliency, first, stop, Rules(settings, SIZE))
         own = whole.select((whole.slice_index >= first) & (whole.slice_index < stop))
         n_points = part.points_yx.shape[1]
         assert not own.point_is_real[:, n_points:].any()
@@ -110,9 +113,9 @@ def test_the_stream_is_the_whole_volume_at_once(settings: DistillationSettings, 
     prompts = random_prompts()
     streamed = predict_volume(network, slices, prompts, settings, batch_size, CPU)
     encoded = encode_volume(network, slices, batch_size, CPU)
-    given = distill_whole_volume(prompts, encoded.saliency, SIZE, settings)
+    given = distill_whole_volume(prompts, encoded.saliency, Rules(settings, SIZE))
     consensus, boxes = given.consensus, given.boxes
-    expected = decode_with_looks(network, encoded, given, prompts, settings, None, CPU)
+    expected = decode_with_looks(network, encoded, given, prompts, Rules(settings, network.image_size), CPU)
     assert np.count_nonzero(expected.any(axis=(2, 3))) > 3
     np.testing.assert_array_equal(streamed.saliency, encoded.saliency)
     np.testing.assert_allclose(streamed.probabilities, expected, atol=5e-3)  # other batches, bfloat16
@@ -177,7 +180,7 @@ def test_distillation_of_500_slices_takes_less_than_50_ms() -> None:
     durations = []
     for _ in range(7):
         started = time.perf_counter()
-        distill_volume(prompts, saliency, 28, SETTINGS[0])
+        distill_volume(prompts, saliency, Rules(SETTINGS[0], 28))
         durations.append(time.perf_counter() - started)
     assert min(durations) < 0.05
 
@@ -250,10 +253,10 @@ def test_the_stream_looks_again_as_the_whole_volume_does(batch_size: int, beside
     )
     streamed = predict_volume(network, slices, prompts, settings, batch_size, CPU)
     encoded = encode_volume(network, slices, batch_size, CPU)
-    given = distill_whole_volume(prompts, encoded.saliency, SIZE, settings)
-    rows = decoder_rows(given.consensus, encoded.saliency, SIZE, settings, given.boxes)
+    given = distill_whole_volume(prompts, encoded.saliency, Rules(settings, SIZE))
+    rows = decoder_rows(given.consensus, encoded.saliency, Rules(settings, SIZE), given.boxes)
     once = decode_volume(network, encoded, rows, CPU)
-    twice = decode_with_looks(network, encoded, given, prompts, settings, None, CPU)
+    twice = decode_with_looks(network, encoded, given, prompts, Rules(settings, network.image_size), CPU)
     assert 5 < np.count_nonzero(np.abs(twice - once).max(axis=(2, 3)) > 0.1) < 2 * N_SLICES
     np.testing.assert_allclose(streamed.probabilities, twice, atol=1e-4)
 
@@ -309,8 +312,8 @@ def test_the_stream_follows_points_as_the_whole_volume_does(batch_size: int) -> 
     prompts = SlicePrompts(points, np.zeros(len(points), dtype=np.int64))
     found = predict_volume(network, slices, prompts, settings, batch_size, CPU)
     encoded = encode_volume(network, slices, batch_size, CPU)
-    given = distill_whole_volume(prompts, encoded.saliency, SIZE, settings)
-    whole = decode_with_looks(network, encoded, given, prompts, settings, None, CPU)
+    given = distill_whole_volume(prompts, encoded.saliency, Rules(settings, SIZE))
+    whole = decode_with_looks(network, encoded, given, prompts, Rules(settings, network.image_size), CPU)
     np.testing.assert_allclose(found.probabilities[:, 0], whole[:, 0], atol=5e-3)
     assert found.looks is not None and found.consensus is not None
     followed = np.unique(found.looks.readmitted[:, 1])
@@ -347,7 +350,7 @@ def test_what_is_readmitted_is_told(batch_size: int, follow: Literal["off", "on"
         assert {(s, point) for _, s, point in own.tolist()} <= told
         assert (np.diff(consensus.slice_index) >= 0).all()
     seen = found.refused, found.looks
-    judged = judge_prompts(prompts, found.saliency, SIZE, settings, None, *seen)
+    judged = judge_prompts(prompts, found.saliency, Rules(settings, SIZE), *seen)
     for consensus, fates in zip(found.consensus, judged.fates, strict=True):
         kept = [row for row, fate in enumerate(fates.fates) if fate.is_kept]
         by_fates = set(zip(fates.target_slice[kept].tolist(), fates.point_index[kept].tolist(), strict=True))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spdnet.inference.class_rules import MeasuredShares, falls_back_on_saliency, settings_of_class
+from spdnet.inference.class_rules import Rules, falls_back_on_saliency
 from spdnet.inference.prompting import (
     DecoderRows,
     decoder_rows,
@@ -124,9 +124,9 @@ class PromptStage(Stage):
         found = measure_trust(honest, self.settings, self.seed, self.stop, self.network.learned_trust())
         found.shares().keep_in(self.network)
         self.team.take_from_main(self.network.get_buffer(name) for name in MEASURED)
-        measured = MeasuredShares.of(self.network)
+        rules = Rules.of(plans, self.network)
         for k, name in enumerate(class_names):
-            rule = settings_of_class(plans, k, measured)
+            rule = rules.of_class(k)
             if plans.agreement.mode == "auto" and rule.trust == "saliency":
                 asked = "are asked too" if rule.agreement.mode == "neighbours" else "need not be asked"
                 lines.append(
@@ -232,9 +232,9 @@ class PromptStage(Stage):
         saliency = np.asarray(batch.saliency, dtype=np.float32)
         embeddings = batch.embeddings_of(np.arange(len(saliency)))
         volume = EncodedVolume(torch.from_numpy(np.array(embeddings)), saliency)
-        settings, size, measured = self.settings.distillation, self.network.image_size, MeasuredShares.of(self.network)
-        given = distill_whole_volume(prompts, saliency, size, settings, measured, batch.content_share)
-        decoded = decode_with_looks(self.network, volume, given, prompts, settings, measured, self.device)
+        rules = Rules.of(self.settings.distillation, self.network)
+        given = distill_whole_volume(prompts, saliency, rules, batch.content_share)
+        decoded = decode_with_looks(self.network, volume, given, prompts, rules, self.device)
         decoded[:, given.untrusted] = saliency[:, given.untrusted]
         probabilities = torch.from_numpy(decoded)
         masks = torch.from_numpy(np.array(batch.masks))
@@ -248,14 +248,13 @@ class PromptStage(Stage):
         self, prompts: SlicePrompts, saliency: np.ndarray, rng: np.random.Generator, content_share: float = 1.0
     ) -> DecoderRows:
         """Decoder rows of a variant to train on: only a share of the trusted boxes stays, as the plans say."""
-        settings, size = self.settings.distillation, self.network.image_size
-        measured = MeasuredShares.of(self.network)
-        consensus = distill_volume(prompts, saliency, size, settings, measured, content_share)
-        boxes = distill_volume_boxes(prompts, saliency, size, settings)
+        rules = Rules.of(self.settings.distillation, self.network)
+        consensus = distill_volume(prompts, saliency, rules, content_share)
+        boxes = distill_volume_boxes(prompts, saliency, rules)
         if len(prompts.boxes):
             share = self.settings.prompts.box_share
             boxes = [b.only_slices(rng.random(len(saliency)) < share) for b in boxes]
-        return decoder_rows(consensus, saliency, size, settings, boxes, measured)
+        return decoder_rows(consensus, saliency, rules, boxes)
 
     def _draw_batches(self, rng: np.random.Generator) -> list[list[_Run]]:
         """Draw a variant and prompts for every case, cut the rows into runs, shuffle, and fill batches."""

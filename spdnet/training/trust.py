@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from spdnet.geometry import nearest_index, rescale_points
-from spdnet.inference.class_rules import MeasuredShares, settings_of_class, trust_of_class
+from spdnet.inference.class_rules import MeasuredShares, Rules
 from spdnet.inference.prompting import backgrounds, distill_class, distill_volume, distill_volume_boxes, points_of_class
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import AgreementSettings
@@ -123,27 +123,27 @@ def measure_trust(
     """
     found = TrustMeasurement(variants[0].saliency.shape[1], trust)
     rule, size = settings.distillation, settings.image_size
-    by_saliency = replace(rule, agreement=AgreementSettings(), near_points="off", trust="saliency")
+    by_saliency = Rules(replace(rule, agreement=AgreementSettings(), near_points="off", trust="saliency"), size)
     drawn = [(variant, _draws(variant, settings, seed)) for variant in stop.guard(variants)]
     for variant, draws in stop.guard(drawn):
         saliency = np.asarray(variant.saliency, dtype=np.float32)
         for prompts in draws:
             behind = backgrounds(prompts, saliency, variant.content_share)
-            for k, consensus in enumerate(distill_volume(prompts, saliency, size, by_saliency)):
+            for k, consensus in enumerate(distill_volume(prompts, saliency, by_saliency)):
                 found.points.count(variant, k, consensus.slice_index, consensus.points_yx)
                 points = points_of_class(prompts, k, size, saliency.shape[-1])
                 hits = count_hits(points, saliency[:, k], rule.tau, behind[k])
                 found.salient.add(k, hits.n_salient, hits.n)
-    measured = found.shares()
+    rules = Rules(rule, size, found.shares())
     for variant, draws in stop.guard(drawn):
         saliency = np.asarray(variant.saliency, dtype=np.float32)
         for prompts in draws:
-            _count_near(variant, saliency, prompts, settings, measured, found.near)
-    measured = found.shares()
+            _count_near(variant, saliency, prompts, rules, found.near)
+    rules = Rules(rule, size, found.shares())
     for variant, draws in stop.guard(drawn):
         saliency = np.asarray(variant.saliency, dtype=np.float32)
         for prompts in draws:
-            _count_stand_ins(variant, saliency, prompts, settings, measured, found)
+            _count_stand_ins(variant, saliency, prompts, rules, found)
     return found
 
 
@@ -157,15 +157,13 @@ def _count_near(
     variant: StoredVariant,
     saliency: np.ndarray,
     prompts: SlicePrompts,
-    settings: SPDSettings,
-    measured: MeasuredShares,
+    rules: Rules,
     found: Share,
 ) -> None:
     for k, background in enumerate(backgrounds(prompts, saliency, variant.content_share)):
-        rule = replace(settings_of_class(settings.distillation, k, measured), near_points="off")
-        points, maps = points_of_class(prompts, k, settings.image_size, saliency.shape[-1]), saliency[:, k]
-        trust = trust_of_class(settings.distillation, k, measured)
-        trusted = distill_class(points, maps, rule, trust, background)
+        rule = replace(rules.of_class(k), near_points="off")
+        points, maps = points_of_class(prompts, k, rules.image_size, saliency.shape[-1]), saliency[:, k]
+        trusted = distill_class(points, maps, rule, rules.trust_of_class(k), background)
         near = near_points(trusted, points, maps)
         found.count(variant, k, nearest_index(points[near, 0]), points[near, 1:])
 
@@ -174,22 +172,21 @@ def _count_stand_ins(
     variant: StoredVariant,
     saliency: np.ndarray,
     prompts: SlicePrompts,
-    settings: SPDSettings,
-    measured: MeasuredShares,
+    rules: Rules,
     found: TrustMeasurement,
 ) -> None:
-    rule, n_slices = settings.distillation, len(saliency)
-    consensus = distill_volume(prompts, saliency, settings.image_size, rule, measured, variant.content_share)
-    boxes = distill_volume_boxes(prompts, saliency, settings.image_size, rule)
+    tau, n_slices = rules.settings.tau, len(saliency)
+    consensus = distill_volume(prompts, saliency, rules, variant.content_share)
+    boxes = distill_volume_boxes(prompts, saliency, rules)
     for k in range(saliency.shape[1]):
         own, maps = consensus[k], saliency[:, k]
         prompted = own.slices_with_points(n_slices) | boxes[k].slices_with_box(n_slices)
         for s in np.flatnonzero(~prompted).tolist():
-            peak = saliency_peak(maps[s], rule.tau)
+            peak = saliency_peak(maps[s], tau)
             found.peaks.count(variant, k, np.full(len(peak), s), peak)
-        points = points_of_class(prompts, k, settings.image_size, maps.shape[-1])
+        points = points_of_class(prompts, k, rules.image_size, maps.shape[-1])
         _count_look(variant, maps, k, points, own, prompted, found)
-        for s, peak in continued_peaks(maps, own.slice_index, own.points_yx, prompted, rule.tau).items():
+        for s, peak in continued_peaks(maps, own.slice_index, own.points_yx, prompted, tau).items():
             found.continued.count(variant, k, np.full(len(peak), s), peak)
 
 

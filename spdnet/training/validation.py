@@ -11,7 +11,7 @@ from tqdm import tqdm
 from spdnet.dataset import Labels, get_reader
 from spdnet.evaluation import nnunet_summary, write_summary_json
 from spdnet.files import write_json
-from spdnet.inference.class_rules import MeasuredShares
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.steps import CaseTools, NetworkResult, finish_case
 from spdnet.inference.volume import predict_volume
@@ -66,10 +66,8 @@ def validate_cases(
         judged = saliency = None
         if s.distillation.mode != "raw":
             saliency = prediction.saliency
-            size, measured = case.mapping.image_size, MeasuredShares.of(network)
-            seen = prediction.refused, prediction.looks
-            rules = size, s.distillation, measured
-            judged = judge_prompts(prompts, saliency, *rules, *seen, case.mapping.content_share)
+            rules, seen = Rules.of(s.distillation, network), (prediction.refused, prediction.looks)
+            judged = judge_prompts(prompts, saliency, rules, *seen, case.mapping.content_share)
         target, maps = folder / case.case, prediction.probabilities
         result = NetworkResult(case.case, target, maps, case.mapping, case.geometry, judged, saliency)
         finish_case(result, tools, save_probabilities)

@@ -27,6 +27,7 @@ from evidence.methods.spd import PLANS, STAGE1, device, plan, trained_spd
 from evidence.workspace import Workspace
 from spdnet.cli.common import entry_point
 from spdnet.dataset import RawDataset
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompting import decoder_rows, distill_volume
 from spdnet.inference.volume import EncodedVolume, decode_volume, encode_volume
 from spdnet.network.precision import compute_dtype, get_device, place
@@ -58,8 +59,10 @@ class PublishedSAM:
     def segment(self, volume: EncodedVolume, points: SlicePrompts, max_points: int = _NO_LIMIT) -> np.ndarray:
         """Probabilities float32 (S, k, M, M) from at most `max_points` of each slice's points; 0 without any."""
         size = self.settings.image_size
-        given = distill_volume(points, volume.saliency, size, DistillationSettings(mode="raw", max_points=max_points))
-        rows = decoder_rows(given, volume.saliency, size, DistillationSettings(empty_consensus="empty"))
+        given = distill_volume(
+            points, volume.saliency, Rules(DistillationSettings(mode="raw", max_points=max_points), size)
+        )
+        rows = decoder_rows(given, volume.saliency, Rules(DistillationSettings(empty_consensus="empty"), size))
         return decode_volume(self.network, volume, rows, self.device)
 
 
