@@ -940,3 +940,19 @@ def test_validation_writes_predictions_and_an_nnunet_summary(planned: Workspace)
     assert sorted(f.name for f in folder.glob("*.npz")) == [f"{c}.npz" for c in sorted(cases)]
     means = [float(np.mean(v)) for v in dice.values()]
     assert stored["foreground_mean"]["Dice"] == pytest.approx(np.mean(means))
+
+
+def test_validation_warns_where_the_decoder_answers_with_empty_masks(planned: Workspace) -> None:
+    trainer = run(make_trainer(planned, 0, (2, 2)))
+    log = next(trainer.output_folder.glob("training_log*"))
+    trainer.perform_actual_validation()
+    assert "no mask meets its target" not in log.read_text(encoding="utf-8")
+    decoder = trainer.network.mask_decoder
+    with torch.no_grad():
+        for weight in decoder.parameters():
+            weight.zero_()
+        decoder.output_upscaling[3].bias.fill_(1)
+        for mlp in decoder.output_hypernetworks_mlps:
+            mlp.layers[-1].bias.fill_(-1)  # times the pixels above: every logit is below 0
+    assert trainer.perform_actual_validation()["foreground_mean"]["Dice"] == 0
+    assert "warning: no mask meets its target" in log.read_text(encoding="utf-8")

@@ -285,6 +285,28 @@ def test_salient_points_are_counted_in_their_own_slice(tmp_path: Path) -> None:
     assert measure_precision([none], settings, 0).salient.tolist() == [0.0]
 
 
+def test_of_the_points_on_the_target_it_is_counted_how_many_are_salient(tmp_path: Path) -> None:
+    given = [[0.0, *ON_TARGET], [1.0, *ON_TARGET], [2.0, *ON_TARGET], [2.0, *ELSEWHERE], [9.0, *ON_TARGET]]
+    variant = a_variant(tmp_path, "a", [ON_TARGET, ELSEWHERE, None, None, None, None], given)
+    assert measure_trust([variant], from_files(), 0, StopRequest()).seen.in_words(0) == "3 of 9"
+    valid = np.ones((N_SLICES, SIZE, SIZE), dtype=np.uint8)
+    valid[1, ON_TARGET[0], ON_TARGET[1]] = 0
+    variant.__dict__["valid"] = valid  # a cached property
+    assert measure_trust([variant], from_files(), 0, StopRequest()).seen.in_words(0) == "3 of 6"
+
+
+@pytest.mark.parametrize(("n_salient", "warns"), [(4, False), (3, True)])
+def test_the_log_warns_where_the_saliency_misses_many_points(n_salient: int, warns: bool, tmp_path: Path) -> None:
+    n_target = N_SLICES - 1
+    peaks = [ON_TARGET] * n_salient + [None] * (N_SLICES - n_salient)
+    variant = a_variant(tmp_path, "a", peaks, [[s, *ON_TARGET] for s in range(n_target)])
+    stage = PromptStage(tiny_network(n_classes=1), from_files(), [variant.case], [], CPU, 0, tmp_path)
+    stage._train = [[variant]]
+    (line,) = (text for text in stage.decide(["bowel"]) if "points on it in the training cases" in text)
+    assert f"{3 * n_salient} of {3 * n_target} are salient" in line
+    assert ("Warning: stage 1 misses many" in line) == warns
+
+
 @pytest.mark.parametrize("rule", ["auto", "peak"])
 def test_stage_2_measures_and_says_so(rule: str, tmp_path: Path) -> None:
     mode = "auto" if rule == "auto" else "off"
@@ -303,6 +325,7 @@ def test_stage_2_measures_and_says_so(rule: str, tmp_path: Path) -> None:
     share = network.peak_precision.item()
     assert network.point_precision.item() == 0.5 and share != 0.125
     way = "from that pixel" if share >= 0.5 else "without a point"
+    assert lines.pop(0) == "bowel: of the points on it in the training cases, 3 of 3 are salient"
     assert lines[0] == (
         "bowel: of the points that saliency trusts in the training cases, 3 of 6 are on it; the neighbouring slices "
         "are asked too"

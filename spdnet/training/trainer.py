@@ -658,7 +658,14 @@ class SPDTrainer:
             save_probabilities,
         )
         if self.team.is_main:
-            self.print_to_log_file(f"validation: mean Dice {summary['foreground_mean']['Dice']:.4f}; {folder}")
+            dice = summary["foreground_mean"]["Dice"]
+            self.print_to_log_file(f"validation: mean Dice {dice:.4f}; {folder}")
+            if dice == 0:
+                self.print_to_log_file(
+                    "warning: no mask meets its target. Where the training loss of stage 2 has stayed near "
+                    f"{self.settings.loss.dice_weight:g}, the decoder has ended in empty masks: train again with "
+                    "another --seed, or let its learning rate rise for longer (spd.stage2.warmup_epochs in the plans)"
+                )
         return summary
 
     def print_to_log_file(self, *args: Any) -> None:

@@ -19,7 +19,7 @@ from spdnet.inference.prompting import backgrounds, distill_class, distill_volum
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import AgreementSettings
 from spdnet.prompts import SlicePrompts
-from spdnet.prompts.distillation import Consensus
+from spdnet.prompts.distillation import Consensus, point_uses
 from spdnet.prompts.learned_trust import LearnedTrust
 from spdnet.prompts.near_points import near_points
 from spdnet.prompts.random_points import count_hits
@@ -74,11 +74,13 @@ class TrustMeasurement:
         readmit, prolong, follow: of the points that it could readmit beside last masks, of the places that it could add
             there, and of the points that further looks could follow, how many are on the target.
         salient: of all points, how many are salient in their own slice.
+        seen: of the points on the target, how many are.
     """
 
     def __init__(self, n_classes: int, trust: tuple[LearnedTrust | None, ...] = ()) -> None:
         self._trust = trust
         self.points, self.peaks, self.continued, self.salient, self.near = (Share(n_classes) for _ in range(5))
+        self.seen = Share(n_classes)
         self.look, self.readmit, self.prolong, self.follow = (Share(n_classes) for _ in range(4))
 
     def shares(self) -> MeasuredShares:
@@ -111,8 +113,8 @@ def measure_trust(
     is that of `spdnet.prompts.stand_ins`, in the slices that have no trusted prompt under the rules that the points'
     share leads to; near points are those of `spdnet.prompts.near_points` under the same rules. Under these, too, it is
     counted which points a second look would drop, which gaps bridge, which points readmit or follow, and which ends
-    prolong, if the slices with trusted prompts had perfect masks. How many of all points are salient is counted
-    besides.
+    prolong, if the slices with trusted prompts had perfect masks. How many points are salient is counted besides, of
+    all and of those on the target.
 
     Args:
         variants: one of each training case.
@@ -134,6 +136,7 @@ def measure_trust(
                 points = points_of_class(prompts, k, size, saliency.shape[-1])
                 hits = count_hits(points, saliency[:, k], rule.tau, behind[k])
                 found.salient.add(k, hits.n_salient, hits.n)
+                _count_seen(variant, k, points, saliency[:, k] > rule.tau, found.seen)
     rules = Rules(rule, size, found.shares())
     for variant, draws in stop.guard(drawn):
         saliency = np.asarray(variant.saliency, dtype=np.float32)
@@ -151,6 +154,13 @@ def _draws(variant: StoredVariant, settings: SPDSettings, seed: int) -> list[Sli
     """By a seed of their own, for each case."""
     rng = np.random.default_rng([seed, _SEED, zlib.crc32(variant.name.encode())])
     return [variant.move(draw_prompts(variant.case, settings.prompts, rng)) for _ in range(_DRAWS)]
+
+
+def _count_seen(variant: StoredVariant, k: int, points_syx: np.ndarray, salient: np.ndarray, found: Share) -> None:
+    uses = point_uses(points_syx, salient.shape, 0)  # each in its own slice
+    on_target, is_known = variant.target_at(k, uses.slice_index, points_syx[uses.point_index, 1:])
+    right = uses.select(on_target & is_known)
+    found.add(k, int(right.saliency(salient).sum()), len(right.slice_index))
 
 
 def _count_near(
