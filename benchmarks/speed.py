@@ -203,9 +203,8 @@ def plain_sam(
     k, size = network.n_classes, network.mask_size
     unused = np.broadcast_to(np.float32(1), (len(slices), k, size, size))
     raw = replace(settings, mode="raw", n_context=0)
-    rows = decoder_rows(
-        distill_volume(prompts, unused, Rules(raw, network.image_size)), unused, Rules(raw, network.image_size)
-    )
+    rules = Rules(raw, network.image_size)
+    rows = decoder_rows(distill_volume(prompts, unused, rules), unused, rules)
     embeddings = torch.cat(encode(network, slices, batch_size, device))
     masks = np.empty((len(slices), k, size, size), dtype=np.float32)
     n_rows = DECODER_ROWS if device.type == "cuda" else 16

@@ -27,12 +27,12 @@ from spdnet.training.trainer import SPDTrainer
 EMPTY = 0.5  # a mean loss above this
 
 
-def loss_of(args: argparse.Namespace, trust: str, warmup_epochs: int, seed: int) -> float:
+def loss_of(args: argparse.Namespace, trust: str, warmup_iterations: int, seed: int) -> float:
     """Mean training loss of the last of the first epochs of stage 2."""
     folder = preprocessed_root() / resolve_dataset_name(args.d)
     plans = SPDPlans.load(folder / f"{args.p}.json")
     s = plans.settings
-    stage2 = replace(s.stage2, warmup_epochs=warmup_epochs)
+    stage2 = replace(s.stage2, warmup_iterations=warmup_iterations)
     settings = replace(s, stage2=stage2, distillation=replace(s.distillation, trust=trust))  # type: ignore[arg-type]
     content = replace(plans, settings=settings).to_dict()
     dataset_json, device = read_dataset_json(folder / "dataset.json"), get_device(args.device)
@@ -71,25 +71,28 @@ def main() -> None:
     parser.add_argument("-p", default="SPDPlans", help="name of the plans")
     parser.add_argument("-stage1_from", type=Path, required=True, help="checkpoint of a finished stage 1")
     parser.add_argument("-epochs", type=int, default=2, help="that are run")
+    parser.add_argument("-warmup_iterations", type=int, nargs="+", default=[0, 50], help="that are compared")
     parser.add_argument("-seeds", type=int, nargs="+", default=list(range(8)))
     parser.add_argument("-trust", nargs="+", default=["saliency", "learned"], choices=["saliency", "learned"])
     parser.add_argument("-device", help="cuda, cpu, ... (default: CUDA where present)")
     parser.add_argument("-o", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
     before = set(stored_embeddings(args))
-    losses: dict[tuple[str, int], list[float]] = {(trust, n): [] for trust in args.trust for n in (0, 1)}
+    losses: dict[tuple[str, int], list[float]] = {(t, n): [] for t in args.trust for n in args.warmup_iterations}
     with tempfile.TemporaryDirectory() as results:
         os.environ["nnUNet_results"] = results
         for seed in args.seeds:
-            for (trust, warmup_epochs), found in losses.items():
-                found.append(loss_of(args, trust, warmup_epochs, seed))
-            for folder in set(stored_embeddings(args)) - before:  # those of this seed
-                shutil.rmtree(folder)
+            try:
+                for (trust, n_steps), found in losses.items():
+                    found.append(loss_of(args, trust, n_steps, seed))
+            finally:
+                for folder in set(stored_embeddings(args)) - before:  # those of this seed
+                    shutil.rmtree(folder)
     runs = []
-    for (trust, warmup_epochs), found in losses.items():
-        runs.append({"trust": trust, "warmup_epochs": warmup_epochs, "seeds": args.seeds, "losses": found})
+    for (trust, n_steps), found in losses.items():
+        runs.append({"trust": trust, "warmup_iterations": n_steps, "seeds": args.seeds, "losses": found})
         empty = sum(loss > EMPTY for loss in found)
-        print(f"trust {trust}, warm-up {warmup_epochs}: {empty} of {len(found)} end in empty masks")
+        print(f"trust {trust}, {n_steps} warm-up iterations: {empty} of {len(found)} end in empty masks")
     content = {
         "dataset": resolve_dataset_name(args.d),
         "epochs": args.epochs,

@@ -86,9 +86,10 @@ class PromptedSam(SliceModel):
         n_slices, n_classes, size = len(images), self.network.n_classes, self.network.mask_size
         given = boxes_round_points(prompts, n_classes) if self.as_box else replace(prompts, boxes=_NO_BOXES)
         no_saliency = np.broadcast_to(np.float32(0), (n_slices, n_classes, size, size))
-        points = distill_volume(given, no_saliency, Rules(self._raw, self.network.image_size))
-        boxes = distill_volume_boxes(given, no_saliency, Rules(self._raw, self.network.image_size))
-        rows = decoder_rows(points, no_saliency, Rules(self._raw, self.network.image_size), boxes)
+        rules = Rules(self._raw, self.network.image_size)
+        points = distill_volume(given, no_saliency, rules)
+        boxes = distill_volume_boxes(given, no_saliency, rules)
+        rows = decoder_rows(points, no_saliency, rules, boxes)
         embeddings = self.network.encode(images)[torch.from_numpy(rows.slice_index).to(images.device)]
         logits = decode_rows(self.network, embeddings, rows, slice(None), images.device)
         return logits.view(n_classes, n_slices, size, size).transpose(0, 1)  # rows: by class, then slice

@@ -227,12 +227,10 @@ class SPDPlanner:
             "with 0.5 a decoder that is given one point per slice can stay at empty masks"
         )
         self.reasons["epochs"] = f"about {total1} and {total2} iterations {why}"
-        self.reasons["warmup_epochs"] = (
-            "the first of stage 2: at the full rate at once, a decoder can end in empty masks"
-        )
+        self.reasons["warmup_iterations"] = "at the full rate at once, a decoder can end in empty masks"
         return (
             StageSettings(epochs1, per_epoch, batch, 1e-3, focal_alpha=0.75),
-            StageSettings(epochs2, per_epoch, batch, 5e-4, focal_alpha=0.75, warmup_epochs=1),
+            StageSettings(epochs2, per_epoch, batch, 5e-4, focal_alpha=0.75, warmup_iterations=per_epoch),
         )
 
     def can_hold_out(self) -> bool:
@@ -379,10 +377,10 @@ class SPDPlannerPaper(SPDPlanner):
         stage1, stage2 = super().choose_stages(backbone, image_size)
         self.reasons["focal_alpha"] = "0.5, as the paper names none"
         self.reasons["scheduler"] = "the paper's: halved after 4 epochs without progress"
-        self.reasons.pop("warmup_epochs")
+        self.reasons.pop("warmup_iterations")
         return (
             replace(stage1, focal_alpha=0.5, scheduler="plateau"),
-            replace(stage2, focal_alpha=0.5, scheduler="plateau", warmup_epochs=0),
+            replace(stage2, focal_alpha=0.5, scheduler="plateau", warmup_iterations=0),
         )
 
     def choose_distillation(self) -> DistillationSettings:

@@ -208,7 +208,7 @@ class StageSettings:
         learning_rate, weight_decay: of Adam.
         focal_alpha: weight of the foreground in the focal loss; above 0.5 prefers finding too much over too little.
         scheduler: "poly" (nnU-Net's, exponent 0.9, per epoch) or "plateau" (the paper's: factor 0.5, patience 4).
-        warmup_epochs: over so many epochs the learning rate rises linearly, step by step, to what the scheduler says.
+        warmup_iterations: over so many steps the learning rate rises linearly to what the scheduler says.
     """
 
     epochs: int
@@ -218,7 +218,7 @@ class StageSettings:
     focal_alpha: float = 0.5
     weight_decay: float = 0.0
     scheduler: Literal["poly", "plateau"] = "poly"
-    warmup_epochs: int = 0
+    warmup_iterations: int = 0
 
 
 @dataclass(frozen=True)
@@ -497,7 +497,7 @@ _RANGES: dict[type, dict[str, _Range]] = {
         "learning_rate": _NOT_NEGATIVE,
         "focal_alpha": _SHARE,
         "weight_decay": _NOT_NEGATIVE,
-        "warmup_epochs": _NOT_NEGATIVE,
+        "warmup_iterations": _NOT_NEGATIVE,
     },
     AugmentationSettings: {
         "max_angle_degrees": _Range(0, 360),

@@ -11,10 +11,12 @@ from spdnet.prompts.reading import read_prompt_file
 from spdnet.prompts.simulate import NoiseRecipe, simulate_prompts, true_points
 from spdnet.prompts.simulate_files import Simulation, check_can_simulate, simulate_case
 from spdnet.prompts.statistics import PromptStatistics, count_prompts, prompt_statistics, prompt_type
+from spdnet.prompts.used_points import GivenPrompts
 
 __all__ = [
     "ALL_CLASSES",
     "DroppedSlices",
+    "GivenPrompts",
     "Markup",
     "NoiseRecipe",
     "PromptReading",

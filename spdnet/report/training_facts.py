@@ -82,8 +82,8 @@ def _stages(p: dict[str, Any], key: str, form: str) -> str:
 
 
 def _warm_up(p: dict[str, Any]) -> str:
-    epochs = [p[stage].get("warmup_epochs", 0) for stage in ("stage1", "stage2")]
-    rises = [f"the first {'epoch' if n == 1 else f'{n} epochs'} of stage {i}" for i, n in enumerate(epochs, 1) if n]
+    steps = [p[stage].get("warmup_iterations", 0) for stage in ("stage1", "stage2")]
+    rises = [f"the first {n} steps of stage {i}" for i, n in enumerate(steps, 1) if n]
     return f"over {' and '.join(rises)}" if rises else "none"
 
 
@@ -196,7 +196,7 @@ _TOPICS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("iterations_per_epoch", "Steps per epoch", lambda p: _stages(p, "iterations_per_epoch", "d")),
     ("batch_size", "Batch size", lambda p: _stages(p, "batch_size", "d")),
     ("learning_rate", "Learning rate", lambda p: _stages(p, "learning_rate", "g")),
-    ("warmup_epochs", "Rise of the learning rate", _warm_up),
+    ("warmup_iterations", "Rise of the learning rate", _warm_up),
     ("focal_alpha", "Focal alpha", lambda p: _stages(p, "focal_alpha", "g")),
 )
 

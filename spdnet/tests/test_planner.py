@@ -246,7 +246,8 @@ def test_the_paper_s_planner_changes_what_the_paper_says() -> None:
     assert not paper.loss.batch_dice
     assert {paper.stage1.scheduler, paper.stage2.scheduler} == {"plateau"}
     assert (paper.stage1.focal_alpha, paper.stage2.focal_alpha) == (0.5, 0.5)
-    assert [(s.stage1.warmup_epochs, s.stage2.warmup_epochs) for s in (ours, paper)] == [(0, 1), (0, 0)]
+    per_epoch = ours.stage2.iterations_per_epoch
+    assert [(s.stage1.warmup_iterations, s.stage2.warmup_iterations) for s in (ours, paper)] == [(0, per_epoch), (0, 0)]
     assert paper.lora.dropout == 0.1
     prompted = a_fingerprint(*[a_case(prompt_statistics=POINTS)] * 2)
     both = [planner(prompted, "cpu", 8.0).plan() for planner in (SPDPlanner, SPDPlannerPaper)]

@@ -203,16 +203,16 @@ def test_the_rules_of_distillation_are_told(agreement: str, empty: str, words: t
 
 
 @pytest.mark.parametrize(
-    ("epochs", "words"),
+    ("steps", "words"),
     [
         ((0, 0), "none"),
-        ((0, 1), "over the first epoch of stage 2"),
-        ((3, 1), "over the first 3 epochs of stage 1 and the first epoch of stage 2"),
+        ((0, 50), "over the first 50 steps of stage 2"),
+        ((30, 50), "over the first 30 steps of stage 1 and the first 50 steps of stage 2"),
         ((None, None), "none"),
     ],
 )
-def test_the_rise_of_the_learning_rate_is_told(epochs: tuple[int | None, int | None], words: str) -> None:
-    stages = [{} if n is None else {"warmup_epochs": n} for n in epochs]
+def test_the_rise_of_the_learning_rate_is_told(steps: tuple[int | None, int | None], words: str) -> None:
+    stages = [{} if n is None else {"warmup_iterations": n} for n in steps]
     rows = plans_in_words(dict(zip(("stage1", "stage2"), stages, strict=True)))
     assert [row["choice"] for row in rows if row["topic"] == "Rise of the learning rate"] == [words]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import importlib
 import json
@@ -476,9 +475,11 @@ class OneParameterStage(Stage):
         raise NotImplementedError
 
 
-def one_parameter_trainer(planned: Workspace, settings: StageSettings) -> SPDTrainer:
+def one_parameter_trainer(planned: Workspace, settings: StageSettings, start: Path | None = None) -> SPDTrainer:
     trainer = make_trainer(planned, "all", change=lambda s: replace(s, stage1=settings))
     trainer.initialize()
+    if start is not None:
+        trainer.load_checkpoint(start)
     arguments: Any = (trainer.network, trainer.settings, [], [], CPU, 0)
     trainer.stage = OneParameterStage(*arguments)
     trainer.on_stage_start()
@@ -508,17 +509,15 @@ def test_the_learning_rate_rises_step_by_step_and_the_schedule_goes_on_as_withou
     planned: Workspace, resumed_at: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(OneParameterStage, "training_batches", lambda self, epoch: [None] * 4)
-    settings = StageSettings(10, 4, 1, 0.1, warmup_epochs=2)
+    settings = StageSettings(10, 4, 1, 0.1, warmup_iterations=8)
     trainer = one_parameter_trainer(planned, settings)
     first = 0
     if resumed_at is not None:
         trainer._run_epoch()
         first = resumed_at
-        state = copy.deepcopy((trainer.optimizer.state_dict(), trainer.lr_scheduler.state_dict()))
-        trainer = one_parameter_trainer(planned, settings)
-        trainer.current_epoch = resumed_at
-        trainer.optimizer.load_state_dict(state[0])
-        trainer.lr_scheduler.load_state_dict(state[1])
+        trainer.save_checkpoint("checkpoint_latest.pth")
+        stored = trainer.output_folder / "checkpoint_latest.pth"
+        trainer = one_parameter_trainer(planned, settings, stored)
     seen = []
     trainer.optimizer.register_step_pre_hook(lambda o, *_: seen.append(o.param_groups[0]["lr"]))
     for _ in range(first, 4):
@@ -882,13 +881,18 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
         ("SPDTrainerNoSecondLook", LOOKS_OFF),
         ("SPDTrainerNoProlong", {f"distillation.{name}": "off" for name in LOOKS if name != "second_look"}),
         ("SPDTrainerKeepRandom", {"distillation.random_points": "keep"}),
-        ("SPDTrainerPlateau", {"stage1.scheduler": "plateau", "stage2.scheduler": "plateau"}),
+        (
+            "SPDTrainerPlateau",
+            {f"stage{i}.{k}": v for i in (1, 2) for k, v in (("scheduler", "plateau"), ("warmup_iterations", 0))},
+        ),
     ],
 )
 def test_variants_change_what_they_say_and_nothing_else(name: str, changes: dict[str, Any]) -> None:
     extensions = {"near_points": "on", "random_points": "refuse", "agreement": AgreementSettings("neighbours")}
     extensions |= dict.fromkeys(LOOKS, "on")
     settings = tiny_settings(distillation=DistillationSettings(**extensions))  # type: ignore[arg-type]
+    stages = {name: replace(getattr(settings, name), warmup_iterations=3) for name in ("stage1", "stage2")}
+    settings = replace(settings, **stages)
     before = flat(dataclasses.asdict(settings))
     after = flat(dataclasses.asdict(get_trainer(name).adapt_settings(settings)))
     assert {k: v for k, v in after.items() if v != before[k]} == changes
@@ -955,4 +959,5 @@ def test_validation_warns_where_the_decoder_answers_with_empty_masks(planned: Wo
         for mlp in decoder.output_hypernetworks_mlps:
             mlp.layers[-1].bias.fill_(-1)  # times the pixels above: every logit is below 0
     assert trainer.perform_actual_validation()["foreground_mean"]["Dice"] == 0
-    assert "warning: no mask meets its target" in log.read_text(encoding="utf-8")
+    for name in trainer.labels.names:
+        assert f"warning: {name}: no mask meets its target" in log.read_text(encoding="utf-8")

@@ -23,6 +23,7 @@ class EpochRecord:
 
     Attributes:
         stage, epoch: 1 or 2, and the epoch of the stage, from 0.
+        learning_rate: of the schedule, whatever share of it the warm-up has reached.
         started, ended: seconds since 1970.
         waited: seconds of it in which the training waited for data, drawing the epoch included.
     """

@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 # fell behind a decoder tuned on raw points, and 0.76 and 0.81 where it was far ahead.
 LEAST_SEEN = 2 / 3
 _MISSES_MANY = (
-    ". Warning: stage 1 misses many, and distillation adds little to what saliency finds. Train stage 1 anew, with "
-    "another --seed or for longer, or on labels of all that may be the target (-stage1_from)"
+    ": stage 1 misses many of the points on it, and distillation adds little to what saliency finds. Train stage 1 anew, "
+    "with another --seed or for longer, or on labels of all that may be the target (-stage1_from)"
 )
 _WAYS = {
     "peak": "from that pixel",
@@ -135,10 +135,9 @@ class PromptStage(Stage):
         for k, name in enumerate(class_names):
             rule = rules.of_class(k)
             if found.seen.n[k]:
-                lines.append(
-                    f"{name}: of the points on it in the training cases, {found.seen.in_words(k)} are salient"
-                    + (_MISSES_MANY if found.seen.values(1)[k] < LEAST_SEEN else "")
-                )
+                lines.append(f"{name}: of the points on it in the training cases, {found.seen.in_words(k)} are salient")
+                if rule.trust == "saliency" and found.seen.values(1)[k] < LEAST_SEEN:
+                    lines.append(f"warning: {name}{_MISSES_MANY}")
             if plans.agreement.mode == "auto" and rule.trust == "saliency":
                 asked = "are asked too" if rule.agreement.mode == "neighbours" else "need not be asked"
                 lines.append(

@@ -50,6 +50,10 @@ from spdnet.training.warm_up import scaled_rate, warm_up_share
 
 SMOOTHING = 0.9  # of the validation Dice, nnU-Net's
 MAX_GRADIENT_NORM = 12.0  # nnU-Net's
+NO_MASK_MEETS_ITS_TARGET = (
+    ": no mask meets its target. If the loss of stage 2 has hardly fallen, its decoder has ended in empty masks: train "
+    "again with another --seed, or let its learning rate rise more slowly (spd.stage2.warmup_iterations)"
+)
 N_STAGES = 2
 # nnUNetv2_predict builds the network by the class of this name; the plans then say which network (see `architecture`)
 NNUNET_TRAINER_NAME = "nnUNetTrainer"
@@ -110,7 +114,8 @@ class SPDTrainer:
         self._resumed = False
         self._resume_state: dict[str, Any] | None = None
         self._stage_runs = False
-        self._iteration = 0
+        self._iteration = 0  # of the epoch
+        self._n_steps = 0  # of the stage
         self._selection: WeightSelection | None = None
         self._checked: Checked
         self.network: SPDNetwork
@@ -350,6 +355,7 @@ class SPDTrainer:
         """Make the stage ready, and take up its optimiser where a resumed training left it."""
         self.stage.prepare()
         if self.current_epoch == 0:
+            self._n_steps = 0
             for line in self.stage.decide(self.labels.names):
                 self.print_to_log_file(line)
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
@@ -385,7 +391,7 @@ class SPDTrainer:
         self.network.train()
 
     def train_step(self, batch: Any) -> dict[str, Any]:
-        """One step of the optimiser, gradients clipped, its rate as far as the warm-up is.
+        """One step of the optimiser, gradients clipped, at the share of its rate that the warm-up has reached.
 
         Raises:
             NonFiniteLossError: the loss, or on a CPU the gradient, is not a number; the step is not made.
@@ -401,17 +407,11 @@ class SPDTrainer:
             norm = nn.utils.clip_grad_norm_(self.stage.parameters(), MAX_GRADIENT_NORM)
             if not norm.is_cuda:  # there it would have to be waited for; the next loss tells
                 self._check_finite("gradient", float(norm), batch)
-            with scaled_rate(self.optimizer, self._warm_up()):
+            with scaled_rate(self.optimizer, warm_up_share(self._n_steps, s.warmup_iterations)):
                 self.optimizer.step()
         self._iteration += 1
+        self._n_steps += 1
         return {"loss": loss.detach() / self.team.size}
-
-    def _warm_up(self) -> float:
-        """The share of the learning rate that the next step is made with."""
-        epochs = self.stage.stage_settings.warmup_epochs
-        if self.current_epoch >= epochs:
-            return 1.0
-        return warm_up_share(epochs, self.current_epoch, self._iteration, len(self.dataloader_train))
 
     def _check_finite(self, what: str, value: float, batch: Any) -> None:
         if math.isfinite(value):
@@ -537,6 +537,7 @@ class SPDTrainer:
                     "held_out_cases": [c.case for c in self.held_out_cases],
                     "stage_number": self.stage_number,
                     "stage_epoch": self.current_epoch,
+                    "stage_steps": self._n_steps,
                     "lr_scheduler_state": self.lr_scheduler.state_dict() if running else None,
                     "selection_state": self._selection.state() if running and self._selection is not None else None,
                     "smoothed_dice": self.smoothed_dice,
@@ -570,6 +571,7 @@ class SPDTrainer:
         self._hold_out_as(own)
         self._tell_changed_settings(own["settings"])
         self.stage_number, self.current_epoch = own["stage_number"], own["stage_epoch"]
+        self._n_steps = own.get("stage_steps", 0)  # older checkpoints have none
         if self.stage_number == 1 and self.current_epoch >= self.settings.stage1.epochs:  # fewer epochs than before
             self._load_best(own.get("selection_state"))
         self.smoothed_dice, self.best_smoothed_dice = own["smoothed_dice"], content["_best_ema"]
@@ -658,14 +660,10 @@ class SPDTrainer:
             save_probabilities,
         )
         if self.team.is_main:
-            dice = summary["foreground_mean"]["Dice"]
-            self.print_to_log_file(f"validation: mean Dice {dice:.4f}; {folder}")
-            if dice == 0:
-                self.print_to_log_file(
-                    "warning: no mask meets its target. Where the training loss of stage 2 has stayed near "
-                    f"{self.settings.loss.dice_weight:g}, the decoder has ended in empty masks: train again with "
-                    "another --seed, or let its learning rate rise for longer (spd.stage2.warmup_epochs in the plans)"
-                )
+            self.print_to_log_file(f"validation: mean Dice {summary['foreground_mean']['Dice']:.4f}; {folder}")
+            for key, name in zip(self.labels.summary_keys, self.labels.names, strict=True):
+                if summary["mean"][key]["Dice"] == 0:
+                    self.print_to_log_file(f"warning: {name}{NO_MASK_MEETS_ITS_TARGET}")
         return summary
 
     def print_to_log_file(self, *args: Any) -> None:

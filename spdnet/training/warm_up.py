@@ -12,16 +12,14 @@ from contextlib import contextmanager
 import torch
 
 
-def warm_up_share(warmup_epochs: int, epoch: int, iteration: int, n_iterations: int) -> float:
-    """The share of the learning rate that a step of the rise is made with, above 0 and at most 1.
+def warm_up_share(step: int, warmup_iterations: int) -> float:
+    """The share of the learning rate that a step is made with, above 0 and at most 1.
 
     Args:
-        warmup_epochs: how many epochs the rise takes.
-        epoch: of the stage, from 0; one of these.
-        iteration: of the epoch, from 0.
-        n_iterations: of the epoch.
+        step: of the stage, from 0.
+        warmup_iterations: how many steps the rise takes; 0 for none.
     """
-    return (epoch + (iteration + 1) / n_iterations) / warmup_epochs
+    return min((step + 1) / max(warmup_iterations, 1), 1.0)
 
 
 @contextmanager

@@ -59,10 +59,9 @@ class PublishedSAM:
     def segment(self, volume: EncodedVolume, points: SlicePrompts, max_points: int = _NO_LIMIT) -> np.ndarray:
         """Probabilities float32 (S, k, M, M) from at most `max_points` of each slice's points; 0 without any."""
         size = self.settings.image_size
-        given = distill_volume(
-            points, volume.saliency, Rules(DistillationSettings(mode="raw", max_points=max_points), size)
-        )
-        rows = decoder_rows(given, volume.saliency, Rules(DistillationSettings(empty_consensus="empty"), size))
+        raw = Rules(DistillationSettings(mode="raw", max_points=max_points), size)
+        only_prompted = Rules(DistillationSettings(empty_consensus="empty"), size)
+        rows = decoder_rows(distill_volume(points, volume.saliency, raw), volume.saliency, only_prompted)
         return decode_volume(self.network, volume, rows, self.device)
 
 

@@ -188,13 +188,13 @@ class SPDTrainerNoPeak(SPDTrainer):
 
 
 class SPDTrainerPlateau(SPDTrainer):
-    """The paper's learning-rate schedule, ReduceLROnPlateau, in both stages."""
+    """The paper's learning-rate schedule, ReduceLROnPlateau from the full rate on, in both stages."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """Plateau schedule."""
+        """Plateau schedule, no warm-up."""
         return replace(
             settings,
-            stage1=replace(settings.stage1, scheduler="plateau"),
-            stage2=replace(settings.stage2, scheduler="plateau", warmup_epochs=0),
+            stage1=replace(settings.stage1, scheduler="plateau", warmup_iterations=0),
+            stage2=replace(settings.stage2, scheduler="plateau", warmup_iterations=0),
         )
