@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 # fell behind a decoder tuned on raw points, and 0.76 and 0.81 where it was far ahead.
 LEAST_SEEN = 2 / 3
 _MISSES_MANY = (
-    ": stage 1 misses many of the points on it, and distillation adds little to what saliency finds. Train stage 1 anew, "
-    "with another --seed or for longer, or on labels of all that may be the target (-stage1_from)"
+    ": stage 1 misses many of the points on it, and distillation adds little to what saliency finds. Train stage 1 "
+    "anew, with another --seed or for longer, or on labels of all that may be the target (-stage1_from)"
 )
 _WAYS = {
     "peak": "from that pixel",
