@@ -375,12 +375,13 @@ def time_distillation(n_slices: int = 500, n_points: int = 20, size: int = 112) 
     )
     prompts = SlicePrompts(points, np.full(len(points), -1, dtype=np.int64))
     look = DistillationSettings(second_look="on", readmit="on", prolong="on")
-    rows = decoder_rows(distill_volume(prompts, saliency, Rules(look, size)), saliency, Rules(look, size))
-    again = functools.partial(look_again, rows, [points], saliency, saliency, Rules(look, size))
+    rules = Rules(look, size)
+    rows = decoder_rows(distill_volume(prompts, saliency, rules), saliency, rules)
+    again = functools.partial(look_again, rows, [points], saliency, saliency, rules)
     steps: dict[str, Callable[[], Any]] = {"second look": again}
     for name, rule in (("by saliency", AgreementSettings()), ("and agreement", AgreementSettings("neighbours"))):
         settings = DistillationSettings(agreement=rule)
-        steps[name] = functools.partial(distill_volume, prompts, saliency, size, settings)
+        steps[name] = functools.partial(distill_volume, prompts, saliency, Rules(settings, size))
     return {
         name: round(1000 * statistics.median(seconds(step, torch.device("cpu")) for _ in range(9)), 2)
         for name, step in steps.items()

@@ -21,7 +21,7 @@ SIZE = 16
 class Equivariant:
     """A network that mirrors with its input: it sees every pixel, and the distance to every point, alike."""
 
-    image_size = SIZE
+    image_size, n_classes = SIZE, 1
     point_precision = peak_precision = continued_precision = torch.ones(1)
     salient_share = near_precision = look_precision = torch.zeros(1)
     readmit_precision = prolong_precision = follow_precision = torch.zeros(1)
