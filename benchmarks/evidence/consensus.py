@@ -79,9 +79,8 @@ def consensus_points(
         measured: what SPD measured on the training cases.
         content_share: of the slices, what the image fills.
     """
-    distillation, size = replace(settings.distillation, empty_consensus="empty"), settings.image_size
-    consensus = distill_volume(prompts, saliency, Rules(distillation, size, measured), content_share)
-    rows = decoder_rows(consensus, saliency, Rules(distillation, size))
+    rules = Rules(replace(settings.distillation, empty_consensus="empty"), settings.image_size, measured)
+    rows = decoder_rows(distill_volume(prompts, saliency, rules, content_share), saliency, rules)
     row, place_in_row = np.nonzero(rows.point_is_real)
     points = np.column_stack([rows.slice_index[row], rows.points_yx[row, place_in_row]])
     return SlicePrompts(points.astype(np.float64), rows.class_index[row])
