@@ -72,7 +72,7 @@ def main() -> None:
     reference = next((method for method in REFERENCES if method in there), None)
     if reference is None:
         first_rows = ", ".join(f"{method}.json" for method in REFERENCES)
-        sys.exit(f"{folder} has no scores that a table begins with ({first_rows}); see docs/results.md for the folders")
+        sys.exit(f"{folder} has no scores that a table begins with ({first_rows}); see docs/choices.md for the folders")
     against = f"difference to {REFERENCES[reference]}"
     print(f"| method | slice DSC | {against} | volume Dice | {against} |")
     print("| --- | --- | --- | --- | --- |")

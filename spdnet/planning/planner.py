@@ -39,9 +39,9 @@ from spdnet.prompts.imitation import recipe_like
 MIN_TOKENS_ACROSS_TARGET = 4.0
 MIN_CASES_TO_HOLD_OUT = 10  # of the data set; four fifths of them train in a fold
 HELD_OUT_SHARE = 0.2
-PASSES_UNCHECKED = 10  # over the slices, in stage 1 without held-out cases; see docs/results.md
+PASSES_UNCHECKED = 10  # over the slices, in stage 1 without held-out cases; see docs/choices.md
 LEAST_ITERATIONS = 250  # however few the slices are
-IMITATED_SHARE = 0.5  # of the training prompts, where there are files; see docs/results.md
+IMITATED_SHARE = 0.5  # of the training prompts, where there are files; see docs/choices.md
 # Largest input by device: beyond it a slice costs more than a user would wait for.
 LARGEST_IMAGE = {("lite", "cpu"): 112, ("lite", "cuda"): 224, ("vit", "cpu"): 224, ("vit", "cuda"): 448}
 # Memory of one training slice per pixel of the input, forward and backward through the encoder.
@@ -291,7 +291,7 @@ class SPDPlanner:
         """Prompt files where every training case has one, and points that resemble theirs; else such points alone.
 
         The decoder has to be trained on prompts like those it will get, but not always on the same ones;
-        `docs/results.md` has the measurements.
+        `docs/choices.md` has the measurements.
         """
         f = self.fingerprint
         statistics, n_files, n_cases = f.prompt_statistics, f.n_prompt_files, len(f.cases)

@@ -52,14 +52,15 @@ NOT_RUN: tuple[tuple[str, str, str], ...] = (
         "needs nnunetv2: test_comparison.py without, nnunet/test_dropin.py with it",
     ),
     ("README.md", "python benchmarks/nnunet_dropin.py", "needs nnunetv2; nnunet/test_dropin.py runs it"),
-    ("docs/results.md", "benchmarks/", "hours of training"),
+    ("docs/choices.md", "benchmarks/", "hours of training"),
     ("docs/results.md", "pip install", "needs a package registry"),
     ("docs/results.md", "python benchmarks/nnunet_dropin.py", "needs nnunetv2; nnunet/test_dropin.py runs it"),
-    ("docs/results.md", "spd_demo", "minutes of training; test_demo.py runs it shortened"),
-    ("docs/results.md", "spd_simulate_prompts", "of the real data of the benchmark; run on README.md"),
-    ("docs/results.md", "spd_plan_and_preprocess", "of the real data of the benchmark; run on README.md"),
+    ("docs/choices.md", "spd_demo", "minutes of training; test_demo.py runs it shortened"),
+    ("docs/choices.md", "spd_simulate_prompts", "of the real data of the benchmark; run on README.md"),
+    ("docs/choices.md", "spd_plan_and_preprocess", "of the real data of the benchmark; run on README.md"),
     ("docs/speed.md", "python benchmarks/speed.py", "test_speed_benchmark.py runs it shortened"),
     ("docs/results.md", "python benchmarks/run.py", "hours of work; it is a benchmark"),
+    ("docs/choices.md", "python benchmarks/run.py", "hours of work; it is a benchmark"),
     ("docs/results.md", "python benchmarks/report.py", "a test of the benchmarks runs it"),
     ("docs/speed.md", "python benchmarks/scaling.py", "minutes of work; it is a benchmark"),
     ("docs/speed.md", "python benchmarks/embedding_store.py", "minutes of work; it is a benchmark"),
@@ -375,6 +376,7 @@ def options() -> dict[str, set[str]]:
 # Options of other programs that pages name.
 FOREIGN = {
     "README.md": {"-c", "-r"},  # nnU-Net's
+    "docs/choices.md": {"-data", "-o"},
     "docs/results.md": {"-data", "-o", "-case", "-first", "--n_cases"},
     "docs/speed.md": {"-profile", "-9"},
     "docs/training.md": {"-9"},

@@ -18,7 +18,7 @@ from torch import nn
 
 Case = TypeVar("Case")
 
-TOLERANCE = 1.10  # of the cross-entropy, times the lowest; see docs/results.md
+TOLERANCE = 1.10  # of the cross-entropy, times the lowest; see docs/choices.md
 _SEED = 20262  # beside the training's
 
 

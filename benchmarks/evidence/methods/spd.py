@@ -194,7 +194,7 @@ def _choice(
 
 
 def _rules(mode: Literal["off", "neighbours"], rule: Literal["decode", "peak", "continued"]) -> SPD:
-    """Agreement and stand-ins fixed, of four slices as in the table of docs/results.md."""
+    """Agreement and stand-ins fixed, of four slices as in the table of docs/choices.md."""
     distillation = {"agreement": AgreementSettings(mode, n_slices=4), "empty_consensus": rule}
     return _choice(f"rules_{mode}_{rule}", f"SPD, agreement {mode}, {rule}", distillation)
 
