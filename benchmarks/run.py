@@ -161,7 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-n_train", nargs="+", type=int, help="training volumes (default: all)")
     parser.add_argument("-seeds", nargs="+", type=int, default=[0], help="default: 0")
-    parser.add_argument("-part", default="final", help="final (default), or fold0 to fold4 of the training part")
+    parser.add_argument(
+        "-part", default="final", help="final (default), development, or fold0 to fold4 of the training part"
+    )
     parser.add_argument("-profile", choices=PROFILES, default="small", help="sizes and lengths (default: small)")
     parser.add_argument("-device", help="cuda or cpu (default: CUDA where present)")
     parser.add_argument("-work", type=Path, default=Path("work"), help="folder of data, models and predictions")

@@ -144,7 +144,9 @@ class Collection:
     def title(self, condition: Condition) -> str:
         """A condition in words."""
         data = self.data_titles.get(condition.data, condition.data)
-        part = "test part" if condition.part == "final" else f"{condition.part} of the training part"
+        part = {"final": "test part", "development": "development test volumes"}.get(
+            condition.part, f"{condition.part} of the training part"
+        )
         volumes = str(condition.n_train)
         if condition.n_train is None:
             known = {r.n_volumes for r in self.records if Condition.of(r.job.setting) == condition} - {None}
@@ -268,6 +270,7 @@ def evaluation_of(record: RunRecord) -> EvaluationResult:
 
 
 def _class_scores(scores: Mapping[str, Any]) -> ClassScores:
-    values = {f.name: scores[f.name] for f in fields(ClassScores)}
+    older = {"n_target_slices": 0, "n_false_slices": 0, "target_dsc": None}  # what records did not have at first
+    values = {f.name: {**older, **scores}[f.name] for f in fields(ClassScores)}
     known: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
     return ClassScores(**known)

@@ -27,12 +27,15 @@ from spdnet.prompts.simulate_files import case_generator
 
 # Training and test volumes by profile and family; what is not named is taken whole. Training volumes are drawn by the
 # setting's seed, test volumes are evenly spaced in sorted order and the same for every seed.
-_FEW = {"phantom": (24, 20), "hippocampus": (24, 20), "left_atrium": (12, 4), "kits23": (24, 20)}
+_FEW = {"phantom": (24, 40), "hippocampus": (24, 20), "left_atrium": (12, 4), "kits23": (24, 20)}
 SIZES: dict[str, dict[str, tuple[int, int]]] = {
     "trial": dict.fromkeys(("phantom", "hippocampus", "left_atrium", "fumpe", "kits23"), (5, 2)),
     **dict.fromkeys(("small", "long", "long_unchecked"), _FEW),
     "full": {"phantom": (200, 60)},
 }
+# Test volumes by family that were looked at while the method was made: evenly spaced ones, of the phantom the first.
+LOOKED_AT = {"phantom": 20, "hippocampus": 20, "left_atrium": 4}
+TEST_TARGETS_SEED = 0  # the targets of test volumes are the same for every seed
 PHANTOM_SEED = 2604  # not the demo's, some of whose cases were looked at while the method was made
 KEPT_KEYS = ("channel_names", "labels", "regions_class_order", "file_ending", "overwrite_image_reader_writer")
 
@@ -95,9 +98,9 @@ class DataSource:
         make_folder(nnunet_raw)
         with tempfile.TemporaryDirectory(prefix=".source_", dir=nnunet_raw) as scratch:
             source = RawDataset(self._source(setting, Path(scratch)))
-            train, test = choose_cases(source, setting, self.family)
+            train, test = choose_cases(source, setting, self.family, self._looked_at)
             drawn = _balanced(train, setting.seed, f"{self.family} training targets")
-            drawn |= _balanced(test, setting.seed, f"{self.family} test targets")
+            drawn |= _balanced(test, TEST_TARGETS_SEED, f"{self.family} test targets")
             _write(source, nnunet_raw / self.dataset, self.target, {"Tr": train, "Ts": test}, drawn)
             if self.prior is not None:
                 name, target = self.prior
@@ -108,6 +111,10 @@ class DataSource:
         assert self.needs is not None
         return Path(os.environ[self.needs])
 
+    def _looked_at(self, n_test: int) -> set[int]:
+        """Which of the test volumes, in sorted order, were looked at while the method was made."""
+        return set(_evenly_spaced(n_test, LOOKED_AT.get(self.family, 0)))
+
 
 @dataclass(frozen=True)
 class Phantom(DataSource):
@@ -115,11 +122,24 @@ class Phantom(DataSource):
 
     def _source(self, setting: Setting, scratch: Path) -> Path:
         n_train, n_test = SIZES[setting.profile][self.family]
+        n_test = n_test + LOOKED_AT[self.family] if setting.part == "final" else LOOKED_AT[self.family]
         return write_tube_phantom(scratch, n_train, n_test, PHANTOM_SEED)
 
+    def _looked_at(self, n_test: int) -> set[int]:
+        return set(range(LOOKED_AT[self.family]))
 
-def choose_cases(source: RawDataset, setting: Setting, family: str) -> tuple[list[CaseFiles], list[CaseFiles]]:
+
+def choose_cases(
+    source: RawDataset, setting: Setting, family: str, looked_at: Callable[[int], set[int]]
+) -> tuple[list[CaseFiles], list[CaseFiles]]:
     """Training and test cases of a setting.
+
+    The final part has test cases that nobody looked at while the method was made, unless there are none; the
+    development part has the others.
+
+    Args:
+        source: the data set. setting: the setting. family: key of `SIZES`.
+        looked_at: from the number of test cases to the indices of those that were.
 
     Of a fold of the training part, by nnU-Net's rule, the held-out cases are the test cases. A smaller number of
     training volumes is the beginning of a larger one with the same seed.
@@ -129,24 +149,33 @@ def choose_cases(source: RawDataset, setting: Setting, family: str) -> tuple[lis
         DatasetError: a case without label.
     """
     cases = source.training_cases()
-    if setting.part == "final":
-        train, test = cases, source.cases("Ts")
+    if setting.part in ("final", "development"):
+        test = source.cases("Ts")
+        seen = looked_at(len(test))
+        unseen = [case for i, case in enumerate(test) if i not in seen]
+        train, test = cases, unseen if setting.part == "final" and unseen else [test[i] for i in sorted(seen)]
     elif setting.part in [f"fold{i}" for i in range(5)]:
         split = create_splits([c.case for c in cases])[int(setting.part[-1])]
         train, test = ([c for c in cases if c.case in split[part]] for part in ("train", "val"))
     else:
-        raise ConfigurationError(f"part {setting.part!r} is neither final nor fold0 to fold4")
+        raise ConfigurationError(f"part {setting.part!r} is neither final, development nor fold0 to fold4")
     most_train, most_test = SIZES[setting.profile].get(family, (len(train), len(test)))
     n_train = min(most_train, len(train)) if setting.n_train is None else setting.n_train
     if not 0 < n_train <= len(train):
         raise ConfigurationError(f"{n_train} training volumes asked for; {source.folder} has {len(train)}")
     n_test = min(most_test, len(test))
     order = case_generator(setting.seed, f"{family} volumes").permutation(len(train))
-    chosen = [train[i] for i in order[:n_train]], [test[i * len(test) // n_test] for i in range(n_test)]
+    chosen = [train[i] for i in order[:n_train]], [test[i] for i in _evenly_spaced(len(test), n_test)]
     for case in chosen[1]:
         if case.label is None:
             raise DatasetError(f"case {case.case}: {source.folder} has no label of this test case")
     return chosen
+
+
+def _evenly_spaced(n: int, n_chosen: int) -> list[int]:
+    """At most so many of n indices, ascending."""
+    n_chosen = min(n, n_chosen)
+    return [i * n // n_chosen for i in range(n_chosen)]
 
 
 def _balanced(cases: list[CaseFiles], seed: int, what: str) -> dict[str, int]:

@@ -68,7 +68,8 @@ class Setting:
         data: key of `evidence.datasets.DATASETS`.
         noise: key of `evidence.noise.NOISES`: of the training prompts.
         n_train: training volumes, drawn by the seed; None: all.
-        part: "final" (the test part) or "fold0" to "fold4" (a fold of the training part held out, for choices).
+        part: "final" (the test part), "development" (test volumes that were looked at while the method was made), or
+            "fold0" to "fold4" (a fold of the training part held out, for choices).
         seed: of the draw of volumes, of the prompts and of every training.
         profile: key of `PROFILES`.
     """
@@ -114,7 +115,8 @@ class RunRecord:
         job: the job.
         budget: the numbers of its profile when it ran.
         cases: per case its name and, per class, the scores of `spdnet.evaluation` (`dsc`, `iou`: mean over slices;
-            `hd95_mm`, `asd_mm`; `volume_dice`; `n_slices`). Empty if the method could not be run.
+            `target_dsc`: over those with target; `hd95_mm`, `asd_mm`; `volume_dice`; numbers of slices; older records
+            lack some). Empty if the method could not be run.
         seconds: `train` (all parts of an interrupted one; what was shared with other methods counts in full),
             `predict`, and `predict_slices`: how many slices that were.
         peak_mib: largest resident memory of a step, MiB.

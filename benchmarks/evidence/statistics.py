@@ -52,6 +52,7 @@ METRICS = {
     for m in (
         Metric("dsc", "slice DSC", "%", 100, 1, True),
         Metric("iou", "slice IoU", "%", 100, 1, True),
+        Metric("target_dsc", "target-slice DSC", "%", 100, 1, True),
         Metric("hd95_mm", "HD95", "mm", 1, 2, False),
         Metric("asd_mm", "ASD", "mm", 1, 2, False),
         Metric("volume_dice", "volume Dice", "%", 100, 1, True),

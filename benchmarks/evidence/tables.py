@@ -36,7 +36,7 @@ from spdnet.evaluation.evaluate import Estimate
 
 BASELINE = "sam_tuning"
 MAIN_VARIANTS = ("SPD", "ablation", "ceiling")
-SLICE_METRICS = ("dsc", "iou", "hd95_mm", "asd_mm")
+SLICE_METRICS = ("dsc", "iou", "target_dsc", "hd95_mm", "asd_mm")
 NONE = "–"
 LARGEST_LOSSES = 5
 

@@ -68,6 +68,39 @@ def test_final_part_has_the_source_s_cases_as_links(source: Path, tmp_path: Path
     assert dataset.labels == original.labels
 
 
+def test_the_final_part_has_test_volumes_that_were_not_looked_at(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(datasets.LOOKED_AT, "hippocampus", 2)
+    cases, parts = names(RawDataset(source), "Ts"), ("development", "final")
+    development, final = (
+        names(write(Setting("hippocampus", "recipe", part=part), tmp_path / part)[0], "Ts") for part in parts
+    )
+    assert development == [cases[0], cases[2]]  # evenly spaced, as they were chosen
+    assert final == [cases[1], cases[3], cases[4]]
+    monkeypatch.setitem(datasets.LOOKED_AT, "hippocampus", N_TEST)
+    final = names(write(Setting("hippocampus", "recipe"), tmp_path / "none_left")[0], "Ts")
+    assert final == cases
+
+
+def test_the_phantom_s_looked_at_volumes_are_its_first(tmp_path: Path) -> None:
+    found = {
+        part: names(write(Setting("phantom", "native", profile="trial", part=part), tmp_path / part)[0], "Ts")
+        for part in ("development", "final")
+    }
+    first = SIZES["trial"]["phantom"][0] + 1
+    last = first + datasets.LOOKED_AT["phantom"] - 1
+    assert f"tube_{first:03d}" == found["development"][0] and found["development"][-1] <= f"tube_{last:03d}"
+    assert found["final"][0] == f"tube_{last + 1:03d}"
+
+
+def test_test_targets_are_the_same_for_every_seed(source: Path, tmp_path: Path) -> None:
+    first, second = (
+        labels(write(Setting("ambiguous_chosen", "recipe", seed), tmp_path / str(seed))[0], "Ts") for seed in (0, 1)
+    )
+    assert all(np.array_equal(first[case], second[case]) for case in first)
+
+
 def test_folds_are_those_of_nnunet_and_hold_every_case_out_once(source: Path, tmp_path: Path) -> None:
     splits = create_splits(names(RawDataset(source), "Tr"))
     held_out: list[str] = []
@@ -185,9 +218,10 @@ def test_phantom_comes_with_its_own_prompts(tmp_path: Path) -> None:
     dataset, _ = write(Setting("phantom", "native", profile="trial"), tmp_path / "written")
     n_train, n_test = SIZES["trial"]["phantom"]
     assert (len(names(dataset, "Tr")), len(names(dataset, "Ts"))) == (n_train, n_test)
-    again = RawDataset(write_tube_phantom(tmp_path / "again", n_train, n_test, datasets.PHANTOM_SEED))
-    for subset in ("Tr", "Ts"):
-        for own, expected in zip(dataset.cases(subset), again.cases(subset), strict=True):
+    n_looked_at = datasets.LOOKED_AT["phantom"]
+    again = RawDataset(write_tube_phantom(tmp_path / "again", n_train, n_looked_at + n_test, datasets.PHANTOM_SEED))
+    for subset, first in (("Tr", 0), ("Ts", n_looked_at)):
+        for own, expected in zip(dataset.cases(subset), again.cases(subset)[first:], strict=True):
             assert own.prompts is not None and expected.prompts is not None and own.case == expected.case
             assert own.prompts.read_bytes() == expected.prompts.read_bytes()
 

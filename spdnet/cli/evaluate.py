@@ -20,6 +20,7 @@ RESULT_FILE = "spd_evaluation.json"
 _COLUMNS = (  # metric, heading, decimals, whether to show the interval
     ("dsc", "DSC [95 %]", 3, True),
     ("iou", "IoU", 3, False),
+    ("target_dsc", "target DSC", 3, False),
     ("hd95_mm", "HD95 mm", 2, False),
     ("asd_mm", "ASD mm", 2, False),
     ("volume_dice", "volume Dice [95 %]", 3, True),
@@ -118,7 +119,8 @@ def _explanation(result: EvaluationResult) -> str:
     axes = ", ".join(sorted({case.slicing_axis for case in result.cases}))
     return (
         f"{len(result.cases)} cases, {n_slices} slices along {axes}. DSC and IoU: mean over all slices, both empty 1, "
-        "one empty 0.\nHD95 and ASD: mean over slices where both have foreground. Intervals: bootstrap over cases."
+        "one empty 0.\nTarget DSC: mean over slices with target. HD95 and ASD: mean over slices where both have "
+        "foreground.\nIntervals: bootstrap over cases."
     )
 
 

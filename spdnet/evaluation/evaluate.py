@@ -1,7 +1,8 @@
 """Scores of a case and of a folder of cases: slice metrics as in the SPD paper, volumetric Dice, intervals.
 
 Slices are taken along a patient axis, whatever the stored orientation. A slice metric is averaged over all
-slices of the test set, empty ones included (HD95 and ASD: all slices in which both masks have foreground);
+slices of the test set, empty ones included (target DSC: all slices with target; HD95 and ASD: all slices in which
+both masks have foreground);
 volumetric Dice is averaged over cases. Intervals come from drawing cases, since slices of a case are not
 independent. File formats and pairing are left to `pairs`, the metrics themselves to `metrics`.
 """
@@ -31,6 +32,7 @@ BOOTSTRAP_SEED = 0
 METRICS: dict[str, str | None] = {
     "dsc": "n_slices",
     "iou": "n_slices",
+    "target_dsc": "n_target_slices",
     "hd95_mm": "n_distance_slices",
     "asd_mm": "n_distance_slices",
     "volume_dice": None,
@@ -43,16 +45,23 @@ class ClassScores:
 
     Attributes:
         n_slices: slices scored; slices that are wholly ignore label are not.
+        n_target_slices: those in which the reference has foreground.
+        n_false_slices: those in which the prediction alone has foreground.
         n_distance_slices: those in which both masks have foreground.
         dsc, iou: mean over the `n_slices` slices, NaN if there are none.
+        target_dsc: mean over the `n_target_slices` slices, NaN if there are none. Where a class is absent from most
+            slices, empty masks alone have a high `dsc`; this one tells how well it is segmented where it is.
         hd95_mm, asd_mm: mean over the `n_distance_slices` slices, NaN if there are none.
         volume_dice: Dice of the whole volume, NaN if the class is absent in both.
     """
 
     n_slices: int
+    n_target_slices: int
+    n_false_slices: int
     n_distance_slices: int
     dsc: float
     iou: float
+    target_dsc: float
     hd95_mm: float
     asd_mm: float
     volume_dice: float
@@ -233,11 +242,15 @@ def _evaluate_pair(pair: LabelPair, reader: ReaderWriter, labels: Labels, slicin
 def _class_scores(reference: np.ndarray, prediction: np.ndarray, spacing_mm: tuple[float, float]) -> ClassScores:
     scores = metrics.slice_scores(reference, prediction, spacing_mm)
     has_distance = ~np.isnan(scores.hd95_mm)
+    has_target, is_predicted = reference.any(axis=(1, 2)), prediction.any(axis=(1, 2))
     return ClassScores(
         n_slices=len(scores.dsc),
+        n_target_slices=int(has_target.sum()),
+        n_false_slices=int((is_predicted & ~has_target).sum()),
         n_distance_slices=int(has_distance.sum()),
         dsc=_mean(scores.dsc),
         iou=_mean(scores.iou),
+        target_dsc=_mean(scores.dsc[has_target]),
         hd95_mm=_mean(scores.hd95_mm[has_distance]),
         asd_mm=_mean(scores.asd_mm[has_distance]),
         volume_dice=metrics.volume_dice(reference, prediction),

@@ -4,11 +4,14 @@ A channel holds a Gaussian for every point of a class, raw or of SPD's consensus
 takes it as it is; its augmentation of intensities acts on all channels alike. Consensus points of training volumes come
 from a saliency that has seen their labels, as in SPD.
 
+Every other time SPD draws points that imitate those of the training files instead of reading these. With imitated
+points each training volume is there several times here, once with the points of its file and else with such draws.
+
 It is trained on all training volumes and predicts with its last weights and its mirroring, its defaults.
 
     python -m evidence.methods.nnunet RAW -images FOLDER -prompts FOLDER -plans FILE -o FOLDER
 
-writes the images of a folder with such channels.
+writes the images of a folder with such channels, with `-imitations N` also N copies of each with imitated points.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ import importlib.util
 import os
 import re
 import shutil
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,13 +42,22 @@ from spdnet.cli.common import entry_point
 from spdnet.dataset import RawDataset
 from spdnet.files import make_folder, write_json
 from spdnet.geometry import ImageGeometry
+from spdnet.inference.steps import PreparedCase
 from spdnet.network.precision import get_device
-from spdnet.planning import SPDPlans
+from spdnet.planning import SPDPlans, SPDSettings, StoredCase
+from spdnet.prompts import SlicePrompts
+from spdnet.training.prompt_source import draw_prompts
 
 TRAINER, NNUNET_PLANS = "nnUNetTrainerBudget", "nnUNetPlans"
 TRAINERS = Path(__file__).parents[2] / "nnunet_trainers"
 PROCESSES = str(min(4, os.cpu_count() or 1))
-DATASETS = {"raw": (998, "RawChannel"), "consensus": (999, "ConsensusChannel")}  # number and end of the name
+DATASETS = {  # number and end of the name
+    "raw": (998, "RawChannel"),
+    "imitated": (997, "ImitatedChannel"),
+    "consensus": (999, "ConsensusChannel"),
+}
+IMITATED = "_imitated"  # between the names of a volume and of its copy
+IMITATIONS = 3  # of each training volume, beside the volume with the points of its file
 LAST_SHARE = 0.25  # of the epochs, over which the slope of the pseudo-Dice is told
 RISING = 0.001  # an epoch; a pseudo-Dice with a larger slope at the end was still rising
 
@@ -56,7 +70,7 @@ class NNUNet(Method):
         points: what its further channels show.
     """
 
-    points: Literal["none", "raw", "consensus"] = "none"
+    points: Literal["none", "raw", "imitated", "consensus"] = "none"
 
     def missing(self, workspace: Workspace) -> str | None:
         """Whether the package is there."""
@@ -122,10 +136,16 @@ class NNUNet(Method):
         partial = workspace.root / f"{self.name}_in_the_making"
         shutil.rmtree(partial, ignore_errors=True)
         self._make_images(workspace, raw.folder / "imagesTr", raw.folder / "promptsTr", partial / "imagesTr", "train")
-        (partial / "labelsTr").symlink_to(raw.folder / "labelsTr")
+        make_folder(partial / "labelsTr")
+        first_channel = _channel_files("", range(1), raw.file_ending)[0]
+        for image in sorted((partial / "imagesTr").glob(f"*{first_channel}")):
+            case = image.name.removesuffix(first_channel)
+            label = f"{case.split(IMITATED)[0]}{raw.file_ending}"
+            (partial / "labelsTr" / f"{case}{raw.file_ending}").symlink_to(raw.folder / "labelsTr" / label)
         names = [*raw.channel_names, *["noNorm"] * len(raw.labels)]
         channels = {str(index): name for index, name in enumerate(names)}
-        write_json(partial / "dataset.json", {**raw.dataset_json, "channel_names": channels})
+        n_cases = len(list((partial / "labelsTr").iterdir()))
+        write_json(partial / "dataset.json", {**raw.dataset_json, "channel_names": channels, "numTraining": n_cases})
         partial.rename(target)
 
     def _make_images(self, workspace: Workspace, images: Path, prompts: Path, output: Path, what: str) -> None:
@@ -134,6 +154,9 @@ class NNUNet(Method):
         command += ["-prompts", prompts, "-plans", workspace.preprocessed() / f"{PLANS}.json", "-o", output]
         if self.points == "consensus":
             command += ["-stage1", trained_spd(workspace)]
+        if self.points == "imitated" and what == "train":
+            cases = workspace.preprocessed() / f"{PLANS}_2d"
+            command += ["-imitations", str(IMITATIONS), "-cases", cases, "-seed", str(workspace.setting.seed)]
         workspace.run([*command, *device(workspace)], f"{self.name}_{what}", f"{self.name}/{what}")
 
     def _run(self, workspace: Workspace, command: list[str | Path], what: str) -> None:
@@ -215,6 +238,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("-plans", type=Path, required=True, help="SPD's plans file")
     parser.add_argument("-o", type=Path, required=True, help="folder for the images")
     parser.add_argument("-stage1", type=Path, help="checkpoint of SPD: consensus instead of raw points")
+    parser.add_argument("-imitations", type=int, default=0, help="copies of each image with imitated points")
+    parser.add_argument("-cases", type=Path, help="preprocessed cases, for imitations")
+    parser.add_argument("-seed", type=int, default=0, help="of imitations")
     parser.add_argument("-device", help="cuda or cpu (default: CUDA where present)")
     args = parser.parse_args(argv)
     dataset, settings = RawDataset(args.raw), SPDPlans.load(args.plans).settings
@@ -226,12 +252,32 @@ def main(argv: list[str] | None = None) -> None:
         network_case = case.network_case
         if distiller is not None:
             points = distiller.distill(network_case, points)
-        for name in _channel_files(case.case, range(dataset.n_channels), dataset.file_ending):
-            (args.o / name).symlink_to((args.images / name).resolve())
-        further = range(dataset.n_channels, dataset.n_channels + len(dataset.labels))
-        for k, name in enumerate(_channel_files(case.case, further, dataset.file_ending)):
-            heat = raw_heat_map(points.for_class(k).points_syx, network_case.mapping)
-            _write_image(args.o / name, heat, network_case.geometry)
+        further = _imitations(args, case.case, settings) if args.imitations else iter(())
+        for name, shown in ((case.case, points), *further):
+            _write_case(args, dataset, case, name, shown)
+
+
+def _imitations(args: argparse.Namespace, case: str, settings: SPDSettings) -> Iterator[tuple[str, SlicePrompts]]:
+    """Names and points of the copies of a training volume."""
+    imitating = replace(settings.prompts, imitated_share=1.0)
+    for number in range(args.imitations):
+        rng = np.random.default_rng([args.seed, number, zlib.crc32(case.encode())])
+        yield f"{case}{IMITATED}{number}", draw_prompts(StoredCase(args.cases, case), imitating, rng)
+
+
+def _write_case(
+    args: argparse.Namespace, dataset: RawDataset, case: PreparedCase, name: str, points: SlicePrompts
+) -> None:
+    """Link the channels of an image under a name, and write those of its points."""
+    images = range(dataset.n_channels)
+    of_case, of_name = (_channel_files(n, images, dataset.file_ending) for n in (case.case, name))
+    for source, link in zip(of_case, of_name, strict=True):
+        (args.o / link).symlink_to((args.images / source).resolve())
+    further = range(dataset.n_channels, dataset.n_channels + len(dataset.labels))
+    network_case = case.network_case
+    for k, file in enumerate(_channel_files(name, further, dataset.file_ending)):
+        heat = raw_heat_map(points.for_class(k).points_syx, network_case.mapping)
+        _write_image(args.o / file, heat, network_case.geometry)
 
 
 def _channel_files(case: str, channels: range, file_ending: str) -> list[str]:
@@ -250,6 +296,9 @@ METHODS: dict[str, NNUNet] = {
     for m in (
         NNUNet("nnunet", "nnU-Net v2, 2d", _GROUP, uses_prompts=False),
         NNUNet("nnunet_raw_points", "nnU-Net v2, 2d, raw points as channel", _GROUP, points="raw"),
+        NNUNet(
+            "nnunet_imitated_points", "nnU-Net v2, 2d, raw and imitated points as channel", _GROUP, points="imitated"
+        ),
         NNUNet("nnunet_consensus_points", "nnU-Net v2, 2d, consensus points as channel", _GROUP, points="consensus"),
     )
 }

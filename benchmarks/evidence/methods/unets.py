@@ -31,7 +31,6 @@ SMALL_IMAGE = 112  # up to this size the small form of a network, see the builde
 # focal loss without focus and with equal weights is half the cross-entropy
 DICE_AND_CROSS_ENTROPY = LossSettings(dice_weight=1.0, focal_weight=2.0, focal_gamma=0.0, dice_epsilon=1e-5)
 EQUAL_WEIGHTS = 0.5
-SMALLEST_MAP = 7  # pixels
 
 Builder = Callable[[int, int, int], nn.Module]
 
@@ -68,27 +67,26 @@ class PointChannelNetwork(SliceModel):
 
 
 def unet(n_inputs: int, n_classes: int, image_size: int) -> nn.Module:
-    """U-Net: from 48 channels doubled to at most 512, halving the map while it stays at 7 pixels or more.
+    """U-Net (Ronneberger et al., arXiv 1505.04597) of five levels, two convolutions each.
 
-    With one input channel 1.5 M parameters at 56 px (4 levels) and 10.3 M at 224 px (6 levels). It has none of MONAI's
-    residual units: these put an instance norm right before the output, which can then hardly say that a slice is empty.
+    1.1 M parameters up to 112 px, 7.9 M above.
     """
-    from monai.networks.nets import UNet
+    from monai.networks.nets import BasicUNet
 
-    n_halvings, size = 0, image_size
-    while size % 2 == 0 and size // 2 >= SMALLEST_MAP:
-        n_halvings, size = n_halvings + 1, size // 2
-    channels = [min(48 * 2**level, 512) for level in range(n_halvings + 1)]
-    return UNet(2, n_inputs, n_classes, channels, [2] * n_halvings)
+    return BasicUNet(2, n_inputs, n_classes, _features(image_size))
 
 
 def unet_plus_plus(n_inputs: int, n_classes: int, image_size: int) -> nn.Module:
     """U-Net++ (Zhou et al., arXiv 1807.10165) of five levels: 1.4 M parameters up to 112 px, 9.6 M above."""
     from monai.networks.nets import BasicUNetPlusPlus
 
+    return BasicUNetPlusPlus(2, n_inputs, n_classes, _features(image_size))
+
+
+def _features(image_size: int) -> tuple[int, ...]:
+    """Channels of the five levels, and of the last block."""
     width = 24 if image_size <= SMALL_IMAGE else 64
-    features = (width, width, 2 * width, 4 * width, 8 * width, width)
-    return BasicUNetPlusPlus(2, n_inputs, n_classes, features)
+    return width, width, 2 * width, 4 * width, 8 * width, width
 
 
 def swin_unetr(n_inputs: int, n_classes: int, image_size: int) -> nn.Module:
