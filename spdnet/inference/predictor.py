@@ -48,9 +48,11 @@ from spdnet.inference.work_list import (
     Prompts,
     Source,
     check_continues,
+    check_descriptions,
     check_prompts,
     check_some_can_be_predicted,
     check_truncated,
+    folders_of,
     list_cases,
     part_of,
     unfinished,
@@ -258,7 +260,8 @@ class SPDPredictor:
             DatasetError, PromptFileError: images or prompts of some cases are missing or wrong; the others have been
                 predicted. If no case can be predicted this is found before any work starts.
             ConfigurationError, ModelError: arguments that contradict each other, prompts missing that this model
-                needs, or with `overwrite` False a folder of predictions that were made otherwise.
+                needs, an output that is an input or would replace what no prediction has written, or with `overwrite`
+                False a folder of predictions that were made otherwise.
             StorageError: an output folder cannot be written to.
         """
         arguments = {k: v for k, v in locals().items() if k != "self"}
@@ -515,11 +518,13 @@ class SPDPredictor:
         if num_parts > 1:
             logger.info("part %d of %d: %d of %d cases", part_id, num_parts, len(cases), len(listed))
         if not overwrite:
-            for folder in _folders_of(cases):
+            for folder in folders_of(cases):
                 check_continues(folder, origin)
             left = unfinished(cases, tools.file_ending, save_probabilities)
             logger.info("%d of %d cases are complete and skipped", len(cases) - len(left), len(cases))
             cases = left
+        for folder in folders_of(cases):
+            check_descriptions(folder, self._descriptions())
         self._check_prior_suffices([c.case for c in cases if c.files.prompts is None and c.fault is None])
         checked = check_prompts(cases, self.reader, self.labels, self.prompt_reading, self.allow_tqdm)
         check_some_can_be_predicted(checked)
@@ -539,12 +544,18 @@ class SPDPredictor:
             )
 
     def _write_origin(self, cases: Sequence[FileCase], origin: dict[str, Any]) -> None:
-        """What nnU-Net's tools need beside predictions, and how they were made; nothing where nothing is written."""
-        for folder in _folders_of(cases):
+        """What nnU-Net's tools need beside predictions, and how they were made; nothing where nothing is written.
+
+        How they were made comes first, as with nnU-Net: it tells that whatever follows is of a prediction.
+        """
+        for folder in folders_of(cases):
             make_folder(folder)
-            write_json(folder / "dataset.json", self.dataset_json)
-            write_json(folder / "plans.json", self.plans.to_dict())
-            write_json(folder / ORIGIN_FILE, origin)
+            for name, content in {ORIGIN_FILE: origin, **self._descriptions()}.items():
+                write_json(folder / name, content)
+
+    def _descriptions(self) -> dict[str, Any]:
+        """What the model and its data set are, as files beside predictions."""
+        return {"dataset.json": self.dataset_json, "plans.json": self.plans.to_dict()}
 
     def _settings(self) -> SPDSettings:
         if not self.networks:
@@ -567,11 +578,6 @@ class SPDPredictor:
 
 def _mean_probabilities(volumes: list[VolumePrediction]) -> np.ndarray:
     return np.mean([v.probabilities for v in volumes], axis=0)
-
-
-def _folders_of(cases: Sequence[FileCase]) -> list[Path]:
-    """Where the predictions go."""
-    return list(dict.fromkeys(c.target.parent for c in cases if c.target is not None))
 
 
 def _refuse_previous_stage(given: object) -> None:

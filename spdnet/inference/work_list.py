@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from spdnet.dataset import CaseFiles, Labels, ReaderWriter
 from spdnet.dataset.raw_dataset import PROMPT_ENDINGS, find_prompt_file, scan_cases
 from spdnet.errors import ConfigurationError, DatasetError, PromptFileError, SPDError
-from spdnet.files import read_json
+from spdnet.files import parse_json, read_json
 from spdnet.inference.export import is_complete
 from spdnet.prompts import PromptReading, read_checked_markups
 
@@ -65,9 +66,10 @@ def list_cases(source: Source, outputs: Outputs, prompts: Prompts, file_ending: 
 
     Raises:
         DatasetError, PromptFileError: files of a list are missing, there are no images, or no case has prompts.
-        ConfigurationError: lists of different lengths, two cases with one output or one name in a folder of prompts, or
-            an output that is an input.
+        ConfigurationError: lists of different lengths, two cases with one output or one name in a folder of prompts, an
+            output that is an input, or one that would replace a file that no prediction has written.
     """
+    _check_output_folder(source, outputs)
     faults: dict[str, SPDError] = {}
     if isinstance(source, str | Path):
         cases, of_images = scan_cases(Path(source), file_ending, n_channels)
@@ -157,6 +159,36 @@ def check_continues(folder: Path, origin: dict[str, Any]) -> None:
                 f"{folder} holds predictions made with {key} {there[key]!r}; now it is {origin.get(key)!r}. Go on with "
                 "the same, choose another output folder, or leave --continue_prediction out to replace them"
             )
+
+
+def check_descriptions(folder: Path, contents: dict[str, Any]) -> None:
+    """Check that the JSON files that go beside predictions replace none that belongs to something else.
+
+    Args:
+        folder: of predictions.
+        contents: of each file, by its name.
+
+    Raises:
+        ConfigurationError: one is there with another content, and no prediction has written it.
+    """
+    if (folder / ORIGIN_FILE).is_file():
+        return
+    for name, content in contents.items():
+        file = folder / name
+        try:
+            differs = file.is_file() and parse_json(file.read_bytes()) != parse_json(json.dumps(content))
+        except (OSError, ValueError):
+            differs = True
+        if differs:
+            raise ConfigurationError(
+                f"the model's {name} would replace {file}, which is another one and was not written by a prediction: is "
+                f"{folder} the folder of a data set or of a model? Choose another output folder"
+            )
+
+
+def folders_of(cases: Sequence[FileCase]) -> list[Path]:
+    """The folders that predictions are written to."""
+    return list(dict.fromkeys(c.target.parent for c in cases if c.target is not None))
 
 
 def check_truncated(target: PathLike, file_ending: str) -> Path:
@@ -251,6 +283,31 @@ def _check_outputs(cases: list[FileCase], file_ending: str) -> None:
     over = [str(t) for t in targets if t.with_name(t.name + file_ending).absolute() in images]
     if over:
         raise ConfigurationError(f"the predictions would replace the images {_some(over)}; choose another output")
+    for folder in folders_of(cases):
+        _check_only_predictions(folder, [f"{t.name}{file_ending}" for t in targets if t.parent == folder])
+
+
+def _check_output_folder(source: Source, outputs: Outputs) -> None:
+    folders = isinstance(source, str | Path) and isinstance(outputs, str | Path)
+    if folders and Path(str(source)).resolve() == Path(str(outputs)).resolve():
+        raise ConfigurationError(
+            f"the output folder {outputs} is the folder of the images; the predictions would lie among them. Choose "
+            "another output folder"
+        )
+
+
+def _check_only_predictions(folder: Path, names: list[str]) -> None:
+    """Refuse a folder with files of these names that no prediction has written: they may be labels.
+
+    The files are looked for first: a prediction that works on another part of the cases writes its record before them.
+    """
+    there = [name for name in names if (folder / name).is_file()]
+    if there and not (folder / ORIGIN_FILE).is_file():
+        raise ConfigurationError(
+            f"the predictions would replace {len(there)} files of {folder} ({_some(there)}) that no prediction has "
+            f"written, as {ORIGIN_FILE} is not beside them: are they labels? Choose another output folder or, if these "
+            "files may go, remove them"
+        )
 
 
 def _some(names: list[str]) -> str:

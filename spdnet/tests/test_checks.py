@@ -34,7 +34,7 @@ from spdnet.inference import SPDPredictor
 from spdnet.inference.export import write_prediction
 from spdnet.network.checkpoint import FINAL, read_checkpoint
 from spdnet.planning import Fingerprint, SPDPlans, StoredCase, extract_fingerprint
-from spdnet.planning.preprocessor import preprocess_image
+from spdnet.planning.preprocessor import check_made_with, preprocess_image
 from spdnet.planning.storage import RunRecord
 from spdnet.prompts import Markup, write_markups
 from spdnet.sharing import install_model
@@ -551,6 +551,14 @@ def _(bench: Bench) -> object:
     return StoredCase.list(folder)
 
 
+@check("plans that were changed after the preprocessing")
+def _(bench: Bench) -> object:
+    bench.plans(pixel_spacing_mm=9.0)
+    folder = bench.workspace("planned").preprocessed
+    settings = SPDPlans.load(folder / "SPDPlans.json").settings
+    return check_made_with(folder / "SPDPlans_2d", settings, bench.dataset.labels)
+
+
 @check("a preprocessed file that is damaged")
 def _(bench: Bench) -> object:
     folder = bench.workspace("planned").preprocessed / "SPDPlans_2d"
@@ -643,6 +651,25 @@ def _(bench: Bench) -> object:
 def _(bench: Bench) -> object:
     image = bench.workspace("trained").raw / "imagesTs" / "blob_005_0000.nii.gz"
     return bench.predictor().predict_from_files([[image]], [image.with_name("blob_005_0000")])
+
+
+@check("an output folder that is the folder of the images")
+def _(bench: Bench) -> object:
+    images = bench.workspace("trained").raw / "imagesTs"
+    return bench.predictor().predict_from_files(images, images)
+
+
+@check("an output folder that holds labels, or other files with the names of the predictions")
+def _(bench: Bench) -> object:
+    raw = bench.workspace("trained").raw
+    return bench.predictor().predict_from_files(raw / "imagesTs", raw / "labelsTs")
+
+
+@check("an output folder with a dataset.json or plans.json of its own")
+def _(bench: Bench) -> object:
+    raw = bench.workspace("trained").raw
+    bench.change_json(raw / "dataset.json", licence="ours")
+    return bench.predictor().predict_from_files(raw / "imagesTs", raw)
 
 
 @check("--continue_prediction with another model, checkpoint or prompts")

@@ -394,6 +394,49 @@ def test_contradictory_files_are_refused_before_any_work(
     assert not out.exists()
 
 
+def test_what_no_prediction_has_written_is_not_replaced(trained: Workspace, images: Path, tmp_path: Path) -> None:
+    made, labels = predictor_of(trained), tmp_path / "labelsTs"
+    shutil.copytree(trained.raw / "labelsTs", labels)
+    before = {f.name: f.read_bytes() for f in labels.iterdir()}
+    (labels / "blob_005.nii.gz").rename(tmp_path / "first.nii.gz")
+    message = r"would replace 1 files of .*labelsTs \(blob_006.nii.gz\) that no prediction has written.*are they labels"
+    options: tuple[dict[str, Any], ...] = ({}, {"overwrite": False}, {"num_parts": 2, "part_id": 0})
+    for each in options:
+        with pytest.raises(ConfigurationError, match=message):
+            made.predict_from_files(images, labels, **each)
+    with pytest.raises(ConfigurationError, match=message):
+        made.predict_from_files([[images / "blob_005_0000.nii.gz"]], [labels / "blob_006"])
+    (tmp_path / "first.nii.gz").rename(labels / "blob_005.nii.gz")
+    assert {f.name: f.read_bytes() for f in labels.iterdir()} == before
+
+
+def test_the_folder_of_images_and_that_of_a_data_set_are_no_output(
+    trained: Workspace, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = predictor_of(trained)
+    monkeypatch.chdir(images)
+    before = {f: f.read_bytes() for f in trained.raw.rglob("*") if f.is_file()}
+    with pytest.raises(ConfigurationError, match="output folder .* is the folder of the images"):
+        made.predict_from_files(images, ".")
+    content = json.loads((trained.raw / "dataset.json").read_text(encoding="utf-8"))
+    (trained.raw / "dataset.json").write_text(json.dumps({**content, "licence": "ours"}), encoding="utf-8")
+    before[trained.raw / "dataset.json"] = (trained.raw / "dataset.json").read_bytes()
+    with pytest.raises(ConfigurationError, match=r"the model's dataset.json would replace .*dataset.json, which is anot"):
+        made.predict_from_files(images, trained.raw)
+    assert {f: f.read_bytes() for f in trained.raw.rglob("*") if f.is_file()} == before
+
+
+def test_what_a_prediction_has_written_is_replaced(trained: Workspace, images: Path, tmp_path: Path) -> None:
+    made, second = predictor_of(trained), [[images / "blob_006_0000.nii.gz"]]
+    for part in (0, 1):  # as two processes would, into one folder
+        made.predict_from_files(images, tmp_path / "out", num_parts=2, part_id=part)
+    plain = content(tmp_path / "out")
+    (tmp_path / "out" / "plans.json").write_text("{}", encoding="utf-8")  # of another model
+    made.predict_from_files(images, tmp_path / "out", True)
+    made.predict_from_files(second, [tmp_path / "out" / "blob_006"])
+    assert content(tmp_path / "out")["blob_006.nii.gz"] == plain["blob_006.nii.gz"]
+
+
 def test_cases_of_one_name_do_not_share_a_prompt_file(images: Path, prompts: Path, tmp_path: Path) -> None:
     files = []
     for number, patient in ((5, "p1"), (6, "p2")):
