@@ -6,6 +6,7 @@ Order of work: orient, crop, normalise to [0, 1], scale, pad. The geometric step
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 
 import spdnet
 from spdnet.dataset import CaseFiles, Labels, RawDataset, ReaderWriter
-from spdnet.errors import DatasetError
+from spdnet.errors import DatasetError, shown
 from spdnet.files import make_folder
 from spdnet.geometry import CaseMapping, ImageGeometry, plan_case_mapping
 from spdnet.geometry.image_geometry import axis_from_name
@@ -28,6 +29,9 @@ from spdnet.planning.storage import CaseWriter, RunRecord, StoredCase, stored_ca
 from spdnet.prompts import PromptReading, SlicePrompts, load_given_prompts
 
 logger = logging.getLogger(__name__)
+
+_CASE_SETTINGS = ("slicing_axis", "image_size", "pixel_spacing_mm", "crop_to_nonzero")
+_SOURCE = "spd.prompts.source"
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,36 @@ def _normalize(channel: np.ndarray, settings: NormalizationSettings, case: str) 
     if high <= low:
         raise DatasetError(f"case {case}: the image is constant ({low:g} everywhere); there is nothing to segment")
     return np.clip((channel - low) / (high - low), 0.0, 1.0).astype(np.float32)
+
+
+def preprocessing_settings(settings: SPDSettings, labels: Labels) -> dict[str, Any]:
+    """What preprocessed cases depend on, of the plans and of dataset.json, by its place there, as JSON holds it."""
+    content: dict[str, Any] = {f"spd.{name}": getattr(settings, name) for name in _CASE_SETTINGS}
+    content["spd.normalization"] = [dataclasses.asdict(n) for n in settings.normalization]
+    content[_SOURCE] = settings.prompts.source
+    values = {name: list(own) for name, own in zip(labels.names, labels.values, strict=True)}
+    content["labels of dataset.json"] = {**values, "ignore": labels.ignore_value}
+    return content
+
+
+def check_made_with(folder: Path, settings: SPDSettings, labels: Labels) -> None:
+    """Check that the preprocessed cases of a folder are those of the settings, as far as there is a record.
+
+    Prompts are stored with the cases if they come from files; where they are not needed, they may be there.
+
+    Raises:
+        DatasetError: they were made with something else; it names the first difference.
+    """
+    before = RunRecord(folder).made_with()
+    for name, now in preprocessing_settings(settings, labels).items():
+        if not isinstance(before, dict) or name not in before or before[name] == now:
+            continue
+        if name == _SOURCE and now != "files":
+            continue
+        raise DatasetError(
+            f"the cases in {folder} were preprocessed with {name} {shown(before[name])}; now it is {shown(now)}. Run "
+            "spd_preprocess, with the same -d and -plans_name"
+        )
 
 
 class SPDPreprocessor:
@@ -110,9 +144,8 @@ class SPDPreprocessor:
         return {
             "spdnet_version": spdnet.__version__,
             "reader": self.dataset.reader.name,
-            "labels": repr(self.dataset.labels),
-            "reading": repr(reading),
-            "settings": repr(self.plans.settings),
+            "reading": dataclasses.asdict(reading),
+            **preprocessing_settings(self.plans.settings, self.dataset.labels),
         }
 
     def _remove_foreign_cases(self, folder: Path, cases: set[str]) -> None:

@@ -5,6 +5,7 @@
     {case}_ignored.npy  uint8 (S, size, size), only where the data set has an ignore label
     {case}.json      mapping, geometry and prompts; written last, so a case without it is not there
     .unfinished/     while cases are still to be written (`RunRecord`); gone when all are there
+    .made_with.json  what the cases were made with, of the last run that came to its end
 
 Plain .npy files are mapped into memory, so a slice is read without unpacking a volume.
 """
@@ -26,6 +27,7 @@ from spdnet.geometry import CaseMapping, ImageGeometry
 from spdnet.prompts import SlicePrompts
 
 _BEGUN = ".begun.json"
+_MADE_WITH = ".made_with.json"
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,11 @@ def stored_cases(folder: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What is known of a preprocessing that has not come to its end: the folder `.unfinished` among the cases.
+    """What is known of a preprocessing: the folder `.unfinished` among the cases, then the file `.made_with.json`.
 
-    It holds what the run was begun with, and a small file for each case that it has written. So a run that was killed
-    is not mistaken for a finished one, and the next one with the same plans goes on where it stopped.
+    The folder holds what the run was begun with, and a small file for each case that it has written. So a run that was
+    killed is not mistaken for a finished one, and the next one with the same plans goes on where it stopped. The file
+    keeps what a finished run was begun with, so that cases that are out of date can be told.
     """
 
     folder: Path
@@ -143,11 +146,16 @@ class RunRecord:
 
     def end(self) -> None:
         """All cases are there."""
+        write_json(self.folder / _MADE_WITH, _content(self._place / _BEGUN))
         with storage_errors(self._place, "remove"):
             gone = self.folder / f".finished_{secrets.token_hex(4)}"
             self._place.rename(gone)  # at one stroke
             for folder in self.folder.glob(".finished_*"):  # of killed runs as well
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def made_with(self) -> Any:
+        """What the finished run was begun with; None if it left no record that can be read, as earlier versions."""
+        return _content(self.folder / _MADE_WITH)
 
     def check_finished(self) -> None:
         """Raise `DatasetError` if a run was begun and did not come to its end."""

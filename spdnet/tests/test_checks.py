@@ -554,9 +554,9 @@ def _(bench: Bench) -> object:
 @check("plans that were changed after the preprocessing")
 def _(bench: Bench) -> object:
     bench.plans(pixel_spacing_mm=9.0)
-    folder = bench.workspace("planned").preprocessed
-    settings = SPDPlans.load(folder / "SPDPlans.json").settings
-    return check_made_with(folder / "SPDPlans_2d", settings, bench.dataset.labels)
+    workspace = bench.workspace("planned")
+    settings = SPDPlans.load(workspace.preprocessed / "SPDPlans.json").settings
+    return check_made_with(workspace.preprocessed / "SPDPlans_2d", settings, RawDataset(workspace.raw).labels)
 
 
 @check("a preprocessed file that is damaged")

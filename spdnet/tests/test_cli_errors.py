@@ -306,6 +306,7 @@ def test_a_finished_training_is_not_replaced_by_accident(trained: Workspace, ref
 def test_continuing_with_other_plans_changes_nothing(trained: Workspace, refused: Refusal) -> None:
     normalization = [{"scheme": "percentile", "low": 2.0, "high": 98.0}]
     change_plans(trained, normalization=normalization)
+    plan_and_preprocess.preprocess_main(PLAN[:4])
     before = (trained.model() / "plans.json").read_bytes(), tree(trained.results)
     refused(train.main, ["507", "0", "--c", "-device", "cpu"], "was trained with other plans: normalization")
     refused(train.main, ["507", "0", "--val", "-device", "cpu"], "was trained with other plans: normalization")

@@ -148,7 +148,7 @@ def test_cases_of_an_unfinished_run_are_kept_only_if_nothing_has_changed(
     fails_at = ""
     assert run() == ["blob_003", "blob_004"]
     assert len(run()) == 5
-    assert not [n for n in names(planned.preprocessed / "SPDPlans_2d") if n.startswith(".")]
+    assert [n for n in names(planned.preprocessed / "SPDPlans_2d") if n.startswith(".")] == [".made_with.json"]
 
 
 def test_a_record_that_cannot_be_read_begins_anew(tmp_path: Path) -> None:
@@ -161,9 +161,11 @@ def test_a_record_that_cannot_be_read_begins_anew(tmp_path: Path) -> None:
     (tmp_path / ".unfinished" / ".begun.json").write_text('{"a"', encoding="utf-8")
     record.begin({"a": 1})
     assert not record.is_written("c", [1])
+    assert record.made_with() is None
     record.end()
     record.check_finished()
-    assert names(tmp_path) == ["c.json"] == [f"{c}.json" for c in stored_cases(tmp_path)]
+    assert record.made_with() == {"a": 1}
+    assert names(tmp_path) == [".made_with.json", "c.json"] and stored_cases(tmp_path) == ["c"]
 
 
 # ---- prediction -------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from spdnet.planning.plans import (
     AugmentationSettings,
     ConsistencySettings,
     DistillationSettings,
+    NormalizationSettings,
     PromptSettings,
     RecipeSettings,
     SelectionSettings,
@@ -729,11 +730,17 @@ def test_fold_all_holds_nothing_out_and_is_validated_on_its_training_cases(plann
     assert load_or_create_splits(planned.preprocessed / "none.json", ["a", "b"], "all").val == ()
 
 
+def forget_what_cases_are_made_with(planned: Workspace) -> None:
+    """Leave the cases as an earlier version did, which go with any plans of their image size."""
+    (planned.preprocessed / "SPDPlans_2d" / ".made_with.json").unlink()
+
+
 def test_checkpoints_of_something_else_are_refused(planned: Workspace) -> None:
     written = run(make_trainer(planned, "all", (1, 0)))
     file = written.output_folder / "checkpoint_final.pth"
     plans_file = written.model_folder / "plans.json"
     before = plans_file.read_bytes()
+    forget_what_cases_are_made_with(planned)
 
     def load(change: Callable[[SPDSettings], SPDSettings] = lambda s: s, **options: Any) -> None:
         trainer = make_trainer(planned, "all", (1, 1), change=change, **options)
@@ -767,6 +774,44 @@ def test_cases_preprocessed_for_another_size_are_refused(planned: Workspace) -> 
         trainer.initialize()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"slicing_axis": "P"}, "spd.slicing_axis 'S'; now it is 'P'"),
+        ({"pixel_spacing_mm": 9.0}, r"spd.pixel_spacing_mm [\d.]+; now it is 9.0"),
+        ({"crop_to_nonzero": True}, "spd.crop_to_nonzero False; now it is True"),
+        (
+            {"normalization": (NormalizationSettings("window", 0.0, 1.0),)},
+            r"spd.normalization \[.*percentile.*\]; now it is \[.*window.*\]",
+        ),
+        ({"prompts": PromptSettings("files")}, "spd.prompts.source 'simulated'; now it is 'files'"),
+    ],
+)
+def test_cases_preprocessed_by_other_settings_are_refused(
+    planned: Workspace, change: dict[str, Any], message: str
+) -> None:
+    folder = planned.preprocessed / "SPDPlans_2d"
+    changed = make_trainer(planned, "all", change=lambda s: replace(s, **change))
+    with pytest.raises(DatasetError, match=f"the cases in {folder} were preprocessed with {message}. Run spd_preproc"):
+        changed.initialize()
+    forget_what_cases_are_made_with(planned)
+    changed.initialize()
+
+
+def test_cases_fit_settings_that_they_do_not_depend_on(planned: Workspace) -> None:
+    for change in ({"consistency": ConsistencySettings(weight=0.5)}, {"prompts": PromptSettings("none")}):
+        make_trainer(planned, "all", change=lambda s, c=change: replace(s, **c)).initialize()
+    record = planned.preprocessed / "SPDPlans_2d" / ".made_with.json"
+    made_with = json.loads(record.read_text(encoding="utf-8"))
+    record.write_text(json.dumps({**made_with, "spd.prompts.source": "files"}), encoding="utf-8")
+    make_trainer(planned, "all").initialize()  # prompts are there, and not asked for
+    file = planned.preprocessed / "dataset.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**content, "labels": {"background": 0, "bright": 1, "dim": 2}}), encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"labels of dataset.json \{.*'half': \[2\].*; now it is \{.*'dim': \[2\]"):
+        make_trainer(planned, "all").initialize()
+
+
 def test_unpreprocessed_data_is_an_error(planned: Workspace) -> None:
     for file in (planned.preprocessed / "SPDPlans_2d").glob("*.json"):
         file.unlink()
@@ -793,6 +838,7 @@ def test_stage_1_can_be_taken_from_another_training(planned: Workspace) -> None:
     other.initialize()
     with pytest.raises(ModelError, match="trained with other plans: lora"):
         other.start_from_stage1(file)
+    forget_what_cases_are_made_with(planned)
     resized = make_trainer(planned, "all", (1, 1), change=lambda s: replace(s, pixel_spacing_mm=9.0))
     resized.initialize()
     with pytest.raises(ModelError, match="trained with other plans: pixel_spacing_mm"):

@@ -30,6 +30,7 @@ from spdnet.network.precision import place
 from spdnet.paths import model_folder, preprocessed_root
 from spdnet.planning import SPDPlans, SPDSettings, StoredCase, build_planned_network
 from spdnet.planning.plans import input_difference, settings_from_dict
+from spdnet.planning.preprocessor import check_made_with
 from spdnet.training.distributed import current_team, parallel_loss
 from spdnet.training.embedding_store import STORE_PREFIX
 from spdnet.training.guards import NONFINITE, HostCopy, NonFiniteLossError, memory_errors, nonfinite_message
@@ -157,7 +158,7 @@ class SPDTrainer:
         """Split the cases and build the network; nothing is written into nnUNet_results yet.
 
         Raises:
-            DatasetError: cases are not preprocessed, or for another input size. ModelError: SAM's weights cannot
+            DatasetError: cases are not preprocessed, or by other settings. ModelError: SAM's weights cannot
                 be had. ConfigurationError: more processes than slices in a batch.
         """
         with self.team.main_first():
@@ -166,6 +167,7 @@ class SPDTrainer:
             share = self.settings.selection.held_out_share
             self.stage1_cases, self.held_out_cases = hold_out(self.train_cases, has_target, share, self.seed)
             self._check_input_size()
+            check_made_with(self.preprocessed_folder / self.plans.data_identifier, self.settings, self.labels)
             self._check_batch_size()
             torch.manual_seed(self.seed)
             self.network = self.build_network_architecture(self.settings, len(self.labels))
