@@ -48,7 +48,9 @@ def plan_experiment_main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     steps.check_planner_options(args)
     for name in [resolve_dataset_name(d) for d in args.d]:
-        steps.run_planner(Fingerprint.load(preprocessed_root() / name / FINGERPRINT_FILE), args)
+        fingerprint = Fingerprint.load(preprocessed_root() / name / FINGERPRINT_FILE)
+        steps.warn_if_out_of_date(fingerprint)
+        steps.run_planner(fingerprint, args)
 
 
 @entry_point

@@ -11,7 +11,7 @@ import torch
 
 from spdnet.cli.common import add_prompt_reading, prompt_reading
 from spdnet.dataset import RawDataset, verify_dataset_integrity
-from spdnet.errors import ConfigurationError, DatasetError
+from spdnet.errors import ConfigurationError, DatasetError, SPDError
 from spdnet.files import make_folder
 from spdnet.network.backbones import get_backbone
 from spdnet.network.precision import get_device
@@ -25,6 +25,7 @@ from spdnet.paths import (
     resolve_dataset_name,
 )
 from spdnet.planning import PLANNERS, Fingerprint, SPDPlans, SPDPreprocessor, extract_fingerprint
+from spdnet.planning.raw_files import RawFiles
 
 CPU_MEMORY_GB = 8.0  # what training on a CPU may use
 
@@ -44,9 +45,11 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def add_fingerprint_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the fingerprint step."""
-    parser.add_argument("--verify_dataset_integrity", action="store_true", help="also check counts and the test cases")
-    parser.add_argument("--clean", action="store_true", help="measure again even if there is a fingerprint")
+    """Options of the fingerprint step, which measures again if a raw file is new, gone or changed."""
+    parser.add_argument(
+        "--verify_dataset_integrity", action="store_true", help="also check counts and the test cases; measure again"
+    )
+    parser.add_argument("--clean", action="store_true", help="measure again even if no file has changed")
 
 
 def add_planner_options(parser: argparse.ArgumentParser) -> None:
@@ -87,17 +90,39 @@ def preprocessed_folder(dataset: RawDataset) -> Path:
 
 
 def run_fingerprint(dataset: RawDataset, args: argparse.Namespace) -> Fingerprint:
-    """Measure the data set, or read the fingerprint that is there."""
+    """Measure the data set, or read the fingerprint that is there if it was measured from the same files."""
     if args.verify_dataset_integrity:
         verify_dataset_integrity(dataset)
     file = preprocessed_folder(dataset) / FINGERPRINT_FILE
     if file.exists() and not args.clean and not args.verify_dataset_integrity:
-        print(f"{dataset.folder.name}: using the fingerprint {file} (measure again with --clean)")
-        return Fingerprint.load(file)
+        fingerprint = Fingerprint.load(file)
+        why = fingerprint.out_of_date(RawFiles.of(dataset.folder, dataset.training_cases(), prompt_reading(args)))
+        if why is None:
+            print(f"{dataset.folder.name}: using the fingerprint {file} of the same files (measure again with --clean)")
+            return fingerprint
+        print(f"{dataset.folder.name}: measuring again, as the fingerprint {file} is out of date ({why})")
     fingerprint = extract_fingerprint(dataset, args.np, prompt_reading(args))
     fingerprint.save(file)
     print(f"{dataset.folder.name}: fingerprint of {len(fingerprint.cases)} cases written to {file}")
     return fingerprint
+
+
+def warn_if_out_of_date(fingerprint: Fingerprint) -> None:
+    """Warn if the raw files are at hand and not those that a fingerprint was measured from."""
+    folder = Path(os.environ.get("nnUNet_raw") or "/nowhere") / fingerprint.dataset_name
+    before = fingerprint.measured_from
+    if before is None or not (folder / "dataset.json").is_file():
+        return
+    try:
+        now = RawFiles.of(folder, RawDataset(folder).training_cases(), before.reading)
+    except SPDError as error:
+        print(f"warning: {fingerprint.dataset_name}: whether the fingerprint is out of date cannot be told: {error}")
+        return
+    if why := before.difference(now):
+        print(
+            f"warning: {fingerprint.dataset_name}: the fingerprint is out of date ({why}). Run spd_extract_fingerprint "
+            "first, which measures again"
+        )
 
 
 def check_planner_options(args: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ from spdnet.files import read_json, write_json
 from spdnet.geometry import ImageGeometry, default_slicing_axis, raw_resolution_mapping
 from spdnet.geometry.image_geometry import axis_name
 from spdnet.parallel import map_cases
+from spdnet.planning.raw_files import RawFiles
 from spdnet.prompts import (
     PromptReading,
     PromptStatistics,
@@ -99,6 +100,7 @@ class Fingerprint:
         has_regions: whether the classes are regions.
         foreground_intensities: for each channel statistics of the target's voxels in all cases together, named as in
             nnU-Net's fingerprint.
+        measured_from: the raw files; None in a fingerprint of an earlier version.
     """
 
     dataset_name: str
@@ -109,6 +111,7 @@ class Fingerprint:
     channel_names: tuple[str, ...]
     foreground_intensities: tuple[dict[str, float], ...]
     cases: tuple[CaseFingerprint, ...]
+    measured_from: RawFiles | None = None
 
     @property
     def prompt_statistics(self) -> PromptStatistics | None:
@@ -133,6 +136,12 @@ class Fingerprint:
         if total is None:
             return "none"
         return prompt_type(total, self.n_curves, sum(c.prompt_boxes for c in self.cases))
+
+    def out_of_date(self, now: RawFiles) -> str | None:
+        """Why it has to be measured again, in words; None if the raw files are those that it was measured from."""
+        if self.measured_from is None:
+            return "it was written by an earlier version, which did not note what it measured"
+        return self.measured_from.difference(now)
 
     def save(self, file: Path) -> None:
         """Write the fingerprint file: the measurements and a readable summary of them."""
@@ -186,6 +195,7 @@ class Fingerprint:
                 tuple(content["channel_names"]),
                 tuple(content["foreground_intensities"]),
                 tuple(_case_from_dict(case) for case in content["cases"]),
+                RawFiles.from_dict(content["measured_from"]) if content.get("measured_from") is not None else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlansError(
@@ -200,6 +210,7 @@ def extract_fingerprint(dataset: RawDataset, n_processes: int, reading: PromptRe
         DatasetError, PromptFileError: a case is not what it must be; see `measure_case`.
     """
     cases = dataset.training_cases()
+    measured_from = RawFiles.of(dataset.folder, cases, reading)  # before they are read
     if any(case.prompts is None for case in cases):  # is it that their prompt files have wrong names?
         check_prompt_names(dataset, cases)
     reader = dataset.reader
@@ -228,6 +239,7 @@ def extract_fingerprint(dataset: RawDataset, n_processes: int, reading: PromptRe
         tuple(dataset.channel_names),
         tuple(_pooled_intensities(channel) for channel in np.concatenate([r.samples for r in results], axis=1)),
         tuple(measured),
+        measured_from,
     )
 
 

@@ -24,6 +24,7 @@ from spdnet.geometry.image_geometry import axis_from_name
 from spdnet.parallel import map_cases
 from spdnet.planning.fingerprint import nonzero_box, read_checked_label
 from spdnet.planning.plans import NormalizationSettings, SPDPlans, SPDSettings
+from spdnet.planning.raw_files import files_of, stamp
 from spdnet.planning.shared_files import write_shared_files
 from spdnet.planning.storage import CaseWriter, RunRecord, StoredCase, stored_cases
 from spdnet.prompts import PromptReading, SlicePrompts, load_given_prompts
@@ -168,16 +169,7 @@ def _preprocess_and_note(case: CaseFiles, folder: Path, **arguments: Any) -> Non
 
 def _stamps(case: CaseFiles) -> list[list[Any]]:
     """Path, size and time of change of each of a case's files."""
-    files = [f for f in (*case.images, case.label, case.prompts) if f is not None]
-    return [_stamp(file) for file in files]
-
-
-def _stamp(file: Path) -> list[Any]:
-    try:
-        status = file.stat()
-    except OSError:  # gone meanwhile: reading it says so
-        return [str(file), None, None]
-    return [str(file), status.st_size, status.st_mtime_ns]
+    return [[str(file), *(stamp(file) or (None, None))] for file in files_of(case)]
 
 
 def preprocess_training_case(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from spdnet.cli import simulate_prompts
+from spdnet.cli import plan_and_preprocess, simulate_prompts
 from spdnet.dataset import RawDataset
+from spdnet.dataset.image_io import SimpleITKIO
 from spdnet.errors import ConfigurationError, DatasetError, PlansError
 from spdnet.planning import Fingerprint, SPDPlanner, SPDPlans, extract_fingerprint
 from spdnet.planning.fingerprint import CaseFingerprint, ClassFingerprint
 from spdnet.planning.planner import PLANNERS, SPDPlannerPaper
 from spdnet.planning.plans import LOOKS, PromptSettings, RecipeSettings
-from spdnet.prompts import PromptStatistics
+from spdnet.prompts import Markup, PromptStatistics, write_markups
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.tiny import SPACING_ZYX_MM, blob_case
 
@@ -173,6 +175,67 @@ def test_a_foreign_fingerprint_is_named(tmp_path: Path) -> None:
         file.write_text(json.dumps(content), encoding="utf-8")
         with pytest.raises(PlansError, match="not a fingerprint of this version"):
             Fingerprint.load(file)
+
+
+# ---- a fingerprint of other files -------------------------------------------------------------------------
+
+AGAIN = "measuring again, as the fingerprint"
+
+
+def prompts_for(workspace: Workspace, *numbers: int) -> None:
+    """Prompt files with one point at the centre of the image."""
+    (workspace.raw / "promptsTr").mkdir(exist_ok=True)
+    for number in numbers:
+        case = f"blob_{number:03d}"
+        geometry = SimpleITKIO().read_geometry(workspace.raw / "imagesTr" / f"{case}_0000.nii.gz")
+        markup = Markup("bright", "points", geometry.voxel_to_world(np.array([[3.0, 12.0, 14.0]])), ("a",))
+        write_markups(workspace.raw / "promptsTr" / f"{case}.mrk.json", [markup])
+
+
+def test_a_fingerprint_is_measured_again_if_its_files_have_changed(
+    planned: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def extract(*options: str) -> str:
+        capsys.readouterr()
+        plan_and_preprocess.extract_fingerprint_main(["-d", "507", "-np", "1", *options])
+        return capsys.readouterr().out
+
+    file = planned.preprocessed / "spd_fingerprint.json"
+    assert "using the fingerprint" in extract()
+    prompts_for(planned, 0, 1, 2, 3, 4)
+    new = "new: promptsTr/blob_000.mrk.json, promptsTr/blob_001.mrk.json, promptsTr/blob_002.mrk.json and 2 more"
+    assert f"{AGAIN} {file} is out of date ({new})" in extract()
+    assert Fingerprint.load(file).n_prompt_files == 5
+    assert "using the fingerprint" in extract()
+    os.utime(planned.raw / "labelsTr" / "blob_001.nii.gz", (1, 1))
+    (planned.raw / "promptsTr" / "blob_003.mrk.json").unlink()
+    assert "(gone: promptsTr/blob_003.mrk.json; changed: labelsTr/blob_001.nii.gz)" in extract()
+    read = "(prompts were read without -frame and --outside error, now without -frame and --outside drop)"
+    assert read in extract("--outside", "drop")
+    assert "using the fingerprint" in extract("--outside", "drop")
+    assert "measuring again" not in extract("--outside", "drop", "--clean")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    del content["measured_from"]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    assert "(it was written by an earlier version, which did not note what it measured)" in extract("--outside", "drop")
+
+
+def test_prompts_that_come_later_are_planned_with(planned: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["-d", "507", "-sam", "tiny", "-device", "cpu"]
+    plan_and_preprocess.plan_experiment_main(options)
+    assert "warning" not in capsys.readouterr().out
+    prompts_for(planned, 0, 1, 2, 3, 4)
+    plan_and_preprocess.plan_experiment_main(options)
+    out = capsys.readouterr().out
+    assert "warning: Dataset507_Blobs: the fingerprint is out of date (new: promptsTr/blob_000" in out
+    assert "Run spd_extract_fingerprint first" in out and "promptsTr holds no prompt file" in out
+    plan_and_preprocess.main([*options, "-np", "1", "--no_pp"])
+    out = capsys.readouterr().out
+    assert AGAIN in out and "promptsTr holds a file for each of the 5 training cases" in out
+    assert SPDPlans.load(planned.preprocessed / "SPDPlans.json").settings.prompts.source == "files"
+    (planned.raw / "labelsTr" / "blob_000.nii.gz").unlink()
+    plan_and_preprocess.plan_experiment_main(options)
+    assert "whether the fingerprint is out of date cannot be told: case blob_000: label file" in capsys.readouterr().out
 
 
 # ---- rules ------------------------------------------------------------------------------------------------
