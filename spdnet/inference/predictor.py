@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from spdnet.errors import ConfigurationError, ModelError, SPDError
 from spdnet.files import make_folder, write_json
 from spdnet.geometry import ImageGeometry
 from spdnet.inference.class_rules import Rules
+from spdnet.inference.earlier import earlier_prediction, remove_folder_if_done, set_aside
 from spdnet.inference.export import probabilities_on_raw_grid
 from spdnet.inference.mirroring import predict_mirrored
 from spdnet.inference.model_folder import ModelFolder
@@ -50,6 +51,7 @@ from spdnet.inference.work_list import (
     check_continues,
     check_descriptions,
     check_prompts,
+    check_prompts_stay,
     check_some_can_be_predicted,
     check_truncated,
     folders_of,
@@ -239,7 +241,8 @@ class SPDPredictor:
                 plans.json and the arguments of this call; or one path without file ending per case, whose folders get
                 the same; or None to return the segmentations.
             save_probabilities: also write nnU-Net's `{case}.npz` and `{case}.pkl`, or return the probabilities.
-            overwrite: False skips the cases whose files are all there.
+            overwrite: False skips the cases whose files are all there. Earlier predictions of the others are moved to
+                `earlier_predictions/` until there are new ones (see `earlier`).
             num_processes_preprocessing, num_processes_segmentation_export: processes that read and that write; 0 is
                 this process. None: nnUNet_npp and nnUNet_nps, else 3 on CUDA and a thread elsewhere (`Workers.choose`).
             folder_with_segs_from_prev_stage: nnU-Net's; must stay None.
@@ -280,7 +283,13 @@ class SPDPredictor:
             origin,
         )
         self._check_can_judge(save_prompts)
+        if save_prompts:
+            check_prompts_stay(cases)
+        again = {f for f in folders_of(cases) if (f / ORIGIN_FILE).is_file()}
         self._write_origin(cases, origin)
+        targets = [c.target for c in cases if c.target is not None and c.target.parent in again]
+        prompt_files = [c.files.prompts for c in cases if c.files.prompts is not None]
+        set_aside(targets, self._tools().file_ending, prompt_files)
         return self._run(cases, workers, save_probabilities, save_prompts, save_saliency)
 
     def predict_from_files_sequential(
@@ -497,7 +506,11 @@ class SPDPredictor:
         finish = functools.partial(finish_case, tools=tools, save_probabilities=save_probabilities)
         compute = functools.partial(self._compute, judge=save_prompts, keep_saliency=save_saliency)
         outcome = run_pipeline(cases, prepare, compute, finish, workers, self.allow_tqdm)
-        outcome.check()
+        failures = {i: _told_of_earlier(e, cases[i].target, tools.file_ending) for i, e in outcome.failures.items()}
+        if not failures:
+            for folder in {c.target.parent for c in cases if c.target is not None}:
+                remove_folder_if_done(folder)
+        replace(outcome, failures=failures).check()
         return outcome.results
 
     def _cases_to_predict(
@@ -578,6 +591,16 @@ class SPDPredictor:
 
 def _mean_probabilities(volumes: list[VolumePrediction]) -> np.ndarray:
     return np.mean([v.probabilities for v in volumes], axis=0)
+
+
+def _told_of_earlier(error: SPDError, target: Path | None, file_ending: str) -> SPDError:
+    """The error of a case, with word of where its earlier prediction is, if there is one."""
+    earlier = earlier_prediction(target, file_ending) if target is not None else None
+    if earlier is None:
+        return error
+    told = type(error)(f"{str(error).rstrip('.')}. The earlier prediction of this case was moved to {earlier}")
+    told.__cause__ = error
+    return told
 
 
 def _refuse_previous_stage(given: object) -> None:

@@ -109,6 +109,20 @@ def _fates_of_class(
     return point_fates(points_syx, saliency, *limits, *asked, is_refused, near)
 
 
+def report_files(folder: Path, case: str) -> list[Path]:
+    """The files of a case in a folder of predictions, of which the table is written last."""
+    return [folder / REPORT_FOLDER / f"{case}{ending}" for ending in (".mrk.json", ".csv")]
+
+
+def is_prompt_report(folder: Path, case: str) -> bool:
+    """Whether what lies where the files of a case go was written by `write_prompt_report`."""
+    try:
+        with report_files(folder, case)[1].open(encoding="utf-8", newline="") as stream:
+            return next(csv.reader(stream), []) == list(_COLUMNS)
+    except (OSError, ValueError, csv.Error):
+        return False
+
+
 def write_prompt_report(
     folder: Path, case: str, judged: JudgedPrompts, mapping: CaseMapping, geometry: ImageGeometry, labels: Labels
 ) -> None:
@@ -118,8 +132,7 @@ def write_prompt_report(
     those for all classes, were given. A point that a neighbouring slice lends, or could have lent, is drawn in the
     slice that it was judged for.
     """
-    target = folder / REPORT_FOLDER
-    make_folder(target)
+    make_folder(folder / REPORT_FOLDER)
     markups, rows = [], []
     for name, points, fates in zip(labels.names, judged.points, judged.fates, strict=True):
         world = _positions_lps_mm(points, fates, mapping, geometry)
@@ -129,8 +142,9 @@ def write_prompt_report(
                 point_labels = tuple(_point_label(fates, row) for row in chosen.tolist())
                 markups.append(Markup(f"{name}, {fate.value}", "points", world[chosen], point_labels))
         rows += [_table_row(name, world[row], fates, row, judged.tau) for row in range(len(fates))]
-    write_markups(target / f"{case}.mrk.json", markups)
-    _write_table(target / f"{case}.csv", rows)
+    markups_file, table_file = report_files(folder, case)
+    write_markups(markups_file, markups)
+    _write_table(table_file, rows)
 
 
 def _positions_lps_mm(

@@ -15,6 +15,7 @@ import numpy as np
 from spdnet.dataset import CaseFiles, Labels, ReaderWriter
 from spdnet.errors import DatasetError, PromptFileError
 from spdnet.geometry import CaseMapping, ImageGeometry
+from spdnet.inference.earlier import remove_earlier
 from spdnet.inference.export import nnunet_probabilities, probabilities_on_raw_grid, write_prediction
 from spdnet.inference.prompt_report import JudgedPrompts, write_prompt_report
 from spdnet.inference.saliency_files import write_saliency
@@ -143,7 +144,7 @@ def finish_case(result: NetworkResult, tools: CaseTools, save_probabilities: boo
         nnU-Net's probabilities float32 (K, z, y, x), both in the order of nnU-Net's reader.
 
     Raises:
-        DatasetError: see `write_prediction`.
+        DatasetError, StorageError: see `write_prediction`.
     """
     foreground = probabilities_on_raw_grid(result.probabilities, result.mapping)
     target, labels, reader = result.target, tools.labels, tools.reader
@@ -158,6 +159,7 @@ def finish_case(result: NetworkResult, tools: CaseTools, save_probabilities: boo
             target.parent, target.name, tools.file_ending, foreground, result.geometry, labels, reader,
             save_probabilities,
         )  # fmt: skip
+        remove_earlier(target, tools.file_ending)
         return None
     segmentation = np.ascontiguousarray(reader.to_reader_order(labels.merge(foreground), result.geometry))
     if not save_probabilities:

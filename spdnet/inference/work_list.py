@@ -18,6 +18,7 @@ from spdnet.dataset.raw_dataset import PROMPT_ENDINGS, find_prompt_file, scan_ca
 from spdnet.errors import ConfigurationError, DatasetError, PromptFileError, SPDError
 from spdnet.files import parse_json, read_json
 from spdnet.inference.export import is_complete
+from spdnet.inference.prompt_report import report_files
 from spdnet.prompts import PromptReading, read_checked_markups
 
 logger = logging.getLogger(__name__)
@@ -181,9 +182,21 @@ def check_descriptions(folder: Path, contents: dict[str, Any]) -> None:
             differs = True
         if differs:
             raise ConfigurationError(
-                f"the model's {name} would replace {file}, which is another one and was not written by a prediction: is "
-                f"{folder} the folder of a data set or of a model? Choose another output folder"
+                f"the model's {name} would replace {file}, which is another one and was not written by a prediction: "
+                f"is {folder} the folder of a data set or of a model? Choose another output folder"
             )
+
+
+def check_prompts_stay(cases: Sequence[FileCase]) -> None:
+    """Check that telling what became of the points replaces no prompt file that is read; raises ConfigurationError."""
+    read = {c.files.prompts.absolute() for c in cases if c.files.prompts is not None}
+    written = [f for c in cases if c.target is not None for f in report_files(c.target.parent, c.target.name)]
+    over = [str(f) for f in written if f.absolute() in read]
+    if over:
+        raise ConfigurationError(
+            f"--save_prompts would replace the prompt files {_some(over)}; choose another output folder, or move the "
+            "prompts to another folder and name it with -prompts"
+        )
 
 
 def folders_of(cases: Sequence[FileCase]) -> list[Path]:

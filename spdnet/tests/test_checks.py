@@ -640,6 +640,23 @@ def _(bench: Bench) -> object:
     return bench.predict(prompts=False)
 
 
+@check("a case that fails, of which an earlier prediction is there")
+def _(bench: Bench) -> object:
+    bench.predict(prompts=False)
+    (bench.workspace("trained").raw / "imagesTs" / "blob_006_0000.nii.gz").write_bytes(b"no image")
+    return bench.predict(prompts=False)
+
+
+@check("prompts to read where --save_prompts would write")
+def _(bench: Bench) -> object:
+    raw = bench.workspace("trained").raw
+    shutil.copytree(raw / "promptsTs", bench.folder / "out" / "prompts")
+    prompts = bench.folder / "out" / "prompts"
+    return bench.predictor().predict_from_files(
+        raw / "imagesTs", bench.folder / "out", prompts=prompts, save_prompts=True
+    )
+
+
 @check("no case that can be predicted")
 def _(bench: Bench) -> object:
     for name in ("blob_005", "blob_006"):

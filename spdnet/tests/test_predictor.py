@@ -421,7 +421,7 @@ def test_the_folder_of_images_and_that_of_a_data_set_are_no_output(
     content = json.loads((trained.raw / "dataset.json").read_text(encoding="utf-8"))
     (trained.raw / "dataset.json").write_text(json.dumps({**content, "licence": "ours"}), encoding="utf-8")
     before[trained.raw / "dataset.json"] = (trained.raw / "dataset.json").read_bytes()
-    with pytest.raises(ConfigurationError, match=r"the model's dataset.json would replace .*dataset.json, which is anot"):
+    with pytest.raises(ConfigurationError, match=r"the model's dataset.json would replace .*dataset.json, which is"):
         made.predict_from_files(images, trained.raw)
     assert {f: f.read_bytes() for f in trained.raw.rglob("*") if f.is_file()} == before
 
