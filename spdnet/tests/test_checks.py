@@ -413,6 +413,14 @@ def _(bench: Bench) -> object:
     return read(bench.folder / "c.nii.gz")
 
 
+@check("a NIfTI header with NaN or infinity in its affine or spacing")
+def _(bench: Bench) -> object:
+    image = nibabel.Nifti1Image(ones(9, 9, 4), np.eye(4))
+    image.header["srow_y"][1] = np.nan
+    nibabel.save(nibabel.Nifti1Image(image.dataobj, None, image.header), bench.folder / "c.nii.gz")
+    return read(bench.folder / "c.nii.gz")
+
+
 @check("a constant image")
 def _(bench: Bench) -> object:
     return preprocess_image(np.ones((1, 4, 9, 11), np.float32), GRID, tiny_settings(), "c")

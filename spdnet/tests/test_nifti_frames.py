@@ -79,6 +79,41 @@ def test_a_sheared_s_form_beside_a_q_form_is_an_error_and_alone_it_is_nibabel_s(
     np.testing.assert_allclose(NibabelIO().read_geometry(alone).affine_ras, sheared, atol=1e-5)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("field", "place", "named"),
+    [
+        ("srow_x", (0,), r"s-form \(srow_x\)"),
+        ("srow_y", (3,), r"s-form \(srow_y\)"),
+        ("pixdim", (2,), "pixdim"),
+        ("qoffset_z", (), r"q-form \(qoffset_z\)"),
+        ("quatern_b", (), r"q-form \(quatern_b\)"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_named_before_any_library_stumbles_on_them(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], field: str, place: tuple[int, ...], named: str, value: float
+) -> None:
+    file = write(tmp_path / "case_0000.nii", AFFINE, 1, AFFINE, 1)
+    header = np.memmap(file, dtype=nibabel.Nifti1Header.template_dtype, mode="r+", shape=(1,))
+    header[field][(0, *place)] = value
+    header.flush()
+    for reader in (SimpleITKIO(), NibabelIO()):
+        for read in (reader.read_geometry, reader.read_label):
+            with pytest.raises(
+                DatasetError, match=rf"case TI_1: the {named} in the header of .* must be finite.*Export"
+            ):
+                read(file, "TI_1")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_not_finite_in_a_form_that_is_not_set_is_no_error(tmp_path: Path) -> None:
+    file = write(tmp_path / "case_0000.nii", AFFINE, 1, None, 0)
+    header = np.memmap(file, dtype=nibabel.Nifti1Header.template_dtype, mode="r+", shape=(1,))
+    header[0]["qoffset_x"] = np.nan
+    header.flush()
+    np.testing.assert_allclose(SimpleITKIO().read_geometry(file).affine_ras, AFFINE, atol=1e-5)
+
+
 def test_a_spacing_that_only_one_program_uses_is_an_error(tmp_path: Path) -> None:
     file = write(tmp_path / "a.nii.gz", AFFINE, 1, None, 0)
     image = nibabel.load(file)

@@ -42,14 +42,37 @@ def nifti_voxels(file: Path, case: str) -> StoredVoxels | None:
 
 
 def _nifti_image(file: Path, case: str) -> nibabel.Nifti1Image | None:
-    """A NIfTI file with its voxels unread, or None for files of other endings and kinds; raises `DatasetError`."""
+    """A NIfTI file with its voxels unread, or None for files of other endings and kinds; raises `DatasetError`.
+
+    Its affines and spacing are finite: ITK would report NaN by a stack of numbers and of another cause, or not at all.
+    """
     if not file.name.lower().endswith(NIFTI_ENDINGS):
         return None
     try:
         image = nibabel.load(file)
     except READ_ERRORS as error:
         raise DatasetError(f"case {case}: cannot read the header of {file}: {error}") from error
-    return image if isinstance(image, nibabel.Nifti1Image) else None
+    if not isinstance(image, nibabel.Nifti1Image):
+        return None
+    _check_finite(image.header, len(image.shape), file, case)
+    return image
+
+
+def _check_finite(header: nibabel.Nifti1Header, n_dimensions: int, file: Path, case: str) -> None:
+    """Refuse NaN and infinity in the spacing and in the forms that the header says are set."""
+    fields = {"pixdim": header["pixdim"][1 : 1 + min(n_dimensions, 3)]}
+    if int(header["sform_code"]) > 0:
+        fields |= {f"s-form ({name})": header[name] for name in ("srow_x", "srow_y", "srow_z")}
+    if int(header["qform_code"]) > 0:
+        names = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+        fields |= {f"q-form ({name})": header[name] for name in names}
+    for name, values in fields.items():
+        if not np.isfinite(values).all():
+            numbers = ", ".join(f"{v:g}" for v in np.atleast_1d(values))
+            raise DatasetError(
+                f"case {case}: the {name} in the header of {file} is {numbers}; it must be finite, or nobody knows "
+                "where the image lies. Export the image again, or write this field anew from the scan's own geometry"
+            )
 
 
 def refuse_conflicting_frames(file: Path, case: str) -> None:
