@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from evidence import figures, tables
 from evidence.collection import LADDERS, SPD, Collection, Condition, Runs
 from evidence.datasets import DATASETS
+from evidence.equal_labels import with_borrowed
 from evidence.jobs import RunRecord, stored_records
 from evidence.methods import METHODS
 from evidence.noise import NOISES
@@ -28,7 +29,8 @@ from spdnet.files import make_folder, write_text
 INTRODUCTION = """# Evidence
 
 Made by `benchmarks/report.py` from stored runs. Slice DSC and IoU are means over all slices of the test cases (two
-empty masks count 1, one empty mask 0), HD95 and ASD over slices in which both masks have foreground, volume Dice over
+empty masks count 1, one empty mask 0), target-slice DSC over
+slices with target, HD95 and ASD over slices in which both masks have foreground, volume Dice over
 cases; then over classes. Several seeds are averaged per case first. Brackets are 95 % bootstrap intervals over cases;
 they do not hold the noise between trainings, which the standard deviation between seeds shows. Differences are paired
 by case.
@@ -37,9 +39,8 @@ GOAL_NOTE = (
     "Judged on the test part with all training volumes, by the measured value; below is every setting. "
     '"Other methods" are neither SPD\'s variants (its saliency map and its encoder with raw points among them) nor '
     "the ceiling; the best of them is the one that SPD leads by least, each compared over the seeds that both have. "
-    "Raw points: the better, by the same rule, of SAM-Tuning and the stage-1 encoder's decoder; MedSAM-style tuning is "
-    "not among them. Clean points (`bad0`) are 4 on each slice with target and none elsewhere, which tells every "
-    "method which slices are empty."
+    "Raw points: by the same rule, the best SAM that was tuned on them. Clean points (`bad0`) are 4 on each slice with "
+    "target and none elsewhere, which tells every method which slices are empty."
 )
 TRIAL_NOTE = "**Trial runs only show that everything runs; their numbers mean nothing.**"
 PER_CONDITION: tuple[tuple[str, str, str, Callable[[Collection, Condition], Figure | None]], ...] = (
@@ -73,7 +74,8 @@ def main() -> int:
     if args.cases and args.cases not in (known := sorted({r.job.method for r in records})):
         parser.error(f"--cases {args.cases}: no records of it; there are {', '.join(known)}")
     titles = {name: source.title for name, source in DATASETS.items()}
-    file = write_report(Collection([with_remarks(r) for r in records], METHODS, NOISES, titles), args.o, args.cases)
+    told = [with_remarks(r) for r in with_borrowed(records, METHODS, DATASETS)]
+    file = write_report(Collection(told, METHODS, NOISES, titles), args.o, args.cases)
     print(f"Written: {file}, from {len(records)} records")
     return 0
 
@@ -116,6 +118,8 @@ def _profile(collection: Collection, profile: str, output: Path, rival: str | No
 def _condition(collection: Collection, condition: Condition, output: Path, rival: str | None) -> list[str]:
     rows = collection.rows(condition)
     parts = [f"## {collection.title(condition)[0].upper()}{collection.title(condition)[1:]}"]
+    if condition.data in DATASETS:
+        parts.append(f"{DATASETS[condition.data].description}.")
     if any(r.results for r in rows):
         parts += _tables(collection, condition, rows)
     for ladder in collection.ladders(condition):

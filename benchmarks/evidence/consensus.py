@@ -21,6 +21,9 @@ from spdnet.planning.plans import input_difference
 from spdnet.prompts import SlicePrompts
 from spdnet.training.pretrained import load_stage1_weights
 
+# What a table says of the methods that are given these points.
+CONSENSUS_ALONE = "it gets the points that are trusted at first, not the stand-ins and later looks of SPD's decoder"
+
 
 class Distiller:
     """Distils points by the saliency of a trained SPD, and by what that measured on the training cases.

@@ -65,6 +65,7 @@ class DataSource:
         needs: environment variable with the source's folder; None: it is made here.
         target: None: the source's own classes.
         prior: name of a second data set with the same training images, and its target, for stage 1 to learn.
+        same_but_for_stage1: data set with the same volumes, targets and prompts, whose stage 1 learns something else.
     """
 
     name: str
@@ -75,6 +76,7 @@ class DataSource:
     needs: str | None
     target: Target | None = None
     prior: tuple[str, Target] | None = None
+    same_but_for_stage1: str | None = None
 
     def missing(self) -> str | None:
         """Why it cannot be written here, or None."""
@@ -250,6 +252,10 @@ _AMBIGUOUS = (
     f"{_DECATHLON}. In each case either the anterior or the posterior hippocampus is the target, drawn by the seed; "
     "the other one is background"
 )
+_MORE_LABELS = (
+    "Stage 1 learns the labels of both. These reach SPD, its variants, and what takes its points or saliency; all "
+    "other methods know the labels of the chosen one alone"
+)
 
 DATASETS: dict[str, DataSource] = {
     source.name: source
@@ -282,7 +288,7 @@ DATASETS: dict[str, DataSource] = {
         DataSource(
             "ambiguous_union",
             "ambiguous hippocampus, stage 1 learns both structures",
-            f"{_AMBIGUOUS}. Stage 1 learns the union of both",
+            f"{_AMBIGUOUS}. {_MORE_LABELS}",
             "Dataset506_AmbiguousHippocampus",
             "hippocampus",
             _HIPPOCAMPUS,
@@ -292,11 +298,12 @@ DATASETS: dict[str, DataSource] = {
         DataSource(
             "ambiguous_chosen",
             "ambiguous hippocampus, stage 1 learns the chosen structure",
-            f"{_AMBIGUOUS}. Stage 1 learns the chosen one",
+            f"{_AMBIGUOUS}. Stage 1 learns the chosen one: every method has the same labels",
             "Dataset506_AmbiguousHippocampus",
             "hippocampus",
             _HIPPOCAMPUS,
             Target({"chosen": 1}, _one_of_two),
+            same_but_for_stage1="ambiguous_union",
         ),
         DataSource(
             "left_atrium",
@@ -311,7 +318,7 @@ DATASETS: dict[str, DataSource] = {
             "ambiguous left atrium, stage 1 learns both halves",
             "2018 Left Atrium Segmentation Challenge. In each case either the left or the right half of the atrium is "
             "the target, drawn by the seed; the other half is background. The plane between them shows in no image. "
-            "Stage 1 learns the whole",
+            f"{_MORE_LABELS}",
             "Dataset519_AmbiguousAtrium",
             "left_atrium",
             _LEFT_ATRIUM,

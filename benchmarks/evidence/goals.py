@@ -74,7 +74,7 @@ def margin(collection: Collection, condition: Condition, goal: str = "") -> Outc
 
 
 def closed_distance(collection: Collection, condition: Condition, goal: str = "") -> Outcome:
-    """Share that SPD closes of the way from raw points (the better of two decoders tuned on them) to the ceiling."""
+    """Share that SPD closes of the way from raw points (the best SAM tuned on them) to the ceiling."""
     rows = {r.method.name: r for r in collection.rows(condition) if r.results}
     decoders = {name: rows[name].results for name in RAW if name in rows}
     if not decoders:
@@ -87,7 +87,7 @@ def closed_distance(collection: Collection, condition: Condition, goal: str = ""
         return Outcome(goal, condition, reason="no seed in common")
     against = rows[raw].method.title
     value = closed_share(rows[raw].results, rows[SPD].results, rows[CEILING].results)
-    reason = "" if value else "the ceiling is not above raw points"
+    reason = "" if value else "no seed in common, or the ceiling is not above raw points"
     return Outcome(goal, condition, against, value, SHARE, "%", reason)
 
 

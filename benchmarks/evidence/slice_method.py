@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from evidence.consensus import CONSENSUS_ALONE
+from evidence.jobs import RunRecord
 from evidence.methods.base import Method
 from evidence.methods.spd import PLANS, STAGE1, device, plan, trained_spd
 from evidence.slice_models import SliceModel
@@ -36,6 +38,10 @@ class SliceMethod(Method):
     def training_steps(self) -> list[str]:
         """Its own, and the shared stage 1 if that gives it its points."""
         return [*super().training_steps(), *([STAGE1] if self.points == "consensus" else [])]
+
+    def remarks(self, record: RunRecord) -> list[str]:
+        """What it does not get of SPD's points."""
+        return [CONSENSUS_ALONE] if self.points == "consensus" else []
 
     def train(self, workspace: Workspace) -> None:
         """Plan, train SPD if its points are needed and nobody has, and train the model."""

@@ -89,6 +89,7 @@ def record(
         for name, values in classes.items():
             d = values[i]
             content: dict[str, Any] = {"class": name, "n_slices": n, "n_distance_slices": n // 2, "dsc": d}
+            content |= {"n_target_slices": n - 1, "n_false_slices": 1, "target_dsc": d - 0.1}
             content |= {"iou": d / (2 - d), "hd95_mm": 20 * (1 - d), "asd_mm": 5 * (1 - d), "volume_dice": d - 0.05}
             content |= {key: given[i] for key, given in (scores or {}).items()}
             per_class.append(content)

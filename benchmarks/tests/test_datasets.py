@@ -246,7 +246,7 @@ def test_settings_that_cannot_be_written_are_refused(source: Path, tmp_path: Pat
     for setting, message in (
         (Setting("hippocampus", "recipe", n_train=N_TRAIN + 1), "11 training volumes asked for"),
         (Setting("hippocampus", "recipe", n_train=0), "0 training volumes asked for"),
-        (Setting("hippocampus", "recipe", part="fold5"), "'fold5' is neither final nor fold0 to fold4"),
+        (Setting("hippocampus", "recipe", part="fold5"), "'fold5' is neither final, development nor fold0 to fold4"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             DATASETS["hippocampus"].write(setting, tmp_path)

@@ -18,7 +18,7 @@ from stage1_file import write_plans, write_stage1
 from evidence.case_prediction import prepared_cases
 from evidence.heatmaps import heat_map, raw_heat_map
 from evidence.jobs import Setting
-from evidence.methods.nnunet import METHODS, TRAINERS, main, progress, pseudo_dices
+from evidence.methods.nnunet import IMITATIONS, METHODS, TRAINERS, main, progress, pseudo_dices
 from evidence.noise import NOISES, write_test_prompts, write_training_prompts
 from evidence.slices import SIGMAS_ACROSS, heat_maps
 from evidence.workspace import Workspace
@@ -135,6 +135,24 @@ def test_channels_of_the_consensus_have_what_the_saliency_trusts(tmp_path: Path)
         assert heat[4, 6, 11] > 0.9
 
 
+def test_imitations_stand_beside_the_points_of_the_files(tmp_path: Path) -> None:
+    workspace, method = make_workspace(tmp_path), METHODS["nnunet_imitated_points"]
+    method._make_dataset(workspace)
+    original = RawDataset(workspace.raw)
+    made = RawDataset(workspace.raw.with_name(method._dataset(workspace)))
+    cases = [case.case for case in original.cases("Tr")]
+    assert len(made.cases("Tr")) == made.dataset_json["numTraining"] == (1 + IMITATIONS) * len(cases)
+    names = {case.case: case for case in made.cases("Tr")}
+    for case in cases:
+        copies = [case, *(f"{case}_imitated{number}" for number in range(IMITATIONS))]
+        images = {names[copy].images[0].resolve() for copy in copies}
+        labels = {label.resolve() for copy in copies if (label := names[copy].label) is not None}
+        assert len(images) == len(labels) == 1, "one image and its label, under several names"
+        heats = [np.stack(channels_of(made.folder / "imagesTr", copy, 1, 2)) for copy in copies]
+        assert all(heat.any() for heat in heats)
+        assert not any(np.array_equal(a, b) for i, a in enumerate(heats) for b in heats[:i])
+
+
 LOGS = {
     "training_log_2026_1_1_09_00_00.txt": """
 2026-01-01 09:00:01.000000: Epoch 0
@@ -227,7 +245,7 @@ def test_training_that_is_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.nnunet
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nnunet", "nnunet_raw_points", "nnunet_consensus_points"])
+@pytest.mark.parametrize("name", ["nnunet", "nnunet_raw_points", "nnunet_imitated_points", "nnunet_consensus_points"])
 def test_row_runs_in_a_workspace(tmp_path: Path, name: str) -> None:
     pytest.importorskip("nnunetv2")
     workspace, method = make_workspace(tmp_path), METHODS[name]

@@ -368,7 +368,7 @@ def test_points_reach_the_models_that_are_to_have_them(name: str, settings: SPDS
 @needs_monai
 def test_a_unet_learns_a_volume_and_finds_it_on_the_images_grid(tmp_path: Path) -> None:
     """One case, stored flipped and oblique, learnt by heart: what comes back lies where the label does."""
-    PROFILES["overfit"] = Budget("tiny", IMAGE_SIZE, (0, 0), unet_iterations=40)
+    PROFILES["overfit"] = Budget("tiny", IMAGE_SIZE, (0, 0), unet_iterations=60)
     made = InProcess(Setting("blob", "recipe", profile="overfit"), tmp_path, "cpu")
     write_blob_dataset(made.root / "nnUNet_raw", n_train=1, n_test=1)
     image, label = blob_case(0)

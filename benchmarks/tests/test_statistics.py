@@ -44,7 +44,7 @@ def test_record_becomes_scores_sorted_by_case_with_null_as_nan() -> None:
     assert math.isnan(result.cases[0].classes[0].hd95_mm)
 
 
-@pytest.mark.parametrize("metric", ["dsc", "iou", "hd95_mm", "asd_mm", "volume_dice"])
+@pytest.mark.parametrize("metric", ["dsc", "iou", "target_dsc", "hd95_mm", "asd_mm", "volume_dice"])
 def test_one_seed_has_the_estimate_of_spdnets_evaluation(metric: str) -> None:
     stored = record("m", {"left": A, "right": B}, n_slices=[4, 9, 30, 12, 8, 7, 21, 16])
     stored.cases[2]["classes"][1]["hd95_mm"] = None

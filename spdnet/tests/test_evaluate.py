@@ -55,11 +55,21 @@ def test_slice_scores_are_averaged_by_the_convention() -> None:
     geometry = ImageGeometry((4, 4, 4), (5.0, 2.0, 1.5))
     scores = evaluate_case(reference, prediction, geometry, LABELS).classes[0]
     assert (scores.n_slices, scores.n_distance_slices) == (4, 1)
+    assert (scores.n_target_slices, scores.n_false_slices) == (2, 0)
     assert scores.dsc == pytest.approx((1 + 0.5 + 0 + 1) / 4)
+    assert scores.target_dsc == pytest.approx((0.5 + 0) / 2)
     assert scores.iou == pytest.approx((1 + 1 / 3 + 0 + 1) / 4)
     assert scores.hd95_mm == pytest.approx(0.95 * 1.5)
     assert scores.asd_mm == pytest.approx(1.5 / 2)
     assert scores.volume_dice == pytest.approx(2 * 1 / 5)
+
+
+def test_masks_where_the_target_is_not_are_counted() -> None:
+    reference, prediction = np.zeros((2, 4, 4, 4), dtype=np.uint8)
+    reference[1] = prediction[1] = prediction[2, 0, 0] = prediction[3, 0, 0] = 1
+    scores = evaluate_case(reference, prediction, ImageGeometry((4, 4, 4), (5.0, 2.0, 1.5)), LABELS).classes[0]
+    assert (scores.n_target_slices, scores.n_false_slices) == (1, 2)
+    assert (scores.target_dsc, scores.dsc) == (1.0, 0.5)
 
 
 def test_a_class_that_never_occurs_has_perfect_slices_and_no_distance() -> None:
@@ -67,6 +77,7 @@ def test_a_class_that_never_occurs_has_perfect_slices_and_no_distance() -> None:
     scores = evaluate_case(empty, empty, GEOMETRY, LABELS).classes[1]
     assert (scores.dsc, scores.iou, scores.n_distance_slices) == (1.0, 1.0, 0)
     assert math.isnan(scores.hd95_mm) and math.isnan(scores.asd_mm) and math.isnan(scores.volume_dice)
+    assert math.isnan(scores.target_dsc) and (scores.n_target_slices, scores.n_false_slices) == (0, 0)
 
 
 @pytest.mark.parametrize("slicing_axis", [None, 0, 1, 2])

@@ -32,7 +32,7 @@ import SimpleITK as sitk
 import torch
 
 from evidence.case_prediction import prepared_cases
-from evidence.consensus import Distiller
+from evidence.consensus import CONSENSUS_ALONE, Distiller
 from evidence.heatmaps import raw_heat_map
 from evidence.jobs import RunRecord
 from evidence.methods.base import Method
@@ -58,6 +58,7 @@ DATASETS = {  # number and end of the name
 }
 IMITATED = "_imitated"  # between the names of a volume and of its copy
 IMITATIONS = 3  # of each training volume, beside the volume with the points of its file
+FILES_ALONE = "in training it sees the points of the files alone, SPD and the other methods also imitations of them"
 LAST_SHARE = 0.25  # of the epochs, over which the slope of the pseudo-Dice is told
 RISING = 0.001  # an epoch; a pseudo-Dice with a larger slope at the end was still rising
 
@@ -82,11 +83,12 @@ class NNUNet(Method):
         return [progress(dices, workspace.budget.nnunet_epochs)]
 
     def remarks(self, record: RunRecord) -> list[str]:
-        """Whether the stored pseudo-Dice was still rising."""
+        """Whether the stored pseudo-Dice was still rising, and which points it did not get."""
+        found = {"raw": [FILES_ALONE], "consensus": [CONSENSUS_ALONE]}.get(self.points, [])
         slopes = [float(m.group(1)) for note in record.notes for m in re.finditer(r"([+-][\d.]+) an epoch", note)]
         if any(slope > RISING for slope in slopes):
-            return [f"its pseudo-Dice was still rising by more than {RISING} an epoch; longer training might help"]
-        return []
+            found.append(f"its pseudo-Dice was still rising by more than {RISING} an epoch; longer training might help")
+        return found
 
     def training_steps(self) -> list[str]:
         """Its own, and the shared stage 1 if that gives it its points."""
