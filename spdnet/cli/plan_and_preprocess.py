@@ -22,9 +22,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     steps.check_planner_options(args)
     for dataset in [steps.raw_dataset(d) for d in args.d]:
-        plans = steps.run_planner(steps.run_fingerprint(dataset, args), args)
+        fingerprint, cases_checked = steps.run_fingerprint(dataset, args)
+        plans = steps.run_planner(fingerprint, args)
         if not args.no_pp:
-            steps.run_preprocessing(dataset, plans, args)
+            steps.run_preprocessing(dataset, plans, args, cases_checked)
 
 
 @entry_point

@@ -11,6 +11,7 @@ import torch
 
 from spdnet.cli.common import add_prompt_reading, prompt_reading
 from spdnet.dataset import RawDataset, verify_dataset_integrity
+from spdnet.dataset.raw_dataset import check_prompt_endings
 from spdnet.errors import ConfigurationError, DatasetError, SPDError
 from spdnet.files import make_folder
 from spdnet.network.backbones import get_backbone
@@ -89,8 +90,13 @@ def preprocessed_folder(dataset: RawDataset) -> Path:
     return folder
 
 
-def run_fingerprint(dataset: RawDataset, args: argparse.Namespace) -> Fingerprint:
-    """Measure the data set, or read the fingerprint that is there if it was measured from the same files."""
+def run_fingerprint(dataset: RawDataset, args: argparse.Namespace) -> tuple[Fingerprint, bool]:
+    """Measure the data set, or read the fingerprint that is there if it was measured from the same files.
+
+    Returns:
+        The fingerprint, and whether it is new: all cases are checked then.
+    """
+    check_prompt_endings(dataset.folder / "promptsTr")
     if args.verify_dataset_integrity:
         verify_dataset_integrity(dataset)
     file = preprocessed_folder(dataset) / FINGERPRINT_FILE
@@ -99,12 +105,12 @@ def run_fingerprint(dataset: RawDataset, args: argparse.Namespace) -> Fingerprin
         why = fingerprint.out_of_date(RawFiles.of(dataset.folder, dataset.training_cases(), prompt_reading(args)))
         if why is None:
             print(f"{dataset.folder.name}: using the fingerprint {file} of the same files (measure again with --clean)")
-            return fingerprint
+            return fingerprint, False
         print(f"{dataset.folder.name}: measuring again, as the fingerprint {file} is out of date ({why})")
     fingerprint = extract_fingerprint(dataset, args.np, prompt_reading(args))
     fingerprint.save(file)
     print(f"{dataset.folder.name}: fingerprint of {len(fingerprint.cases)} cases written to {file}")
-    return fingerprint
+    return fingerprint, True
 
 
 def warn_if_out_of_date(fingerprint: Fingerprint) -> None:
@@ -200,8 +206,10 @@ def _free_disk_gb() -> float:
     return shutil.disk_usage(results if results.is_dir() else preprocessed_root()).free / 2**30
 
 
-def run_preprocessing(dataset: RawDataset, plans: SPDPlans, args: argparse.Namespace) -> None:
+def run_preprocessing(
+    dataset: RawDataset, plans: SPDPlans, args: argparse.Namespace, cases_checked: bool = False
+) -> None:
     """Preprocess all training cases."""
     folder = preprocessed_folder(dataset)
-    SPDPreprocessor(dataset, plans, folder).run(args.np, prompt_reading(args))
+    SPDPreprocessor(dataset, plans, folder).run(args.np, prompt_reading(args), cases_checked)
     print(f"{dataset.folder.name}: preprocessed cases written to {folder / plans.data_identifier}")

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from spdnet.dataset.raw_dataset import PROMPT_ENDINGS, CaseFiles, RawDataset, find_cases, image_name, load_json_object
+from spdnet.dataset.raw_dataset import (
+    PROMPT_ENDINGS,
+    CaseFiles,
+    RawDataset,
+    check_prompt_endings,
+    find_cases,
+    image_name,
+    load_json_object,
+)
 from spdnet.errors import DatasetError
 
 REQUIRED_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
@@ -67,12 +75,14 @@ def _check_labels_have_images(dataset: RawDataset, cases: list[CaseFiles]) -> No
 
 
 def check_prompt_names(dataset: RawDataset, cases: list[CaseFiles]) -> None:
-    """Check that every prompt file of promptsTr is of a training case.
+    """Check that every file of promptsTr is a prompt file of a training case.
 
     Raises:
-        DatasetError: one is not; misnamed, it would be missed silently.
+        DatasetError: one is of no training case; misnamed, it would be missed silently.
+        PromptFileError: one is no prompt file by its ending.
     """
     folder = dataset.folder / "promptsTr"
+    check_prompt_endings(folder)
     if not folder.is_dir():
         return
     names = {c.case for c in cases}

@@ -21,6 +21,8 @@ from spdnet.files import read_json
 
 # A label map of marks has an ending of its own, so that a folder of labels is not taken for one of prompts by mistake.
 PROMPT_ENDINGS = (".mrk.json", ".fcsv", ".csv", ".tsv", ".marks.nii.gz", ".marks.nii")
+PROMPTS_RECORD = "spd_prompts.json"  # how spd_simulate_prompts drew the files beside it
+_OTHERS_AMONG_PROMPTS = (PROMPTS_RECORD, "Thumbs.db", "desktop.ini")  # that, and what Windows leaves in any folder
 
 
 @dataclass(frozen=True)
@@ -279,3 +281,21 @@ def find_prompt_file(folder: Path, case: str) -> Path | None:
             "Keep the one that counts"
         )
     return found[0] if found else None
+
+
+def check_prompt_endings(folder: Path) -> None:
+    """Check that every visible file of a prompts folder, if it is there, can be a prompt file by its ending.
+
+    Raises:
+        PromptFileError: some cannot; misnamed, they would be missed silently.
+    """
+    files = folder.iterdir() if folder.is_dir() else ()
+    visible = sorted(f.name for f in files if not f.name.startswith(".") and f.is_file())
+    strays = [name for name in visible if not name.endswith(PROMPT_ENDINGS) and name not in _OTHERS_AMONG_PROMPTS]
+    if strays:
+        more = f" and {len(strays) - 5} more" if len(strays) > 5 else ""
+        raise PromptFileError(
+            f"{folder} holds files that are not read as prompts: {', '.join(strays[:5])}{more}. Prompt files are named "
+            f"CASE and one of {', '.join(PROMPT_ENDINGS)}, in small letters. Rename these, or move them elsewhere if "
+            "they are no prompts"
+        )

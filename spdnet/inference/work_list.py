@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from spdnet.dataset import CaseFiles, Labels, ReaderWriter
-from spdnet.dataset.raw_dataset import PROMPT_ENDINGS, find_prompt_file, scan_cases
+from spdnet.dataset.raw_dataset import PROMPT_ENDINGS, check_prompt_endings, find_prompt_file, scan_cases
 from spdnet.errors import ConfigurationError, DatasetError, PromptFileError, SPDError
 from spdnet.files import parse_json, read_json
 from spdnet.inference.export import is_complete
@@ -238,7 +238,8 @@ def _fault_of_prompts(case: FileCase, reader: ReaderWriter, labels: Labels, read
         return None
     try:
         geometry = reader.read_geometry(case.files.images[0], case.case)
-        read_checked_markups(case.files.prompts, case.case, geometry, labels, reading.frame, reading.outside)
+        how = reading.frame, reading.outside, False  # what is dropped is logged when the case is predicted
+        read_checked_markups(case.files.prompts, case.case, geometry, labels, *how)
     except SPDError as error:
         return error
     return None
@@ -264,6 +265,8 @@ def _with_prompts_of_folder(cases: list[CaseFiles], folder: Path) -> tuple[list[
             f"several cases of the list are called {_some(twice)}, and {folder} has one prompt file for each name. "
             "Give the prompts as a list, with one file, or None, for each case"
         )
+    if all(image.parent.resolve() != folder.resolve() for case in cases for image in case.images):
+        check_prompt_endings(folder)
     prompted: list[CaseFiles] = []
     faults: dict[str, SPDError] = {}
     for case in cases:

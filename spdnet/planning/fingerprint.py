@@ -23,6 +23,7 @@ from spdnet.files import read_json, write_json
 from spdnet.geometry import ImageGeometry, default_slicing_axis, raw_resolution_mapping
 from spdnet.geometry.image_geometry import axis_name
 from spdnet.parallel import map_cases
+from spdnet.planning.case_checks import check_cases, check_grid
 from spdnet.planning.raw_files import RawFiles
 from spdnet.prompts import (
     PromptReading,
@@ -204,15 +205,16 @@ class Fingerprint:
 
 
 def extract_fingerprint(dataset: RawDataset, n_processes: int, reading: PromptReading = PromptReading()) -> Fingerprint:
-    """Measure all training cases, and check each while it is read.
+    """Check headers and prompt files of all training cases, then measure each, and check it while it is read.
 
     Raises:
-        DatasetError, PromptFileError: a case is not what it must be; see `measure_case`.
+        DatasetError, PromptFileError: a case is not what it must be; see `check_cases` and `measure_case`.
     """
     cases = dataset.training_cases()
     measured_from = RawFiles.of(dataset.folder, cases, reading)  # before they are read
     if any(case.prompts is None for case in cases):  # is it that their prompt files have wrong names?
         check_prompt_names(dataset, cases)
+    check_cases(dataset, cases, reading)
     reader = dataset.reader
     geometries = [reader.read_geometry(case.images[0], case.case) for case in cases]
     spacing = np.median([g.canonical_spacing_mm() for g in geometries], axis=0)
@@ -286,8 +288,10 @@ def measure_case(
     oriented = mapping.orient(image)
     statistics, markups = None, []
     if case.prompts is not None:
-        markups = read_checked_markups(case.prompts, case.case, geometry, labels, reading.frame, reading.outside)
-        prompts = load_given_prompts(case.prompts, case.case, geometry, mapping, labels, reading=reading).for_network()
+        how = {"log_dropped": False}  # `check_cases` has
+        markups = read_checked_markups(case.prompts, case.case, geometry, labels, reading.frame, reading.outside, **how)
+        given = load_given_prompts(case.prompts, case.case, geometry, mapping, labels, reading=reading, **how)
+        prompts = given.for_network()
         statistics = count_prompts(prompts, masks.swapaxes(0, 1), pixel_size_mm(geometry, mapping))
     box = tuple(nonzero_box(image, geometry))
     sliced_box = [box[slicing_axis], *(box[a] for a in range(3) if a != slicing_axis)]
@@ -345,11 +349,7 @@ def read_checked_label(case: CaseFiles, reader: ReaderWriter, labels: Labels, ge
     """
     assert case.label is not None
     label_map, label_geometry = reader.read_label(case.label, case.case)
-    if difference := geometry.difference(label_geometry):
-        raise DatasetError(
-            f"case {case.case}: image {case.images[0]} and label {case.label} are not on the same grid: {difference}. "
-            "Resample one onto the other."
-        )
+    check_grid(case, geometry, label_geometry)
     undeclared = sorted(set(np.unique(label_map).tolist()) - labels.declared_values)
     if undeclared:
         raise DatasetError(

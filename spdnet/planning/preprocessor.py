@@ -22,6 +22,7 @@ from spdnet.files import make_folder
 from spdnet.geometry import CaseMapping, ImageGeometry, plan_case_mapping
 from spdnet.geometry.image_geometry import axis_from_name
 from spdnet.parallel import map_cases
+from spdnet.planning.case_checks import check_cases, no_prompts
 from spdnet.planning.fingerprint import nonzero_box, read_checked_label
 from spdnet.planning.plans import NormalizationSettings, SPDPlans, SPDSettings
 from spdnet.planning.raw_files import files_of, stamp
@@ -111,15 +112,23 @@ class SPDPreprocessor:
         self.plans = plans
         self.folder = preprocessed_folder
 
-    def run(self, n_processes: int, reading: PromptReading = PromptReading()) -> None:
+    def run(self, n_processes: int, reading: PromptReading = PromptReading(), checked: bool = False) -> None:
         """Preprocess all training cases into `{plans}_2d/`, and copy the ground truth as nnU-Net does.
 
         A run that was interrupted is continued by the next one with the same plans; a finished one is done again.
+
+        Args:
+            n_processes: worker processes.
+            reading: what the user says of prompt files.
+            checked: whether `check_cases` was run on the cases just before; else it is, before anything changes.
 
         Raises:
             DatasetError, PromptFileError: a case is not what it must be. StorageError: no room, or no permission.
         """
         cases = self.dataset.training_cases()
+        if not checked:
+            from_files = self.plans.settings.prompts.source == "files"
+            check_cases(self.dataset, cases, reading, with_prompts=from_files, prompts_needed=from_files)
         target = self.folder / self.plans.data_identifier
         make_folder(target)
         record = RunRecord(target)
@@ -191,8 +200,9 @@ def preprocess_training_case(
     prompts = None
     if plans.settings.prompts.source == "files":
         if case.prompts is None:
-            raise DatasetError(f"case {case.case}: the plans say prompts come from files, but it has none in promptsTr")
-        given = load_given_prompts(case.prompts, case.case, geometry, network_case.mapping, labels, reading=reading)
+            raise no_prompts(case)
+        how = geometry, network_case.mapping, labels
+        given = load_given_prompts(case.prompts, case.case, *how, reading=reading, log_dropped=False)  # checked before
         prompts = given.for_network()
     writer = CaseWriter(folder, case.case)
     prompts = SlicePrompts.empty() if prompts is None else prompts

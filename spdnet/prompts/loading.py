@@ -56,6 +56,7 @@ def load_given_prompts(
     labels: Labels,
     curve_step_mm: float | None = None,
     reading: PromptReading = PromptReading(),
+    log_dropped: bool = True,
 ) -> GivenPrompts:
     """Read the prompt file of a case into the network frame.
 
@@ -74,12 +75,13 @@ def load_given_prompts(
         labels: classes; a markup named like one of them speaks for it alone, others for all.
         curve_step_mm: longest distance of a curve's points within a slice, mm; None: one point per visit.
         reading: what the user says of the file.
+        log_dropped: as in `read_checked_markups`.
 
     Raises:
         PromptFileError: the file is faulty (see `read_prompt_file`), points lie outside the image or all on one
             spot, or a markup is named "background", or like a class but for capital letters.
     """
-    markups = read_checked_markups(file, case, geometry, labels, reading.frame, reading.outside)
+    markups = read_checked_markups(file, case, geometry, labels, reading.frame, reading.outside, log_dropped)
     if not any(len(markup.points_lps_mm) for markup in markups):
         logger.info("case %s: %s holds no placed points", case, file)
         return GivenPrompts.empty()
@@ -103,6 +105,7 @@ def read_checked_markups(
     labels: Labels | None = None,
     frame: Frame | None = None,
     outside: Outside = "error",
+    log_dropped: bool = True,
 ) -> list[Markup]:
     """Read the prompt file of a case and check it against its image; raises as `load_given_prompts`.
 
@@ -112,6 +115,7 @@ def read_checked_markups(
         outside: "error": points outside the image are an error. "drop": they are left out, counted and logged; a curve
             is interrupted where it loses a point, and boxes are left out if they share nothing with the image. If the
             image holds less than half of the points but nearly all with x and y flipped, it is an error all the same.
+        log_dropped: False where the file is read again and the log has what was left out.
     """
     if outside not in ("error", "drop"):
         raise ValueError(f'outside is {outside!r}; it must be "error" or "drop"')
@@ -120,7 +124,7 @@ def read_checked_markups(
         _check_name(markup.name, labels, case, file)
     if any(len(markup.points_lps_mm) for markup in markups):
         _check_pile_up(markups, labels, case, file)
-        markups = _checked_inside(markups, geometry, case, file, outside)
+        markups = _checked_inside(markups, geometry, case, file, outside, log_dropped)
     return markups
 
 
@@ -296,7 +300,7 @@ class _Places:
 
 
 def _checked_inside(
-    markups: Sequence[Markup], geometry: ImageGeometry, case: str, file: Path, outside: Outside
+    markups: Sequence[Markup], geometry: ImageGeometry, case: str, file: Path, outside: Outside, log_dropped: bool
 ) -> list[Markup]:
     """The markups, without what lies outside the image where that is no error."""
     per_markup = [_places(markup, geometry) for markup in markups]
@@ -305,10 +309,11 @@ def _checked_inside(
         return list(markups)
     flipped = np.concatenate([p.is_inside_flipped for p in per_markup])
     looks_flipped = flipped.mean() >= _NEARLY_ALL and flipped.sum() > is_inside.sum()
-    message = _outside_message(per_markup, is_inside, flipped if looks_flipped else None, geometry, case, file)
+    found = _outside_message(per_markup, is_inside, geometry, case, file)
     if outside == "error" or (looks_flipped and is_inside.mean() < 0.5):
-        raise PromptFileError(message)
-    logger.warning("%s. Dropped", message.rstrip("."))
+        raise PromptFileError(f"{found}. {_remedy_for_outside(flipped if looks_flipped else None)}")
+    if log_dropped:
+        logger.warning("%s. Dropped", found)
     return [part for markup, p in zip(markups, per_markup, strict=True) for part in _parts_inside(markup, p.is_inside)]
 
 
@@ -328,28 +333,27 @@ def _places(markup: Markup, geometry: ImageGeometry) -> _Places:
 
 
 def _outside_message(
-    per_markup: Sequence[_Places],
-    is_inside: np.ndarray,
-    flipped: np.ndarray | None,
-    geometry: ImageGeometry,
-    case: str,
-    file: Path,
+    per_markup: Sequence[_Places], is_inside: np.ndarray, geometry: ImageGeometry, case: str, file: Path
 ) -> str:
-    """What lies outside, with the first few by name; `flipped` if this looks like the wrong frame."""
+    """What lies outside, with the first few by name."""
     names = [name for p in per_markup for name in p.names]
     voxels = np.concatenate([p.voxels_zyx for p in per_markup])
     out = np.flatnonzero(~is_inside)
     first = "; ".join(f"{names[i]} lies at {_at(voxels[i])}" for i in out[:_MAX_NAMED])
-    remedy = 'Do the points belong to this image? Remove or move those outside, or give the option "--outside drop"'
-    if flipped is not None:
-        which = "all" if flipped.all() else f"{flipped.sum()} of {len(flipped)} points"
-        remedy = (
-            f"Flipping x and y would put {which} inside: are the numbers RAS where the file says LPS, or the reverse? "
-            "Set its coordinateSystem, or the names of its columns"
-        )
     return (
         f"case {case}: {first}{' ...' if len(out) > _MAX_NAMED else ''}, outside the image {geometry.shape_zyx} "
-        f"({len(out)} of {len(names)} points of {file}). {remedy}"
+        f"({len(out)} of {len(names)} points of {file})"
+    )
+
+
+def _remedy_for_outside(flipped: np.ndarray | None) -> str:
+    """What to do about points outside; `flipped` if this looks like the wrong frame."""
+    if flipped is None:
+        return 'Do the points belong to this image? Remove or move those outside, or give the option "--outside drop"'
+    which = "all" if flipped.all() else f"{flipped.sum()} of {len(flipped)} points"
+    return (
+        f"Flipping x and y would put {which} inside: are the numbers RAS where the file says LPS, or the reverse? "
+        "Set its coordinateSystem, or the names of its columns"
     )
 
 
@@ -374,7 +378,7 @@ def _parts_inside(markup: Markup, is_inside: np.ndarray) -> list[Markup]:
 
 def _selected(markup: Markup, chosen: np.ndarray, kind: str) -> Markup:
     point_labels = tuple(markup.point_labels[i] for i in chosen)
-    return Markup(markup.name, kind, markup.points_lps_mm[chosen], point_labels)
+    return replace(markup, kind=kind, points_lps_mm=markup.points_lps_mm[chosen], point_labels=point_labels)
 
 
 def _at(voxel_zyx: np.ndarray) -> str:

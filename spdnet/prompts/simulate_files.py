@@ -16,7 +16,7 @@ import numpy as np
 
 import spdnet
 from spdnet.dataset import CaseFiles, Labels, ReaderWriter
-from spdnet.dataset.raw_dataset import find_prompt_file
+from spdnet.dataset.raw_dataset import PROMPTS_RECORD, find_prompt_file
 from spdnet.errors import ConfigurationError, DatasetError
 from spdnet.files import read_json, write_text
 from spdnet.geometry import CaseMapping, ImageGeometry, default_slicing_axis, raw_resolution_mapping
@@ -26,7 +26,7 @@ from spdnet.prompts.noise_modes import PromptRecipe, recipe_from_dict, recipe_to
 from spdnet.prompts.points import Markup, SliceBoxes, SlicePrompts
 from spdnet.prompts.statistics import PromptStatistics, count_prompts
 
-RECORD_FILE = "spd_prompts.json"
+RECORD_FILE = PROMPTS_RECORD
 ANONYMOUS_MARKUP = "noisy points"
 ANONYMOUS_CURVE = "drifting centreline"
 ANONYMOUS_BOX = "coarse box"

@@ -33,7 +33,8 @@ from spdnet.geometry import ImageGeometry
 from spdnet.inference import SPDPredictor
 from spdnet.inference.export import write_prediction
 from spdnet.network.checkpoint import FINAL, read_checkpoint
-from spdnet.planning import Fingerprint, SPDPlans, StoredCase, extract_fingerprint
+from spdnet.planning import Fingerprint, SPDPlans, SPDPreprocessor, StoredCase, extract_fingerprint
+from spdnet.planning.plans import PromptSettings
 from spdnet.planning.preprocessor import check_made_with, preprocess_image
 from spdnet.planning.storage import RunRecord
 from spdnet.prompts import Markup, write_markups
@@ -280,6 +281,34 @@ def _(bench: Bench) -> object:
     folder.mkdir()
     write_markups(folder / "blob_002.mrk.json", [])
     return verify_dataset_integrity(bench.dataset)
+
+
+@check("a file in promptsTr or promptsTs that has no ending of a prompt file")
+def _(bench: Bench) -> object:
+    folder = bench.workspace().raw / "promptsTr"
+    folder.mkdir()
+    (folder / "blob_002.json").write_text("", encoding="utf-8")
+    return extract_fingerprint(bench.dataset, 1)
+
+
+@check("several faulty cases, as far as headers and prompt files tell")
+def _(bench: Bench) -> object:
+    folder = bench.workspace().raw / "promptsTr"
+    folder.mkdir()
+    far = Markup("bright", "points", np.array([[500.0, 0, 0]]), ("F-1",))
+    write_markups(folder / "blob_001.mrk.json", [far])
+    (folder / "blob_002.mrk.json").write_text("{", encoding="utf-8")
+    return extract_fingerprint(bench.dataset, 1)
+
+
+@check("a case without prompts, where the plans ask for prompt files")
+def _(bench: Bench) -> object:
+    folder = bench.workspace().raw / "promptsTr"
+    folder.mkdir()
+    for name in ("blob_000", "blob_001", "blob_003", "blob_004"):
+        write_markups(folder / f"{name}.mrk.json", [])
+    plans = SPDPlans("Dataset507_Blobs", "P", "SimpleITKIO", tiny_settings(prompts=PromptSettings("files")))
+    return SPDPreprocessor(bench.dataset, plans, bench.folder).run(1)
 
 
 @check("two prompt files of one case")

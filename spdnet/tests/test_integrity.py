@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 from spdnet.dataset import RawDataset, verify_dataset_integrity
-from spdnet.errors import DatasetError
+from spdnet.errors import DatasetError, PromptFileError
 
 
 @pytest.fixture
@@ -140,8 +140,16 @@ def test_prompts_are_for_all_cases_and_no_others(folder: Path) -> None:
     add_prompts(folder, "a.mrk.json")
     with pytest.raises(DatasetError, match=r"1 training cases have no prompts in .*: b"):
         verify_dataset_integrity(RawDataset(folder))
-    add_prompts(folder, "b.mrk.json", "notes.txt")
+    add_prompts(folder, "b.mrk.json", "spd_prompts.json", ".hidden.txt", "Thumbs.db")
+    (folder / "promptsTr" / "older").mkdir()
     verify_dataset_integrity(RawDataset(folder))
+    for name in ("b.json", "b.txt", "b.CSV", "b.MRK.json", "notes.txt", "b.mrk.json.bak"):
+        add_prompts(folder, name)
+        with pytest.raises(
+            PromptFileError, match=f"promptsTr holds files that are not read as prompts: {name}. .*fcsv"
+        ):
+            verify_dataset_integrity(RawDataset(folder))
+        (folder / "promptsTr" / name).unlink()
     add_prompts(folder, "c.mrk.json")
     with pytest.raises(DatasetError, match=r"prompts of cases that imagesTr does not: c\.mrk\.json"):
         verify_dataset_integrity(RawDataset(folder))

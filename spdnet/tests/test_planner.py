@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +16,12 @@ import SimpleITK as sitk
 from spdnet.cli import plan_and_preprocess, simulate_prompts
 from spdnet.dataset import RawDataset
 from spdnet.dataset.image_io import SimpleITKIO
-from spdnet.errors import ConfigurationError, DatasetError, PlansError
-from spdnet.planning import Fingerprint, SPDPlanner, SPDPlans, extract_fingerprint
+from spdnet.errors import ConfigurationError, DatasetError, PlansError, PromptFileError
+from spdnet.planning import Fingerprint, SPDPlanner, SPDPlans, StoredCase, extract_fingerprint
 from spdnet.planning.fingerprint import CaseFingerprint, ClassFingerprint
 from spdnet.planning.planner import PLANNERS, SPDPlannerPaper
 from spdnet.planning.plans import LOOKS, PromptSettings, RecipeSettings
-from spdnet.prompts import Markup, PromptStatistics, write_markups
+from spdnet.prompts import Markup, PromptStatistics, read_markups, write_markups
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.tiny import SPACING_ZYX_MM, blob_case
 
@@ -236,6 +237,89 @@ def test_prompts_that_come_later_are_planned_with(planned: Workspace, capsys: py
     (planned.raw / "labelsTr" / "blob_000.nii.gz").unlink()
     plan_and_preprocess.plan_experiment_main(options)
     assert "whether the fingerprint is out of date cannot be told: case blob_000: label file" in capsys.readouterr().out
+
+
+# ---- faulty cases -----------------------------------------------------------------------------------------
+
+
+def test_all_faulty_cases_are_named_before_anything_is_measured(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    monkeypatch.setattr("spdnet.planning.fingerprint.measure_case", lambda case, **how: measured.append(case.case))
+    prompts_for(workspace, 0, 1, 2, 3, 4)
+    far = Markup("bright", "points", np.array([[0.0, 0, 900.0]]), ("C-7",))
+    write_markups(workspace.raw / "promptsTr" / "blob_001.mrk.json", [far])
+    (workspace.raw / "promptsTr" / "blob_002.mrk.json").write_text("{", encoding="utf-8")
+    (workspace.raw / "imagesTr" / "blob_003_0000.nii.gz").write_bytes(b"no image")
+    shutil.copy(workspace.raw / "labelsTr" / "blob_001.nii.gz", workspace.raw / "labelsTr" / "blob_004.nii.gz")
+    with pytest.raises(PromptFileError) as caught:
+        extract_fingerprint(RawDataset(workspace.raw), 1)
+    first, *faults = str(caught.value).split("\n  ")
+    assert first == "4 of 5 training cases are faulty:" and not measured
+    parts = ("point 'C-7'", "blob_002.mrk.json is not valid JSON", "blob_003_0000.nii.gz", "not on the same grid")
+    assert [part in fault for part, fault in zip(parts, faults, strict=True)] == [True] * 4
+
+
+@pytest.fixture
+def prompted(planned: Workspace) -> Workspace:
+    """Planned and preprocessed with a prompt file for each case."""
+    prompts_for(planned, 0, 1, 2, 3, 4)
+    plan_and_preprocess.main(PLAN_TINY)
+    assert SPDPlans.load(planned.preprocessed / "SPDPlans.json").settings.prompts.source == "files"
+    return planned
+
+
+PLAN_TINY = ["-d", "507", "-np", "1", "-sam", "tiny", "-device", "cpu"]
+
+
+def test_a_new_case_without_prompts_costs_nothing_that_was_there(
+    prompted: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        shutil.copy(prompted.raw / kind / f"blob_000{ending}", prompted.raw / kind / f"blob_009{ending}")
+    before = {f: f.read_bytes() for f in prompted.preprocessed.rglob("*") if f.is_file()}
+    with pytest.raises(SystemExit):
+        plan_and_preprocess.preprocess_main(["-d", "507", "-np", "1"])
+    assert "case blob_009: the plans say prompts come from files, but it has none" in capsys.readouterr().err
+    assert {f: f.read_bytes() for f in prompted.preprocessed.rglob("*") if f.is_file()} == before
+    assert len(StoredCase.list(prompted.preprocessed / "SPDPlans_2d")) == 5
+    plan_and_preprocess.main(PLAN_TINY)
+    assert "promptsTr holds files for 5 of 6 training cases" in capsys.readouterr().out
+    assert len(StoredCase.list(prompted.preprocessed / "SPDPlans_2d")) == 6
+
+
+def test_a_case_with_faulty_prompts_costs_nothing_that_was_there(
+    prompted: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {f: f.read_bytes() for f in prompted.preprocessed.rglob("*") if f.is_file()}
+    (prompted.raw / "promptsTr" / "blob_002.mrk.json").write_text("{", encoding="utf-8")
+    for command, options in (
+        (plan_and_preprocess.main, PLAN_TINY),
+        (plan_and_preprocess.preprocess_main, PLAN_TINY[:4]),
+    ):
+        with pytest.raises(SystemExit):
+            command(options)
+        assert "blob_002.mrk.json is not valid JSON" in capsys.readouterr().err
+    shutil.copy(prompted.raw / "promptsTr" / "blob_001.mrk.json", prompted.raw / "promptsTr" / "blob_002.json")
+    with pytest.raises(SystemExit):
+        plan_and_preprocess.main(PLAN_TINY)
+    assert "not read as prompts: blob_002.json" in capsys.readouterr().err
+    assert {f: f.read_bytes() for f in prompted.preprocessed.rglob("*") if f.is_file()} == before
+
+
+def test_points_that_are_dropped_are_told_once(planned: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    prompts_for(planned, 0, 1, 2, 3, 4)
+    file = planned.raw / "promptsTr" / "blob_002.mrk.json"
+    (markup,) = read_markups(file)
+    points = np.concatenate([markup.points_lps_mm, [[0.0, 0.0, 900.0]]])
+    write_markups(file, [Markup("bright", "points", points, ("a", "far"))])
+    for _ in range(2):  # measured and preprocessed, then preprocessed alone
+        caplog.clear()
+        plan_and_preprocess.main([*PLAN_TINY, "--outside", "drop"])
+        told = [r.getMessage() for r in caplog.records if "Dropped" in r.getMessage()]
+        assert len(told) == 1 and "case blob_002: point 'far'" in told[0]
+        assert "--outside" not in told[0], "it was given"
 
 
 # ---- rules ------------------------------------------------------------------------------------------------

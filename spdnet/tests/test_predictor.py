@@ -437,6 +437,23 @@ def test_what_a_prediction_has_written_is_replaced(trained: Workspace, images: P
     assert content(tmp_path / "out")["blob_006.nii.gz"] == plain["blob_006.nii.gz"]
 
 
+def test_files_among_the_prompts_that_are_none_are_named(
+    trained: Workspace, images: Path, prompts: Path, tmp_path: Path
+) -> None:
+    made = predictor_of(trained)
+    shutil.copy(prompts / "blob_005.mrk.json", prompts / "blob_099.mrk.json")  # of a case that is not predicted here
+    shutil.copy(prompts / "blob_006.mrk.json", prompts / "blob_006.json")
+    with pytest.raises(PromptFileError, match=r"holds files that are not read as prompts: blob_006\.json\. .*\.fcsv"):
+        made.predict_from_files(images, tmp_path / "out", prompts=prompts)
+    assert not (tmp_path / "out").exists()
+    (prompts / "blob_006.json").unlink()
+    made.predict_from_files(images, tmp_path / "out", prompts=prompts)
+    for file in prompts.glob("*.mrk.json"):
+        shutil.copy(file, images)
+    made.predict_from_files(images, tmp_path / "beside", prompts=images)  # images are no misnamed prompts
+    assert len(list((tmp_path / "beside").glob("*.nii.gz"))) == 2
+
+
 def test_cases_of_one_name_do_not_share_a_prompt_file(images: Path, prompts: Path, tmp_path: Path) -> None:
     files = []
     for number, patient in ((5, "p1"), (6, "p2")):
