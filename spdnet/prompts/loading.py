@@ -308,10 +308,12 @@ def _checked_inside(
     if is_inside.all():
         return list(markups)
     flipped = np.concatenate([p.is_inside_flipped for p in per_markup])
-    looks_flipped = flipped.mean() >= _NEARLY_ALL and flipped.sum() > is_inside.sum()
+    in_voxels = any(markup.in_voxels for markup in markups)  # which have no frame to be mistaken for another
+    looks_flipped = not in_voxels and flipped.mean() >= _NEARLY_ALL and flipped.sum() > is_inside.sum()
     found = _outside_message(per_markup, is_inside, geometry, case, file)
     if outside == "error" or (looks_flipped and is_inside.mean() < 0.5):
-        raise PromptFileError(f"{found}. {_remedy_for_outside(flipped if looks_flipped else None)}")
+        remedy = _voxel_remedy(geometry) if in_voxels else _remedy_for_outside(flipped if looks_flipped else None)
+        raise PromptFileError(f"{found}. {remedy}")
     if log_dropped:
         logger.warning("%s. Dropped", found)
     return [part for markup, p in zip(markups, per_markup, strict=True) for part in _parts_inside(markup, p.is_inside)]
@@ -354,6 +356,14 @@ def _remedy_for_outside(flipped: np.ndarray | None) -> str:
     return (
         f"Flipping x and y would put {which} inside: are the numbers RAS where the file says LPS, or the reverse? "
         "Set its coordinateSystem, or the names of its columns"
+    )
+
+
+def _voxel_remedy(geometry: ImageGeometry) -> str:
+    k, j, i = (n - 1 for n in geometry.shape_zyx)
+    return (
+        f"Voxel indices run from 0 to {i} along i, to {j} along j and to {k} along k: are they counted from 1, or are "
+        'they of another image? Correct or remove those outside, or give the option "--outside drop"'
     )
 
 

@@ -26,12 +26,14 @@ class Markup:
         kind: "points" (no order), "curve" or "closed_curve" (control points in order), or "box" (the eight corners).
         points_lps_mm: float64 (N, 3), x, y, z in LPS mm.
         point_labels: N labels, for messages.
+        in_voxels: whether the file gave them as voxel indices, for messages.
     """
 
     name: str
     kind: str
     points_lps_mm: np.ndarray
     point_labels: tuple[str, ...]
+    in_voxels: bool = False
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,7 @@ class _Item:
     class_name: str
     branch: str
     order: float | None
+    in_voxels: bool
 
 
 def read_table(
@@ -176,10 +177,11 @@ def parse_table(
         if table.cell(row, "defined") == "0":
             n_unplaced += 1
             continue
-        points = _row_points(table, line, row, point_columns, box_columns, geometry)
+        columns = _filled_columns(table, line, row, point_columns, box_columns)
+        points = _row_points(table, line, row, columns, geometry)
         label = (table.cell(row, "label") if table.is_slicer else "") or table.cell(row, "point_id") or f"line {line}"
         branch, order = _branch_and_order(table, line, row)
-        items.append(_Item(line, points, label, class_name, branch, order))
+        items.append(_Item(line, points, label, class_name, branch, order, columns.frame == "voxel"))
     if n_unplaced:
         logger.info("%s: %d of %d points were never placed; skipped", file, n_unplaced, len(table.rows))
     return _to_markups(items, file)
@@ -364,16 +366,10 @@ def _negative(where: str, column: str, text: str) -> PromptFileError:
 # rows
 
 
-def _row_points(
-    table: _Table,
-    line: int,
-    row: list[str],
-    point_columns: _Columns | None,
-    box_columns: _Columns | None,
-    geometry: ImageGeometry | None,
-) -> np.ndarray:
-    """A point (1, 3) or the corners of a box (8, 3) in LPS mm."""
-    where = f"{table.file}: line {line}"
+def _filled_columns(
+    table: _Table, line: int, row: list[str], point_columns: _Columns | None, box_columns: _Columns | None
+) -> _Columns:
+    """The columns that a row has its coordinates in."""
     filled = [
         columns
         for columns in (point_columns, box_columns)
@@ -381,11 +377,18 @@ def _row_points(
     ]
     if len(filled) != 1:
         said = "a point and a box; give each a row of its own" if filled else "no coordinates; remove or complete it"
-        raise PromptFileError(f"{where} holds {said}")
-    (columns,) = filled
+        raise PromptFileError(f"{table.file}: line {line} holds {said}")
+    return filled[0]
+
+
+def _row_points(
+    table: _Table, line: int, row: list[str], columns: _Columns, geometry: ImageGeometry | None
+) -> np.ndarray:
+    """A point (1, 3) or the corners of a box (8, 3) in LPS mm."""
+    where = f"{table.file}: line {line}"
     values = np.array([_number(table, row, name, where) for name in columns.names]).reshape(-1, 3)
     values = np.clip(values, -1e12, 1e12)  # beyond any number that is let through, so that products stay finite
-    corners = corners_between(*values) if columns is box_columns else values
+    corners = corners_between(*values) if len(columns.triples) == 2 else values
     if columns.signs is not None:
         return corners * columns.signs
     assert geometry is not None
@@ -441,7 +444,7 @@ def _to_markups(items: Sequence[_Item], file: Path) -> list[Markup]:
 def _markup(name: str, kind: str, items: Sequence[_Item], file: Path) -> Markup:
     points, point_labels = np.concatenate([item.points_lps_mm for item in items]), tuple(i.label for i in items)
     check_range(points, point_labels, str(file))
-    return Markup(name, kind, points, point_labels)
+    return Markup(name, kind, points, point_labels, all(item.in_voxels for item in items))
 
 
 def _curve(branch: str, items: Sequence[_Item], file: Path) -> Markup:
@@ -466,4 +469,4 @@ def _box_markup(item: _Item, file: Path) -> Markup:
     if sum((corners[n] != corners[0]).any() for n in (1, 2, 4)) < 2:
         raise PromptFileError(f"{file}: line {item.line} is a box without extent. Give two opposite corners")
     check_range(item.points_lps_mm, (item.label,), str(file))
-    return Markup(item.class_name, "box", item.points_lps_mm, (item.label,) * 8)
+    return Markup(item.class_name, "box", item.points_lps_mm, (item.label,) * 8, item.in_voxels)

@@ -449,6 +449,7 @@ FAR = np.array([1.0, 1.0, 400.0])
 FAULTS: dict[str, Callable[[Path, np.ndarray], None]] = {
     "RAS numbers in a file that says LPS": _write(".mrk.json", lambda p: _markups(p * [-1, -1, 1])),
     "a point outside the image": _write(".mrk.json", lambda p: _markups(np.vstack([p[:1] + FAR, p]))),
+    "voxel indices outside the image": _write(".csv", lambda p: _table("i,j,k", abs(p) + 60)),
     "bare `x, y, z`": _write(".csv", lambda p: _table("x,y,z", p)),
     "all points on one spot": _write(".mrk.json", lambda p: _markups(np.repeat(p[:1], 3, axis=0))),
     "a name with other capital letters than the class": _write(".mrk.json", lambda p: _markups(p, "Bright")),

@@ -323,6 +323,17 @@ def test_a_mirrored_file_is_an_error_even_if_points_may_be_dropped(
     assert len(load(far, geometry, mapping, "drop")) == 0
 
 
+def test_voxel_indices_outside_get_no_hint_about_frames(mapping: CaseMapping, tmp_path: Path) -> None:
+    geometry = ImageGeometry((10, 40, 32), (3.0, 1.0, 1.0), (-16.0, -20.0, -20.0))  # flipped, all would be inside
+    file = write_csv(tmp_path, "i,j,k", "31,20,4", "32,20,4")
+    text = error_text(file, geometry, mapping)
+    assert "run from 0 to 31 along i, to 39 along j and to 9 along k: are they counted from 1" in text
+    assert "lipping" not in text and "coordinateSystem" not in text and '"--outside drop"' in text
+    assert len(load(file, geometry, raw_resolution_mapping(geometry, 0), "drop")) == 1
+    box = write_csv(tmp_path, "i0,j0,k0,i1,j1,k1", "40,3,1,45,8,4")
+    assert "run from 0 to 31 along i" in error_text(box, geometry, mapping)
+
+
 @pytest.mark.parametrize(
     ("kind", "inside", "stretches"),
     [
