@@ -2,7 +2,7 @@
 
 This is how programs without point files (ITK-SNAP) store clicks: a single voxel or a small ball for each. The map needs
 not be on the image's grid, since points are taken in the world. Drawn regions are not marks, and are refused where they
-can be told from them.
+can be told from them: by their shape, or by a size that no mark needs.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 MAX_VOXELS = 2**29
 MAX_MARKED_VOXELS = 2 * 10**6
+MAX_LENGTH_MM = 20.0  # a ball of ITK-SNAP's brush is some millimetres wide
+MAX_SHARE = 0.25  # of the map, along two of its axes; what is large there is no point, whatever its millimetres
+MAX_SMALL_VOXELS = 5  # a ball that is not too large, however small the map
 _MAX_VALUES = 256
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)  # voxels that share a corner are one mark
 
@@ -42,7 +45,8 @@ def read_label_marks(file: Path, labels: Labels | None = None) -> list[Markup]:
 
     Raises:
         PromptFileError: the file cannot be read as a label map, its s-form and q-form disagree, it is too large, a
-            value is no class of dataset.json, or a group of voxels is no mark: its centre lies outside it.
+            value is no class of dataset.json, or a group of voxels is no mark: its centre lies outside it, it is longer
+            than `MAX_LENGTH_MM` between its outermost voxels, or larger than `MAX_SHARE` of the map along two axes.
     """
     label_map, geometry = _read_map(file)
     values = np.unique(label_map)
@@ -56,7 +60,7 @@ def read_label_marks(file: Path, labels: Labels | None = None) -> list[Markup]:
     names = {int(value): _class_names(int(value), labels, file) for value in values}
     by_name: dict[str, list[tuple[int, np.ndarray]]] = {}
     for value in names:
-        centres = geometry.voxel_to_world(_centres_zyx(label_map, value, file))
+        centres = geometry.voxel_to_world(_centres_zyx(label_map, value, geometry, file))
         for name in names[value]:
             by_name.setdefault(name, []).append((value, centres))
     check_count(sum(len(c) for parts in by_name.values() for _, c in parts), str(file))
@@ -93,7 +97,7 @@ def _class_names(value: int, labels: Labels | None, file: Path) -> list[str]:
     return names
 
 
-def _centres_zyx(label_map: np.ndarray, value: int, file: Path) -> np.ndarray:
+def _centres_zyx(label_map: np.ndarray, value: int, geometry: ImageGeometry, file: Path) -> np.ndarray:
     """Centre of mass of each group of touching voxels of a value: continuous voxel index, float64 (N, 3)."""
     marked = label_map == value
     box = ndimage.find_objects(marked.view(np.uint8))[0]
@@ -106,14 +110,39 @@ def _centres_zyx(label_map: np.ndarray, value: int, file: Path) -> np.ndarray:
     centres = np.stack([np.bincount(group, axis, n) / sizes for axis in coordinates.T.astype(np.float64)], axis=1)
     own = groups[tuple(nearest_index(centres).T)] == np.arange(1, n + 1)
     corner = np.array([side.start for side in box])
+    centres += corner
     if not own.all():
         first = int(np.flatnonzero(~own)[0])
-        z, y, x = centres[first] + corner
         raise PromptFileError(
-            f"{file}: a group of {sizes[first]} voxels of value {value} around voxel (z {z:.1f}, y {y:.1f}, x {x:.1f}) "
-            "does not hold its own centre, so it is a drawing and no mark. Mark single voxels or balls"
+            f"{_in_words(sizes[first], value, centres[first], file)} does not hold its own centre, so it is a drawing "
+            "and no mark. Mark single voxels or balls"
         )
-    return centres + corner
+    extents = np.array([[side.stop - side.start for side in sides] for sides in ndimage.find_objects(groups)])
+    for n_voxels, centre, extent in zip(sizes, centres, extents, strict=True):
+        _check_is_small(extent, geometry, _in_words(n_voxels, value, centre, file))
+    return centres
+
+
+def _check_is_small(extent_zyx: np.ndarray, geometry: ImageGeometry, what: str) -> None:
+    """Refuse a group of voxels that is too large for a mark; `extent_zyx` in voxels along each axis."""
+    length_mm = float(((extent_zyx - 1) * np.array(geometry.spacing_zyx_mm)).max())
+    remedy = "Each connected group of voxels is one point: mark single voxels or small balls"
+    if length_mm > MAX_LENGTH_MM:
+        raise PromptFileError(
+            f"{what} is {length_mm:.0f} mm long, more than the {MAX_LENGTH_MM:.0f} mm that a mark may have, so it is a "
+            f"drawing or a segmentation. {remedy}"
+        )
+    is_large = (extent_zyx > MAX_SHARE * np.array(geometry.shape_zyx)) & (extent_zyx > MAX_SMALL_VOXELS)
+    if is_large.sum() >= 2:
+        raise PromptFileError(
+            f"{what} is {' x '.join(map(str, extent_zyx[::-1]))} voxels large, more than a quarter of the map along two "
+            f"of its axes, so it is a drawing or a segmentation. {remedy}"
+        )
+
+
+def _in_words(n_voxels: int, value: int, centre_zyx: np.ndarray, file: Path) -> str:
+    z, y, x = centre_zyx
+    return f"{file}: a group of {n_voxels} voxels of value {value} around voxel (z {z:.1f}, y {y:.1f}, x {x:.1f})"
 
 
 def _markup(name: str, parts: list[tuple[int, np.ndarray]], file: Path) -> Markup:

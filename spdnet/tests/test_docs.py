@@ -440,6 +440,12 @@ def _write_drawing(folder: Path, points: np.ndarray) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(ring), str(folder / "TI_101.marks.nii.gz"))
 
 
+def _write_block(folder: Path, points: np.ndarray) -> None:
+    block = np.zeros((8, 20, 24), dtype=np.uint8)
+    block[2:6, 5:15, 6:16] = 1
+    sitk.WriteImage(sitk.GetImageFromArray(block), str(folder / "TI_101.marks.nii.gz"))
+
+
 def _write_two(folder: Path, points: np.ndarray) -> None:
     for ending, text in ((".mrk.json", _markups(points)), (".csv", _table("l,p,s", points))):
         (folder / f"TI_101{ending}").write_text(text, encoding="utf-8")
@@ -457,6 +463,7 @@ FAULTS: dict[str, Callable[[Path, np.ndarray], None]] = {
     "a plane among the markups": _write(".mrk.json", lambda p: _markups(p, type="Plane")),
     "a table of another case": _write(".csv", lambda p: _table("l,p,s,case_id", p, "TI_999")),
     "a segmentation in place of marks": _write_drawing,
+    "a compact segmentation in place of marks": _write_block,
     "two files of one case": _write_two,
 }
 

@@ -88,6 +88,32 @@ def test_drawings_are_told_from_marks(tmp_path: Path) -> None:
     assert "group of 13 voxels of value 1" in text and "no mark" in text
 
 
+def test_compact_segmentations_are_refused_and_balls_pass(tmp_path: Path) -> None:
+    def map_of(shape: tuple[int, ...], box: tuple[slice, ...], spacing_xyz: tuple[float, ...]) -> Path:
+        array = np.zeros(shape, dtype=np.uint8)
+        array[box] = 1
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing(spacing_xyz)
+        return write(image, tmp_path)
+
+    block = np.s_[2:6, 5:15, 6:16]
+    text = error_of(map_of((8, 20, 24), block, (1.0, 1.2, 4.0)))
+    assert "a group of 400 voxels of value 1 around voxel (z 3.5, y 9.5, x 10.5) is 10 x 10 x 4 voxels large" in text
+    assert "a quarter of the map" in text and "mark single voxels or small balls" in text
+    line = map_of((8, 200, 240), np.s_[3, 20:22, 30:71], (0.7, 0.7, 4.0))
+    assert "is 28 mm long, more than the 20 mm that a mark may have" in error_of(line)
+    large_ball = np.linalg.norm(np.indices((9, 9, 9)) - 4, axis=0) < 4.5
+    ball = map_of((90, 90, 90), np.s_[20:29, 30:39, 40:49], (1.0, 1.0, 1.0))
+    image = sitk.ReadImage(str(ball))
+    array = sitk.GetArrayFromImage(image)
+    array[20:29, 30:39, 40:49] *= large_ball
+    moved = sitk.GetImageFromArray(array)
+    moved.CopyInformation(image)
+    for passes in (ball, write(moved, tmp_path), map_of((3, 5, 5), np.s_[0:3, 0:5, 0:5], (0.5, 0.5, 10.0))):
+        (markup,) = read_label_marks(passes, LABELS)
+        assert len(markup.points_lps_mm) == 1
+
+
 def test_segmentations_are_refused_by_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(marked((1, [(2, 2, x) for x in range(5)])), tmp_path)
     monkeypatch.setattr(label_marks, "MAX_MARKED_VOXELS", 4)
