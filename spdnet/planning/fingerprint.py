@@ -354,7 +354,7 @@ def read_checked_label(case: CaseFiles, reader: ReaderWriter, labels: Labels, ge
     if undeclared:
         raise DatasetError(
             f"case {case.case}: label {case.label} holds values {undeclared} that dataset.json does not declare "
-            f"(declared: {sorted(labels.declared_values)})"
+            f'(declared: {sorted(labels.declared_values)}). Correct the file, or declare them under "labels"'
         )
     return label_map
 

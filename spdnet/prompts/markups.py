@@ -109,7 +109,10 @@ def _read_json(file: Path) -> Any:
     try:
         return json.loads(text, parse_int=_parse_int)
     except (ValueError, RecursionError) as error:
-        raise PromptFileError(f"prompt file {file} is not valid JSON: {error}") from error
+        raise PromptFileError(
+            f"prompt file {file} is not valid JSON: {error}. Copy it again if it is cut off, else save it "
+            "again in 3D Slicer as Markups JSON; a file of points that is edited by hand is easier as a table"
+        ) from error
 
 
 def _parse_int(digits: str) -> int | float:

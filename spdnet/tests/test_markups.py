@@ -247,7 +247,7 @@ def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not valid JSON"),
+        (b"", r"not valid JSON: .*\. Copy it again if it is cut off, else save it again in 3D Slicer"),
         (b"# Markups fiducial file version = 4.11", "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),
         (b'{"markups": "\xff"}', "not UTF-8"),
