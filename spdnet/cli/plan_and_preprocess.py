@@ -63,5 +63,5 @@ def preprocess_main(argv: list[str] | None = None) -> None:
     steps.add_processes(parser)
     args = parser.parse_args(argv)
     for dataset in [steps.raw_dataset(d) for d in args.d]:
-        plans = SPDPlans.load(preprocessed_root() / dataset.folder.name / f"{args.plans_name}.json")
+        plans = SPDPlans.load_named(preprocessed_root() / dataset.folder.name, args.plans_name)
         steps.run_preprocessing(dataset, plans, args)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
+import time
 from pathlib import Path
 
 import torch
@@ -13,7 +15,7 @@ from spdnet.cli.common import add_prompt_reading, prompt_reading
 from spdnet.dataset import RawDataset, verify_dataset_integrity
 from spdnet.dataset.raw_dataset import check_prompt_endings
 from spdnet.errors import ConfigurationError, DatasetError, SPDError
-from spdnet.files import make_folder
+from spdnet.files import copy_file, make_folder
 from spdnet.network.backbones import get_backbone
 from spdnet.network.precision import get_device
 from spdnet.parallel import default_processes
@@ -26,6 +28,7 @@ from spdnet.paths import (
     resolve_dataset_name,
 )
 from spdnet.planning import PLANNERS, Fingerprint, SPDPlans, SPDPreprocessor, extract_fingerprint
+from spdnet.planning.plans import was_edited
 from spdnet.planning.raw_files import RawFiles
 
 CPU_MEMORY_GB = 8.0  # what training on a CPU may use
@@ -40,9 +43,18 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     """`-np`, `-frame` and `--outside`, and `-c` for nnU-Net's habit."""
     add_prompt_reading(parser)
     parser.add_argument(
-        "-np", type=int, default=default_processes(), metavar="N", help="processes (default: %(default)s)"
+        "-np",
+        type=_processes,
+        default="",
+        metavar="N",
+        help="processes (default: nnUNet_def_n_proc, at most one per core)",
     )
     parser.add_argument("-c", nargs="+", default=[CONFIGURATION], choices=[CONFIGURATION], help="there is only 2d")
+
+
+def _processes(text: str) -> int:
+    """A number of processes; the default, of the environment, for the empty text."""
+    return int(text) if text else default_processes()
 
 
 def add_fingerprint_options(parser: argparse.ArgumentParser) -> None:
@@ -193,11 +205,22 @@ def run_planner(fingerprint: Fingerprint, args: argparse.Namespace) -> SPDPlans:
     )
     plans = planner.plan()
     file = preprocessed_root() / fingerprint.dataset_name / f"{plans.plans_name}.json"
+    if file.exists() and was_edited(file):
+        print(f"{fingerprint.dataset_name}: {file} was edited since it was planned; it is kept as {_keep(file)}")
     plans.save(file)
     print(f"{fingerprint.dataset_name}: plans written to {file}")
     for decision, reason in plans.reasons.items():
         print(f"  {decision}: {reason}")
     return plans
+
+
+def _keep(file: Path) -> Path:
+    """Copy a file to a name beside it that tells the time; never over another."""
+    start = f"{file.stem}_before_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    names = itertools.chain([start], (f"{start}_{number}" for number in itertools.count(2)))
+    copy = next(c for c in (file.with_name(f"{name}.json") for name in names) if not c.exists())
+    copy_file(file, copy)
+    return copy
 
 
 def _free_disk_gb() -> float:

@@ -228,7 +228,7 @@ def _check_has_prior(args: argparse.Namespace, trainer: SPDTrainer) -> None:
 
 def _build_trainer(args: argparse.Namespace, configuration: str, fold: int | str, device: torch.device) -> SPDTrainer:
     folder = preprocessed_root() / resolve_dataset_name(args.dataset)
-    plans = SPDPlans.load(folder / f"{args.p}.json")
+    plans = SPDPlans.load_named(folder, args.p)
     if args.epochs is not None:
         s = plans.settings
         first, second = args.epochs

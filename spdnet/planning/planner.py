@@ -100,7 +100,8 @@ class SPDPlanner:
         )
         f = self.fingerprint
         names = f.dataset_name, self.plans_name, f.image_reader_writer
-        return SPDPlans(*names, settings, self.reasons, nnunet_keys(f, settings, type(self).__name__))
+        plans = SPDPlans(*names, settings, self.reasons, nnunet_keys(f, settings, type(self).__name__))
+        return plans.with_checksum()
 
     def slicing_axis_reason(self) -> str:
         """Why the fingerprint's slicing axis is what it is."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
+import json
 import math
 import sys
 import types
@@ -24,6 +26,7 @@ from spdnet.prompts import PromptRecipe, make_recipe
 Settings = TypeVar("Settings")
 
 _NAMES = ("dataset_name", "plans_name", "image_reader_writer")
+_CHECKSUM = "planned_sha256"  # of all else in the file, as the planner wrote it
 
 
 @dataclass(frozen=True)
@@ -404,6 +407,30 @@ class SPDPlans:
             "spd": {**dataclasses.asdict(s), "reasons": self.reasons},
         }
 
+    def with_checksum(self) -> SPDPlans:
+        """The same with a checksum of the content, by which `was_edited` tells whether the file has been edited."""
+        return dataclasses.replace(self, nnunet={**self.nnunet, _CHECKSUM: _checksum(self.to_dict())})
+
+    @classmethod
+    def load_named(cls, folder: Path, name: str) -> SPDPlans:
+        """Read and check the plans of a name in a data set's folder.
+
+        Raises:
+            PlansError: as in `load`, or the file has the name of other plans or of another data set in it.
+        """
+        file = folder / f"{name}.json"
+        plans = cls.load(file)
+        for key, there, needed, what in (
+            ("plans_name", plans.plans_name, name, "the file's name"),
+            ("dataset_name", plans.dataset_name, folder.name, "the name of the data set's folder"),
+        ):
+            if there != needed:
+                raise PlansError(
+                    f'{file}: "{key}" is {shown(there)}; it must be {needed!r}, {what}, or the cases and models of '
+                    f"{there} would be used. Set it in the file"
+                )
+        return plans
+
     @classmethod
     def load(cls, file: Path) -> SPDPlans:
         """Read and check a plans file.
@@ -440,6 +467,23 @@ class SPDPlans:
         if not isinstance(place, dict):
             raise PlansError(f"{source}: configurations.{CONFIGURATION}.architecture.arch_kwargs is missing")
         return cls(names[0], names[1], names[2], settings, reasons, nnunet)
+
+
+def was_edited(file: Path) -> bool:
+    """Whether a plans file is not what was planned; one of an earlier version has no checksum and counts as planned.
+
+    A file that cannot be read as plans is not what was planned, either.
+    """
+    try:
+        content = read_json(file, "plans file", "", PlansError)
+    except PlansError:
+        return True
+    return not isinstance(content, dict) or content.get(_CHECKSUM, _checksum(content)) != _checksum(content)
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    rest = {key: value for key, value in content.items() if key != _CHECKSUM}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def settings_from_dict(kind: type[Settings], content: Any, where: str) -> Settings:

@@ -574,6 +574,13 @@ def _(bench: Bench) -> object:
     return SPDPlans.load(file)
 
 
+@check("plans whose plans_name is not the name of their file")
+def _(bench: Bench) -> object:
+    folder = bench.workspace("planned").preprocessed
+    shutil.copy(folder / "SPDPlans.json", folder / "SmallPlans.json")
+    return SPDPlans.load_named(folder, "SmallPlans")
+
+
 @check("a fingerprint of another version")
 def _(bench: Bench) -> object:
     file = bench.workspace("planned").preprocessed / paths.FINGERPRINT_FILE

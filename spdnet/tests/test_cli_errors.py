@@ -249,6 +249,20 @@ def test_damaged_plans(planned: Workspace, refused: Refusal) -> None:
     assert not planned.results.exists()
 
 
+def test_copied_plans_need_their_own_name(planned: Workspace, refused: Refusal) -> None:
+    shutil.copy(planned.preprocessed / "SPDPlans.json", planned.preprocessed / "Small.json")
+    said = "Small.json: \"plans_name\" is 'SPDPlans'; it must be 'Small', the file's name", "Set it in the file"
+    refused(plan_and_preprocess.preprocess_main, [*PLAN[:4], "-plans_name", "Small"], *said)
+    refused(train.main, ["507", "all", "-p", "Small", "-device", "cpu"], *said)
+    assert not planned.results.exists() and not (planned.preprocessed / "Small_2d").exists()
+    other = planned.preprocessed.with_name("Dataset508_Other")
+    other.mkdir()
+    shutil.copy(planned.preprocessed / "SPDPlans.json", other)
+    refused(
+        train.main, ["508", "all", "-device", "cpu"], "\"dataset_name\" is 'Dataset507_Blobs'; it must be 'Dataset508"
+    )
+
+
 # ---- training ---------------------------------------------------------------------------------------------
 
 

@@ -322,6 +322,40 @@ def test_points_that_are_dropped_are_told_once(planned: Workspace, caplog: pytes
         assert "--outside" not in told[0], "it was given"
 
 
+# ---- plans that are there ---------------------------------------------------------------------------------
+
+
+def test_edited_plans_are_kept_when_planned_again(planned: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    file = planned.preprocessed / "SPDPlans.json"
+
+    def kept() -> list[str]:
+        return sorted(f.name for f in planned.preprocessed.glob("SPDPlans_before_*.json"))
+
+    def plan_again() -> str:
+        capsys.readouterr()
+        plan_and_preprocess.plan_experiment_main(PLAN_TINY[:2] + PLAN_TINY[4:])
+        return capsys.readouterr().out
+
+    assert "was edited" not in plan_again() and not kept()
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+    assert "was edited" not in plan_again() and not kept(), "only its layout"
+    edited = []
+    for tau in (0.3, 0.4, 0.6):  # within a second
+        content["spd"]["distillation"]["tau"] = tau
+        edited.append(json.dumps(content))
+        file.write_text(edited[-1], encoding="utf-8")
+        out = plan_again()
+        assert f"{file} was edited since it was planned; it is kept as {planned.preprocessed}/SPDPlans_before_" in out
+        assert SPDPlans.load(file).settings.distillation.tau == 0.5
+    assert sorted((planned.preprocessed / name).read_text(encoding="utf-8") for name in kept()) == sorted(edited)
+    file.write_text("{", encoding="utf-8")
+    assert "was edited" in plan_again() and len(kept()) == 4
+    del content["planned_sha256"]  # of an earlier version
+    file.write_text(json.dumps(content), encoding="utf-8")
+    assert "was edited" not in plan_again() and len(kept()) == 4
+
+
 # ---- rules ------------------------------------------------------------------------------------------------
 
 
