@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -44,7 +45,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     add_prompt_reading(parser)
     parser.add_argument(
         "-np",
-        type=_processes,
+        type=number_of_processes,
         default="",
         metavar="N",
         help="processes (default: nnUNet_def_n_proc, at most one per core)",
@@ -52,7 +53,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", nargs="+", default=[CONFIGURATION], choices=[CONFIGURATION], help="there is only 2d")
 
 
-def _processes(text: str) -> int:
+def number_of_processes(text: str) -> int:
     """A number of processes; the default, of the environment, for the empty text."""
     return int(text) if text else default_processes()
 
@@ -70,7 +71,11 @@ def add_planner_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-pl", default="SPDPlanner", choices=list(PLANNERS), help="planner class")
     parser.add_argument("-sam", metavar="NAME", help="SAM backbone: lite, vit_b, vit_l, vit_h (default: by the device)")
     parser.add_argument("-image_size", type=int, help="side of the network's input, pixels (default: by the data)")
-    parser.add_argument("-device", help="where training will run: cuda or cpu (default: CUDA where present)")
+    parser.add_argument(
+        "-device",
+        help="where training will run: cuda or cpu (default: CUDA where present; cuda on another machine needs "
+        "-gpu_memory_target)",
+    )
     parser.add_argument(
         "-overwrite_target_spacing",
         nargs="+",
@@ -78,7 +83,12 @@ def add_planner_options(parser: argparse.ArgumentParser) -> None:
         metavar="MM",
         help="side of the network's pixels, mm: one number, or two equal ones (slices are never resampled)",
     )
-    parser.add_argument("-gpu_memory_target", type=float, metavar="GB", help="memory to plan for (default: the GPU's)")
+    parser.add_argument(
+        "-gpu_memory_target",
+        type=float,
+        metavar="GB",
+        help=f"memory to plan for (default: the GPU's, or {CPU_MEMORY_GB:g} on a CPU)",
+    )
     parser.add_argument("-overwrite_plans_name", default=DEFAULT_PLANS_NAME, metavar="NAME", help="name of the plans")
 
 
@@ -149,7 +159,7 @@ def check_planner_options(args: argparse.Namespace) -> None:
     Raises:
         ConfigurationError: the device is not there, the backbone unknown, or a number impossible.
     """
-    get_device(args.device)
+    planned_device(args)
     if args.sam is not None:
         get_backbone(args.sam)
     if args.image_size is not None and args.image_size < 1:
@@ -165,6 +175,25 @@ def check_planner_options(args: argparse.Namespace) -> None:
     if args.image_size is not None and args.sam is not None and args.image_size % get_backbone(args.sam).size_multiple:
         multiple = get_backbone(args.sam).size_multiple
         raise ConfigurationError(f"-image_size {args.image_size} is not a multiple of {multiple}, as {args.sam} needs")
+
+
+def planned_device(args: argparse.Namespace) -> str:
+    """Where training will run, "cuda" or "cpu"; with `-device cuda` and the memory of a GPU it may be elsewhere.
+
+    Raises:
+        ConfigurationError: the device is not there, and not known well enough to plan for it elsewhere.
+    """
+    is_gpu = args.device is not None and re.fullmatch(r"cuda(:\d+)?", args.device) is not None
+    if is_gpu and args.gpu_memory_target is not None:
+        return "cuda"
+    try:
+        return "cuda" if get_device(args.device).type == "cuda" else "cpu"
+    except ConfigurationError as error:
+        if not is_gpu:
+            raise
+        raise ConfigurationError(
+            f"{error}. To plan for a GPU of another machine, give its memory as well, with -gpu_memory_target"
+        ) from error
 
 
 def target_spacing(args: argparse.Namespace) -> float | None:
@@ -186,11 +215,12 @@ def target_spacing(args: argparse.Namespace) -> float | None:
 
 def run_planner(fingerprint: Fingerprint, args: argparse.Namespace) -> SPDPlans:
     """Plan, print every decision with its rule, and write the plans."""
-    device = get_device(args.device)
-    kind = "cuda" if device.type == "cuda" else "cpu"
+    kind = planned_device(args)
     memory = args.gpu_memory_target
+    if memory is not None and kind == "cpu" and args.device is None:
+        print(f"no GPU here: planning for a CPU with {memory:g} GB; for a GPU elsewhere give -device cuda as well")
     if memory is None and kind == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory / 2**30
+        memory = torch.cuda.get_device_properties(get_device(args.device)).total_memory / 2**30
     elif memory is None:
         memory = CPU_MEMORY_GB
     planner = PLANNERS[args.pl](

@@ -5,6 +5,7 @@ A planner variant is a subclass that overrides one rule; it is chosen by name (`
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,8 @@ from spdnet.planning.plans import (
     StageSettings,
 )
 from spdnet.prompts.imitation import recipe_like
+
+logger = logging.getLogger(__name__)
 
 # A target that is only two or three tokens wide cannot be delineated. Four is a choice, not yet a measured one.
 MIN_TOKENS_ACROSS_TARGET = 4.0
@@ -135,7 +138,7 @@ class SPDPlanner:
     def choose_image_size(self, backbone: Backbone, crop: bool) -> tuple[int, float]:
         """Smallest size that keeps the stored resolution and puts enough tokens across the target.
 
-        With a given spacing, the smallest size that holds the slices at that spacing.
+        With a given spacing, the smallest size that holds the slices at that spacing, within the device's limit.
 
         Returns:
             image_size in pixels, and the side of a pixel in mm.
@@ -167,6 +170,13 @@ class SPDPlanner:
         )
         if self.pixel_spacing_mm is not None:
             self.reasons["pixel_spacing_mm"] = "chosen by the user; slices that do not fit are scaled down"
+            if size < wanted:
+                logger.warning(
+                    "slices extend %.1f mm, but %d pixels of %g mm hold %.1f mm: those that do not fit are scaled down, "
+                    "to coarser pixels than asked for. Give -image_size %d if the device takes it, or a larger "
+                    "-overwrite_target_spacing",
+                    *(extent, size, self.pixel_spacing_mm, size * self.pixel_spacing_mm, wanted),
+                )
             return size, self.pixel_spacing_mm
         self.reasons["pixel_spacing_mm"] = f"{extent:.1f} mm on {size} pixels; larger slices are scaled down to fit"
         return size, extent / size

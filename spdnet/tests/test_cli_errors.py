@@ -115,6 +115,23 @@ def test_no_cuda_when_asked_for(trained: Workspace, refused: Refusal, monkeypatc
     assert tree(trained.root) == before
 
 
+def test_planning_for_a_gpu_elsewhere(
+    planned: Workspace, refused: Refusal, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    command, data = plan_and_preprocess.plan_experiment_main, ["-d", "507"]
+    refused(command, [*data, "-device", "cuda"], "-device cuda: this machine offers 0", "with -gpu_memory_target")
+    refused(command, [*data, "-device", "gpu", "-gpu_memory_target", "24"], "-device gpu: not a device")
+    command([*data, "-gpu_memory_target", "24"])
+    out = capsys.readouterr().out
+    assert "no GPU here: planning for a CPU with 24 GB; for a GPU elsewhere give -device cuda" in out and "lite" in out
+    for device in ("cuda", "cuda:1"):
+        command([*data, "-device", device, "-gpu_memory_target", "24"])
+        plans = json.loads((planned.preprocessed / "SPDPlans.json").read_text(encoding="utf-8"))["spd"]
+        assert plans["backbone"] == "vit_b" and plans["reasons"]["batch_size"].endswith("at most half of 24 GB")
+    refused(train.main, ["507", "all", "-device", "cuda"], "-device cuda: this machine offers 0 CUDA devices")
+
+
 # ---- planning ---------------------------------------------------------------------------------------------
 
 

@@ -422,6 +422,22 @@ def test_a_target_spacing_is_kept_and_sizes_the_input() -> None:
     assert fine.reasons["pixel_spacing_mm"].startswith("chosen by the user")
 
 
+@pytest.mark.parametrize("options", [{}, {"image_size": 56}])
+def test_a_target_spacing_that_the_size_cannot_hold_is_told(
+    caplog: pytest.LogCaptureFixture, options: dict[str, int]
+) -> None:
+    size = plan(pixel_spacing_mm=0.5, **options).settings.image_size  # slices of 100 mm: 224 pixels
+    assert size == options.get("image_size", 112), "the limit of a CPU"
+    said = f"slices extend 100.0 mm, but {size} pixels of 0.5 mm hold {size / 2:.1f} mm: those that do not fit"
+    (message,) = [r.getMessage() for r in caplog.records]
+    assert said in message and "-image_size 224" in message
+    caplog.clear()
+    plan(pixel_spacing_mm=0.5, image_size=224)
+    plan(pixel_spacing_mm=2.0)
+    plan(image_size=56)
+    assert not caplog.records
+
+
 def test_the_paper_s_planner_changes_what_the_paper_says() -> None:
     ours, paper = plan().settings, SPDPlannerPaper(a_fingerprint(), "cpu", 8.0).plan().settings
     assert not paper.loss.batch_dice
