@@ -8,6 +8,8 @@ import logging
 import sys
 from collections.abc import Callable
 
+from tqdm import tqdm
+
 from spdnet.errors import SPDError
 from spdnet.files import DISK_ERRORS
 from spdnet.prompts import PromptReading
@@ -29,6 +31,12 @@ def prompt_reading(args: argparse.Namespace) -> PromptReading:
     return PromptReading(args.frame, args.outside)
 
 
+def close_bars() -> None:
+    """Close the progress bars that an error has left open, so that its message has a line of its own below them."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+
+
 def entry_point(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
     """Decorate a `main(argv)`: errors of users and disks are printed without traceback; exit status 1."""
 
@@ -38,11 +46,13 @@ def entry_point(main: Callable[[list[str] | None], None]) -> Callable[..., None]
         try:
             main(argv)
         except SPDError as error:
+            close_bars()
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
+            close_bars()
             print(f"error: {error.filename or 'writing failed'}: {error.strerror}", file=sys.stderr)
             sys.exit(1)
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from tqdm import tqdm
 
 from spdnet.errors import ConfigurationError, SPDError
+from spdnet.parallel import progress_bar
 
 DEFAULT_CUDA_WORKERS = 3  # nnU-Net's
 _VARIABLES = ("nnUNet_npp", "nnUNet_nps")
@@ -138,7 +138,7 @@ def run_pipeline(
     with (
         _pool(min(workers.prepare, len(items)), workers.are_threads) as preparing,
         _pool(min(workers.finish, len(items)), workers.are_threads) as finishing,
-        tqdm(total=len(items), desc="predicting", disable=not show_progress) as bar,
+        progress_bar(None, "predicting", len(items), show_progress) as bar,
     ):
         return _Run(items, prepare, compute, finish, workers, preparing, finishing, bar).run()
 

@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from spdnet.dataset import CaseFiles, Labels, ReaderWriter
 from spdnet.dataset.raw_dataset import PROMPT_ENDINGS, check_prompt_endings, find_prompt_file, scan_cases
 from spdnet.errors import ConfigurationError, DatasetError, PromptFileError, SPDError
 from spdnet.files import parse_json, read_json
 from spdnet.inference.export import is_complete
 from spdnet.inference.prompt_report import report_files
+from spdnet.parallel import progress_bar
 from spdnet.prompts import PromptReading, read_checked_markups
 
 logger = logging.getLogger(__name__)
@@ -114,8 +113,8 @@ def check_prompts(
     cases: list[FileCase], reader: ReaderWriter, labels: Labels, reading: PromptReading, show_progress: bool = False
 ) -> list[FileCase]:
     """Check the prompt file of every case against its image; cases that fail are returned with their fault."""
-    bar = tqdm(cases, desc="checking prompts", leave=False, disable=not show_progress)
-    return [replace(c, fault=c.fault or _fault_of_prompts(c, reader, labels, reading)) for c in bar]
+    with progress_bar(cases, "checking prompts", is_shown=show_progress, leave=False) as bar:
+        return [replace(c, fault=c.fault or _fault_of_prompts(c, reader, labels, reading)) for c in bar]
 
 
 def check_some_can_be_predicted(cases: list[FileCase]) -> None:

@@ -135,8 +135,8 @@ def _check_is_small(extent_zyx: np.ndarray, geometry: ImageGeometry, what: str) 
     is_large = (extent_zyx > MAX_SHARE * np.array(geometry.shape_zyx)) & (extent_zyx > MAX_SMALL_VOXELS)
     if is_large.sum() >= 2:
         raise PromptFileError(
-            f"{what} is {' x '.join(map(str, extent_zyx[::-1]))} voxels large, more than a quarter of the map along two "
-            f"of its axes, so it is a drawing or a segmentation. {remedy}"
+            f"{what} is {' x '.join(map(str, extent_zyx[::-1]))} voxels large, more than a quarter of the map along "
+            f"two of its axes, so it is a drawing or a segmentation. {remedy}"
         )
 
 

@@ -80,6 +80,9 @@ def test_data_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert data_workers(cuda, 4) == 8, "the other two are on another machine"
     monkeypatch.setenv("nnUNet_n_proc_DA", "3")
     assert data_workers(CPU) == data_workers(cuda) == 3
+    monkeypatch.setenv("nnUNet_n_proc_DA", "x")
+    with pytest.raises(ConfigurationError, match="variable nnUNet_n_proc_DA is 'x'; it must be a number of processes"):
+        data_workers(CPU)
 
 
 def test_waiting_for_data_is_measured_and_logged(planned: Workspace) -> None:

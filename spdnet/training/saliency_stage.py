@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from spdnet.network.precision import autocast
+from spdnet.parallel import processes_of_variable
 from spdnet.planning import StoredCase
 from spdnet.planning.plans import LossSettings, StageSettings
 from spdnet.training.losses import segmentation_loss
@@ -142,9 +143,13 @@ def data_workers(device: torch.device, n_processes: int = 1) -> int:
     """Loader processes: `nnUNet_n_proc_DA` if set; on a GPU one per core up to 12; on a CPU none, it computes.
 
     The cores are divided among the processes of a team, as far as they are on this machine.
+
+    Raises:
+        ConfigurationError: the variable holds no number of processes.
     """
-    if "nnUNet_n_proc_DA" in os.environ:
-        return int(os.environ["nnUNet_n_proc_DA"])
+    wanted = processes_of_variable("nnUNet_n_proc_DA")
+    if wanted is not None:
+        return wanted
     if device.type != "cuda":
         return 0
     here = int(os.environ.get("LOCAL_WORLD_SIZE", n_processes))
