@@ -413,6 +413,16 @@ def test_the_promises_name_tests_that_exist() -> None:
                 assert re.search(rf"mark\.gpu\n(?:.*\n){{0,4}}def {name}\(", source), (file, name)
 
 
+def test_every_environment_variable_is_on_its_page() -> None:
+    text = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    sources = [f for f in (ROOT / "spdnet").rglob("*.py") if "tests" not in f.parts]
+    code = "\n".join(f.read_text(encoding="utf-8") for f in sources)
+    read = set(re.findall(r'"((?:nnUNet|SPD|OMP|WANDB|CUBLAS|MASTER|LOCAL|WORLD)_[A-Za-z_]+|RANK)"', code))
+    assert named == read
+
+
 # ---- prompt files -----------------------------------------------------------------------------------------------
 
 
