@@ -14,6 +14,7 @@ from spdnet.dataset.raw_dataset import (
     CaseFiles,
     RawDataset,
     check_prompt_endings,
+    check_version,
     find_cases,
     image_name,
     load_json_object,
@@ -32,7 +33,9 @@ def verify_dataset_integrity(dataset: RawDataset) -> None:
             consecutive, the number of cases is not the declared one, or images, labels or prompts belong to no case.
     """
     file = dataset.folder / "dataset.json"
-    missing = [key for key in REQUIRED_KEYS if key not in load_json_object(file)]
+    content = load_json_object(file)
+    check_version(content, file)
+    missing = [key for key in REQUIRED_KEYS if key not in content]
     if missing:
         hint = '; "modality" is the old name of channel_names' if "channel_names" in missing else ""
         raise DatasetError(f"{file} lacks {', '.join(missing)}{hint}")

@@ -131,10 +131,11 @@ def read_dataset_json(file: Path) -> dict[str, Any]:
     """Read and check a dataset.json; `channel_names` is there even if the file has its old name `modality`.
 
     Raises:
-        DatasetError: missing, not JSON, without `channel_names`, `labels` or `file_ending`, or one of them is not of
-            its form.
+        DatasetError: missing, not JSON, of nnU-Net v1, without `channel_names`, `labels` or `file_ending`, or one of
+            them is not of its form.
     """
     content = load_json_object(file)
+    check_version(content, file)
     if "channel_names" not in content and "modality" in content:
         content["channel_names"] = content["modality"]
     missing = [key for key in ("channel_names", "labels", "file_ending") if key not in content]
@@ -159,6 +160,25 @@ def load_json_object(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DatasetError(f"{file} must hold a JSON object, not a {type(content).__name__}")
     return content
+
+
+def check_version(content: dict[str, Any], file: Path) -> None:
+    """Refuse the dataset.json of nnU-Net v1 and of the Medical Segmentation Decathlon, which nnU-Net v2 converts.
+
+    Raises:
+        DatasetError: it has labels by their value, {"0": "background"}, or "modality" and neither of the keys that
+            nnU-Net v2 has instead.
+    """
+    labels = content.get("labels")
+    by_value = (
+        isinstance(labels, dict) and bool(labels) and all(k.isdecimal() and isinstance(labels[k], str) for k in labels)
+    )
+    if by_value or ("modality" in content and "channel_names" not in content and "file_ending" not in content):
+        raise DatasetError(
+            f'{file} is of nnU-Net v1 or the Medical Segmentation Decathlon ("modality", labels like {{"0": '
+            '"background"}). Convert the data set with nnUNetv2_convert_MSD_dataset, or a folder TaskXXX_NAME of '
+            "nnU-Net v1 with nnUNetv2_convert_old_nnUNet_dataset"
+        )
 
 
 def find_cases(folder: Path, file_ending: str, n_channels: int) -> list[CaseFiles]:

@@ -172,8 +172,8 @@ class SPDPlanner:
             self.reasons["pixel_spacing_mm"] = "chosen by the user; slices that do not fit are scaled down"
             if size < wanted:
                 logger.warning(
-                    "slices extend %.1f mm, but %d pixels of %g mm hold %.1f mm: those that do not fit are scaled down, "
-                    "to coarser pixels than asked for. Give -image_size %d if the device takes it, or a larger "
+                    "slices extend %.1f mm, but %d pixels of %g mm hold %.1f mm: those that do not fit are scaled "
+                    "down, to coarser pixels than asked for. Give -image_size %d if the device takes it, or a larger "
                     "-overwrite_target_spacing",
                     *(extent, size, self.pixel_spacing_mm, size * self.pixel_spacing_mm, wanted),
                 )

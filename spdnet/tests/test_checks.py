@@ -169,6 +169,12 @@ def _(bench: Bench) -> object:
     return bench.dataset.labels
 
 
+@check("dataset.json of nnU-Net v1 or the Decathlon")
+def _(bench: Bench) -> object:
+    old = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "a"}}
+    return bench.change_dataset(channel_names=..., file_ending=..., **old).labels
+
+
 @check("dataset.json lacks a key")
 def _(bench: Bench) -> object:
     return bench.change_dataset(labels=...).labels

@@ -110,6 +110,22 @@ REFUSED_BY_BOTH: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+OLD_LABELS = {"labels": {"0": "background", "1": "a", "2": "b"}}
+OLD_CHANNELS = {"channel_names": None, "modality": {"0": "T1", "1": "T2"}}
+
+
+@pytest.mark.parametrize(
+    "changes", [{**OLD_LABELS, **OLD_CHANNELS, "file_ending": None}, OLD_LABELS, {**OLD_CHANNELS, "file_ending": None}]
+)
+def test_data_sets_of_nnunet_v1_are_to_be_converted(folder: Path, changes: dict[str, Any]) -> None:
+    change(folder, **changes)
+    message = "dataset.json is of nnU-Net v1 or the Medical.*Convert the data set with nnUNetv2_convert_MSD_dataset, or"
+    with pytest.raises(DatasetError, match=message):
+        verify_dataset_integrity(RawDataset(folder))
+    with pytest.raises(DatasetError, match=message):
+        RawDataset(folder).training_cases()
+
+
 @pytest.mark.parametrize("name", REFUSED_BY_BOTH)
 def test_faults_are_named(name: str, folder: Path) -> None:
     verify_dataset_integrity(RawDataset(folder))
