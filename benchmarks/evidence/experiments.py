@@ -16,7 +16,17 @@ DATA = {
     "hippocampus": "recipe",
     "left_atrium": "recipe",
 }
-CURVES = ("spd", "right_points", "saliency", "stage1_raw", "sam_tuning", "unet", "nnunet", "nnunet_raw_points")
+CURVES = (
+    "spd",
+    "right_points",
+    "saliency",
+    "stage1_raw",
+    "sam_tuning",
+    "unet",
+    "nnunet",
+    "nnunet_raw_points",
+    "nnunet_imitated_points",
+)
 LADDERS = {
     "bad": [f"bad{percent}" for percent in (0, 25, 50, 75, 90, 100)],
     "shift": [f"shift{mm}" for mm in (2, 5, 10, 20)],

@@ -25,7 +25,7 @@ from spdnet.inference.mirroring import predict_mirrored
 from spdnet.inference.steps import points_from_reader_order
 from spdnet.inference.work_list import list_cases
 from spdnet.network.checkpoint import read_checkpoint
-from spdnet.prompts import read_markups
+from spdnet.prompts import PromptReading, read_markups, write_markups
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.test_export import FlippedIO
 
@@ -452,6 +452,19 @@ def test_files_among_the_prompts_that_are_none_are_named(
         shutil.copy(file, images)
     made.predict_from_files(images, tmp_path / "beside", prompts=images)  # images are no misnamed prompts
     assert len(list((tmp_path / "beside").glob("*.nii.gz"))) == 2
+
+
+def test_points_that_are_dropped_are_told_once(
+    trained: Workspace, images: Path, prompts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    markup = read_markups(prompts / "blob_006.mrk.json")[0]
+    points = np.concatenate([markup.points_lps_mm, [[0.0, 0.0, 900.0]]])
+    own = replace(markup, points_lps_mm=points, point_labels=(*markup.point_labels, "far"))
+    write_markups(prompts / "blob_006.mrk.json", [own])
+    made = predictor_of(trained, prompt_reading=PromptReading(outside="drop"))
+    made.predict_from_files(images, tmp_path / "out", prompts=prompts)
+    (told,) = [r.getMessage() for r in caplog.records if "Dropped" in r.getMessage()]
+    assert "case blob_006: point 'far'" in told and "--outside" not in told, "it was given"
 
 
 def test_cases_of_one_name_do_not_share_a_prompt_file(images: Path, prompts: Path, tmp_path: Path) -> None:
