@@ -14,6 +14,7 @@ COMMANDS = {
     "spd_predict_from_modelfolder": "predict:modelfolder_main",
     "spd_evaluate": "evaluate:main",
     "spd_simulate_prompts": "simulate_prompts:main",
+    "spd_check_prompts": "check_prompts:main",
     "spd_find_best": "find_best:main",
     "spd_export_model_to_zip": "export_model:main",
     "spd_install_pretrained_model_from_zip": "install_model:main",

@@ -18,7 +18,7 @@ from spdnet.files import parse_json, read_json
 from spdnet.inference.export import is_complete
 from spdnet.inference.prompt_report import report_files
 from spdnet.parallel import progress_bar
-from spdnet.prompts import PromptReading, read_checked_markups
+from spdnet.prompts import Markup, PromptReading, read_checked_markups
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def list_cases(source: Source, outputs: Outputs, prompts: Prompts, file_ending: 
         cases = [_case_of_list(files, file_ending) for files in source]
     targets = _targets([c.case for c in cases], outputs, file_ending)
     if isinstance(prompts, str | Path):
-        cases, of_prompts = _with_prompts_of_folder(cases, Path(prompts))
+        cases, of_prompts = with_prompts_of_folder(cases, Path(prompts))
         faults = {**of_prompts, **faults}
     elif prompts is not None:
         cases = _with_prompts_of_list(cases, prompts)
@@ -115,6 +115,21 @@ def check_prompts(
     """Check the prompt file of every case against its image; cases that fail are returned with their fault."""
     with progress_bar(cases, "checking prompts", is_shown=show_progress, leave=False) as bar:
         return [replace(c, fault=c.fault or _fault_of_prompts(c, reader, labels, reading)) for c in bar]
+
+
+def checked_markups(
+    case: FileCase, reader: ReaderWriter, labels: Labels, reading: PromptReading, log_dropped: bool = True
+) -> list[Markup]:
+    """The content of a case's prompt file, checked against its image.
+
+    Raises:
+        DatasetError, PromptFileError: the image's header cannot be read, or see `read_checked_markups`.
+    """
+    if case.files.prompts is None:
+        raise PromptFileError(f"case {case.case} has no prompt file")
+    geometry = reader.read_geometry(case.files.images[0], case.case)
+    how = reading.frame, reading.outside, log_dropped
+    return read_checked_markups(case.files.prompts, case.case, geometry, labels, *how)
 
 
 def check_some_can_be_predicted(cases: list[FileCase]) -> None:
@@ -235,10 +250,8 @@ def _targets(cases: list[str], outputs: Outputs, file_ending: str) -> list[Path 
 def _fault_of_prompts(case: FileCase, reader: ReaderWriter, labels: Labels, reading: PromptReading) -> SPDError | None:
     if case.files.prompts is None:
         return None
-    try:
-        geometry = reader.read_geometry(case.files.images[0], case.case)
-        how = reading.frame, reading.outside, False  # what is dropped is logged when the case is predicted
-        read_checked_markups(case.files.prompts, case.case, geometry, labels, *how)
+    try:  # what is dropped is logged when the case is predicted
+        checked_markups(case, reader, labels, reading, log_dropped=False)
     except SPDError as error:
         return error
     return None
@@ -254,7 +267,7 @@ def _with_prompts_of_list(cases: list[CaseFiles], prompts: Sequence[PathLike | N
     return [replace(c, prompts=f) for c, f in zip(cases, files, strict=True)]
 
 
-def _with_prompts_of_folder(cases: list[CaseFiles], folder: Path) -> tuple[list[CaseFiles], dict[str, SPDError]]:
+def with_prompts_of_folder(cases: list[CaseFiles], folder: Path) -> tuple[list[CaseFiles], dict[str, SPDError]]:
     """The cases with their prompt files, and the faults of those that have none, or several."""
     if not folder.is_dir():
         raise PromptFileError(f"prompts folder {folder} does not exist")
