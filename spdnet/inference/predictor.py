@@ -1,8 +1,9 @@
 """The predictor: trained networks on images, as files or arrays, back on the images' own grid.
 
-It has the methods and arguments of nnU-Net's `nnUNetPredictor`, and prompts as further keywords. What nnU-Net has and
-this does not: sliding windows, a previous stage, the data iterators, and `predict_logits_from_preprocessed_data` (there
-are no logits over the classes where nothing is decoded; `predict_network_case` is the nearest thing).
+Its methods have the names and arguments of nnU-Net's `nnUNetPredictor`, and prompts as further keywords. What nnU-Net
+has and this does not, and what has other arguments or defaults, is listed in docs/python_api.md: sliding windows, a
+previous stage, the data iterators, and `predict_logits_from_preprocessed_data` (there are no logits over the classes
+where nothing is decoded; `predict_network_case` is the nearest thing).
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -37,6 +39,19 @@ def run(trained: Workspace, entry_point: str, *arguments: Any) -> None:
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_the_predictor_lacks_of_nnunets_is_what_the_page_says() -> None:
+    page = Path(__file__).parents[2] / "docs" / "python_api.md"
+    if not page.is_file():
+        pytest.skip("the documentation is not here")
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if "| not there" in line]
+    told = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    theirs = importlib.import_module("nnunetv2.inference.predict_from_raw_data").nnUNetPredictor
+    assert told == {name for name in vars(theirs) if name[0] != "_"} - set(vars(SPDPredictor))
+    for name in {name for name in vars(theirs) if name[0] != "_"} & set(vars(SPDPredictor)) - {"manual_initialization"}:
+        names = list(inspect.signature(getattr(theirs, name)).parameters)
+        assert list(inspect.signature(getattr(SPDPredictor, name)).parameters)[: len(names)] == names
 
 
 def read(file: Path) -> np.ndarray:
