@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tqdm import tqdm
-
 from spdnet.dataset import CaseFiles, RawDataset
 from spdnet.dataset.raw_dataset import check_prompt_endings
 from spdnet.errors import DatasetError, SPDError
 from spdnet.geometry import ImageGeometry
+from spdnet.parallel import progress_bar
 from spdnet.prompts import PromptReading, read_checked_markups
 
 _FAULTS_SHOWN = 10
@@ -41,11 +40,12 @@ def check_cases(
     if with_prompts:
         check_prompt_endings(dataset.folder / "promptsTr")
     faults = []
-    for case in tqdm(cases, desc="checking cases", leave=False):
-        try:
-            _check_case(dataset, case, reading, with_prompts, prompts_needed)
-        except SPDError as error:
-            faults.append(error)
+    with progress_bar(cases, "checking cases", leave=False) as bar:
+        for case in bar:
+            try:
+                _check_case(dataset, case, reading, with_prompts, prompts_needed)
+            except SPDError as error:
+                faults.append(error)
     if len(faults) == 1:
         raise faults[0]
     if faults:
