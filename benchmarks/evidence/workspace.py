@@ -59,7 +59,7 @@ class Workspace:
 
     Attributes:
         setting: the setting.
-        root: holds `nnUNet_raw`, `nnUNet_preprocessed`, `nnUNet_results`, `prompts/NOISE/` (test prompts, CASE.json),
+        root: holds `nnUNet_raw`, `nnUNet_preprocessed`, `nnUNet_results`, `prompts/NOISE/` (test prompts, CASE.mrk.json),
             `predictions/METHOD@NOISE/`, `logs/` and `measurements.json`.
         raw: the raw data set, nnU-Net's form, with `promptsTr`, `imagesTs`, `labelsTs`. `prior`: a raw data set
             with the same images whose labels are what stage 1 is to learn, or None where that is the target.
@@ -92,7 +92,7 @@ class Workspace:
         return next((self.root / "nnUNet_raw").glob("Dataset*_Prior"), None)
 
     def prompts(self, noise: str) -> Path:
-        """Folder of test prompts, one CASE.json per test case."""
+        """Folder of test prompts, one CASE.mrk.json per test case."""
         return self.root / "prompts" / noise
 
     def results(self, dataset: str | None = None) -> Path:

@@ -54,7 +54,7 @@ class Method(ABC):
 
     @abstractmethod
     def predict(self, workspace: Workspace, prompts: Path, output: Path) -> None:
-        """Write CASE.nii.gz into `output`, on the grid of every image of `imagesTs`, given `prompts/CASE.json`.
+        """Write CASE.nii.gz into `output`, on the grid of every image of `imagesTs`, given `prompts/CASE.mrk.json`.
 
         What it costs is noted as "NAME/predict". Raises as `train`; a call after that may begin anew.
         """
