@@ -59,8 +59,8 @@ class Workspace:
 
     Attributes:
         setting: the setting.
-        root: holds `nnUNet_raw`, `nnUNet_preprocessed`, `nnUNet_results`, `prompts/NOISE/` (test prompts, CASE.mrk.json),
-            `predictions/METHOD@NOISE/`, `logs/` and `measurements.json`.
+        root: holds `nnUNet_raw`, `nnUNet_preprocessed`, `nnUNet_results`, `prompts/NOISE/` (test prompts,
+            CASE.mrk.json), `predictions/METHOD@NOISE/`, `logs/` and `measurements.json`.
         raw: the raw data set, nnU-Net's form, with `promptsTr`, `imagesTs`, `labelsTs`. `prior`: a raw data set
             with the same images whose labels are what stage 1 is to learn, or None where that is the target.
     """

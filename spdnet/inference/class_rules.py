@@ -100,8 +100,8 @@ class Rules:
         return cls(settings, network.image_size, MeasuredShares.of(network))
 
     def trust_of_class(self, k: int) -> LearnedTrust | None:
-        """Which points of a class to trust, if the plans ask for what was learned, and the class has learned."""
-        if self.settings.trust != "learned" or self.measured is None or not self.measured.trust:
+        """Which points of a class to trust, if the plans allow for what was learned, and the class has learned."""
+        if self.settings.trust == "saliency" or self.measured is None or not self.measured.trust:
             return None
         return self.measured.trust[k]
 
@@ -111,7 +111,7 @@ class Rules:
         if self.trust_of_class(k) is None:
             settings = replace(settings, trust="saliency")
         else:
-            settings = replace(settings, agreement=AgreementSettings(), near_points="off")
+            settings = replace(settings, trust="learned", agreement=AgreementSettings(), near_points="off")
         decided: dict[str, Any] = {}
         if settings.agreement.mode == "auto":
             too_low = measured is not None and measured.points[k] < np.float32(MIN_POINT_PRECISION)

@@ -395,7 +395,7 @@ def reach_of_context(settings: DistillationSettings) -> int:
     looked_at = settings.agreement.n_slices if settings.agreement.mode != "off" else 0
     if settings.near_points != "off":
         looked_at += NEAR_SLICES
-    if settings.trust == "learned":
+    if settings.trust != "saliency":
         looked_at = max(looked_at, REACH)
     reach = settings.n_context + looked_at
     if settings.empty_consensus in ("auto", "continued"):

@@ -138,8 +138,9 @@ class DistillationSettings:
         trust: which points count: "saliency" (the paper's: those that are salient, by the rules below), or "learned":
             those that are likely enough to be on the target by what stage 2 learned from the training cases
             (`spdnet.prompts.learned_trust`); `agreement` and `near_points` are not asked then. Classes whose training
-            cases have too few points to learn from are judged by saliency. Our extension.
-        min_trust: probability above which a point is trusted in a slice, with "learned".
+            cases have too few points to learn from are judged by saliency. "auto": for each class "learned" if stage 2
+            finds that stage 1 misses many of the points on the target in the training cases. Our extensions.
+        min_trust: probability above which a point is trusted in a slice, where that was learned.
         empty_consensus: what a slice without trusted points gets: "decode" (where any pixel is salient it is decoded
             from SAM's "not a point" token alone), "peak" (likewise, but from the most salient pixel if the salient
             ones are one connected piece), "continued" (likewise, if the piece continues one with a trusted point from
@@ -174,7 +175,7 @@ class DistillationSettings:
     n_context: int = 2
     max_points: int = 10
     empty_consensus: Literal["auto", "peak", "continued", "decode", "empty"] = "auto"
-    trust: Literal["saliency", "learned"] = "saliency"
+    trust: Literal["saliency", "learned", "auto"] = "saliency"
     min_trust: float = 0.5
     random_points: Literal["refuse", "keep"] = "keep"
     near_points: Literal["off", "on", "auto"] = "off"

@@ -92,8 +92,12 @@ def _distillation(p: dict[str, Any]) -> str:
     if d["mode"] == "raw":
         return "none: every point goes to the decoder as it is"
     counts = f"its saliency is above {d['tau']:g}"
+    likely = f"{d.get('min_trust', 0.5):.0%} likely to be on the target"
+    learned = f"it is at least {likely}, by what was learned in training"
     if d.get("trust") == "learned":
-        counts = f"it is at least {d['min_trust']:.0%} likely to be on the target, by what was learned in training"
+        counts = learned
+    elif d.get("trust") == "auto":
+        counts += f", or, in classes of which saliency misses many, if {learned}"
     return (
         f"a point counts if {counts}; lent to {d['n_context']} slices on either side; "
         f"at most {d['max_points']} points per slice"

@@ -174,7 +174,8 @@ def test_what_the_main_process_measures_holds_for_all(tmp_path: Path, monkeypatc
         """The main process learns, another finds too few points."""
         arrays = {name: np.full(shape, 0.25, dtype=np.float32) for name, shape in LearnedTrust.shapes().items()}
         trust = LearnedTrust(**arrays) if current_team().is_main else None
-        return [(trust, Examples(np.zeros((2, *LearnedTrust.shapes()["mean"]), np.float32), np.array([True, False])))]
+        examples = Examples(np.zeros((2, *LearnedTrust.shapes()["mean"]), np.float32), np.array([True, False]))
+        return {0: (trust, examples)}
 
     def measure(*arguments: Any) -> TrustMeasurement:
         """Of the places of stand-ins 3 of 4 are right in the main process, and 1 of 4 in another."""

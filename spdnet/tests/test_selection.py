@@ -211,9 +211,9 @@ def test_stage_2_measures_on_the_cases_that_stage_1_held_out(
         measured.append([v.case.case for v in variants])
         return measure_trust(variants, *arguments)
 
-    def learn(variants: Any, settings: Any, seed: Any, stop: Any, held_out: set[str]) -> Any:
+    def learn(variants: Any, settings: Any, seed: Any, stop: Any, held_out: set[str], classes: Any) -> Any:
         emphasised.append(held_out)
-        return learn_trust(variants, settings, seed, stop, held_out)
+        return learn_trust(variants, settings, seed, stop, held_out, classes)
 
     def learning(settings: SPDSettings) -> SPDSettings:
         return replace(settings, distillation=replace(settings.distillation, trust="learned"))

@@ -32,6 +32,7 @@ from spdnet.training.prompt_stage import PromptStage
 from spdnet.training.scores import pixel_counts
 from spdnet.training.stopping import StopRequest, TrainingStoppedError
 from spdnet.training.trust import measure_trust
+from spdnet.training.trust_learning import learn_trust
 
 SIZE, N_SLICES = 56, 6
 CPU = torch.device("cpu")
@@ -305,6 +306,33 @@ def test_the_log_warns_where_the_saliency_misses_many_points(n_salient: int, war
     lines = stage.decide(["bowel"])
     assert f"bowel: of the points on it in the training cases, {3 * n_salient} of {3 * n_target} are salient" in lines
     assert any(line.startswith("warning: bowel: stage 1 misses many") for line in lines) == warns
+
+
+@pytest.mark.parametrize(("n_salient", "learns"), [(4, False), (3, True)])
+def test_trust_is_learned_where_the_saliency_misses_many_points(n_salient: int, learns: bool, tmp_path: Path) -> None:
+    peaks = [ON_TARGET] * n_salient + [None] * (N_SLICES - n_salient)
+    everywhere = [[s, *place] for s in range(N_SLICES - 1) for place in (ON_TARGET, ELSEWHERE)]
+    variant, settings = a_variant(tmp_path, "a", peaks, everywhere), from_files(trust="auto")
+    stage = PromptStage(tiny_network(n_classes=1), settings, [variant.case], [], CPU, 0, tmp_path)
+    stage._train = [[variant]]
+    before = Rules.of(settings.distillation, stage.network).of_class(0)
+    lines = stage.decide(["bowel"])
+    after = Rules.of(settings.distillation, stage.network).of_class(0)
+    assert before.trust == "saliency" and after.trust == ("learned" if learns else "saliency")
+    assert any("places that points of the training cases would prompt" in line for line in lines) == learns
+    assert any("others than salient ones may be trusted" in line for line in lines) == learns
+    kept = distill_volume(
+        variant.case.prompts, np.asarray(variant.saliency, np.float32), Rules.of(settings.distillation, stage.network)
+    )[0]
+    expected = range(N_SLICES - 1 if learns else n_salient)
+    assert sorted(kept.slice_index.tolist()) == list(expected), "of the five points on the target"
+
+
+def test_only_the_classes_that_are_asked_learn(tmp_path: Path) -> None:
+    everywhere = [[s, *place] for s in range(N_SLICES - 1) for place in (ON_TARGET, ELSEWHERE)]
+    variant, settings = a_variant(tmp_path, "a", [None] * N_SLICES, everywhere), from_files()
+    assert learn_trust([variant], settings, 0, StopRequest(), classes=[]) == {}
+    assert list(learn_trust([variant], settings, 0, StopRequest(), classes=[0])) == [0]
 
 
 @pytest.mark.parametrize("rule", ["auto", "peak"])

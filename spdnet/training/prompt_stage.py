@@ -36,19 +36,24 @@ from spdnet.training.losses import consistency_loss
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
 from spdnet.training.scores import pixel_counts
 from spdnet.training.stages import Batches, Stage
-from spdnet.training.trust import measure_trust
+from spdnet.training.trust import count_seen, measure_trust
 from spdnet.training.trust_learning import learn_trust
 
 logger = logging.getLogger(__name__)
 
 
-# Of the training points on the target, the share that has to be salient, else the log warns. Seen were 0.54 where SPD
-# fell behind a decoder tuned on raw points, and 0.76 and 0.81 where it was far ahead.
+# Of the training points on the target, the share that has to be salient. Else the log warns and, where the plans leave
+# trust to the training cases, it is learned.
 LEAST_SEEN = 2 / 3
-_MISSES_MANY = (
-    ": stage 1 misses many of the points on it, and distillation adds little to what saliency finds. Train stage 1 "
-    "anew, with another --seed or for longer, or on labels of all that may be the target (-stage1_from)"
+_TRAIN_ANEW = (
+    "Train stage 1 anew, with another --seed or for longer, or on labels of all that may be the target (-stage1_from)"
 )
+_MISSES_MANY = {
+    "saliency": (
+        ": stage 1 misses many of the points on it, and distillation adds little to what saliency finds. " + _TRAIN_ANEW
+    ),
+    "learned": ": stage 1 misses many of the points on it; others than salient ones may be trusted. " + _TRAIN_ANEW,
+}
 _WAYS = {
     "peak": "from that pixel",
     "continued": "from the pixel of what continues, the others without a point",
@@ -121,13 +126,13 @@ class PromptStage(Stage):
         refuses = plans.random_points == "refuse"
         looks = [getattr(plans, name) for name in LOOKS]
         chosen = plans.agreement.mode, plans.empty_consensus, plans.near_points, *looks
-        learns = plans.trust == "learned"
-        if plans.mode == "raw" or not (learns or "auto" in chosen or (refuses and falls_back_on_saliency(plans))):
+        may_learn = plans.trust != "saliency"
+        if plans.mode == "raw" or not (may_learn or "auto" in chosen or (refuses and falls_back_on_saliency(plans))):
             return []
         variants = [variants[0] for variants in self._train]
-        lines = self._learn_trust(variants, class_names) if learns else []
         held_out = {case.case for case in self.held_out_cases}
         honest = [v for v in variants if v.case.case in held_out] or variants
+        lines = self._learn_trust(variants, honest, class_names) if may_learn else []
         found = measure_trust(honest, self.settings, self.seed, self.stop, self.network.learned_trust())
         found.shares().keep_in(self.network)
         self.team.take_from_main(self.network.get_buffer(name) for name in MEASURED)
@@ -136,8 +141,8 @@ class PromptStage(Stage):
             rule = rules.of_class(k)
             if found.seen.n[k]:
                 lines.append(f"{name}: of the points on it in the training cases, {found.seen.in_words(k)} are salient")
-                if rule.trust == "saliency" and found.seen.values(1)[k] < LEAST_SEEN:
-                    lines.append(f"warning: {name}{_MISSES_MANY}")
+                if found.seen.values(1)[k] < LEAST_SEEN:
+                    lines.append(f"warning: {name}{_MISSES_MANY[rule.trust]}")
             if plans.agreement.mode == "auto" and rule.trust == "saliency":
                 asked = "are asked too" if rule.agreement.mode == "neighbours" else "need not be asked"
                 lines.append(
@@ -181,21 +186,32 @@ class PromptStage(Stage):
                 )
         return lines
 
-    def _learn_trust(self, variants: list[StoredVariant], class_names: Sequence[str]) -> list[str]:
-        """Learn from the training cases which points to trust, keep it in the network, and say how well it tells."""
+    def _learn_trust(
+        self, variants: list[StoredVariant], honest: list[StoredVariant], class_names: Sequence[str]
+    ) -> list[str]:
+        """Learn from the training cases which points to trust, keep it in the network, and say how well it tells.
+
+        With "auto", only classes whose points stage 1 misses too often in the cases `honest`.
+        """
+        classes = list(range(len(class_names)))
+        if self.settings.distillation.trust == "auto":
+            seen = count_seen(honest, self.settings, self.seed, self.stop).values(1)
+            classes = [k for k in classes if seen[k] < LEAST_SEEN]
         held_out = {case.case for case in self.held_out_cases}
-        learned = learn_trust(variants, self.settings, self.seed, self.stop, held_out)
-        self.network.learn_trust([trust for trust, _ in learned])
+        learned = learn_trust(variants, self.settings, self.seed, self.stop, held_out, classes) if classes else {}
+        self.network.learn_trust([learned[k][0] if k in learned else None for k in range(len(class_names))])
         lines = []
-        for name, (trust, examples) in zip(class_names, learned, strict=True):
-            on_target = examples.on_target
-            seen = f"{name}: of {len(on_target)} places that points of the training cases would prompt"
+        for k, (trust, examples) in learned.items():
+            name, on_target = class_names[k], examples.on_target
+            counted = f"{name}: of {len(on_target)} places that points of the training cases would prompt"
             if trust is None:
-                lines.append(f"{seen}, {on_target.sum()} are on it: too few of a kind to learn from, saliency decides")
+                lines.append(
+                    f"{counted}, {on_target.sum()} are on it: too few of a kind to learn from, saliency decides"
+                )
                 continue
             trusted = trust.probability(examples.features) > self.settings.distillation.min_trust
             lines.append(
-                f"{seen}, {trusted.sum()} are trusted; {(trusted & on_target).sum()} of these are on it, and "
+                f"{counted}, {trusted.sum()} are trusted; {(trusted & on_target).sum()} of these are on it, and "
                 f"{(~trusted & on_target).sum()} of the others"
             )
         return lines

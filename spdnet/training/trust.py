@@ -150,6 +150,18 @@ def measure_trust(
     return found
 
 
+def count_seen(variants: list[StoredVariant], settings: SPDSettings, seed: int, stop: StopRequest) -> Share:
+    """For each class, how many of the points on the target are salient: `TrustMeasurement.seen` alone."""
+    found, size, tau = Share(variants[0].saliency.shape[1]), settings.image_size, settings.distillation.tau
+    for variant in stop.guard(variants):
+        saliency = np.asarray(variant.saliency, dtype=np.float32)
+        for prompts in _draws(variant, settings, seed):
+            for k in range(saliency.shape[1]):
+                points = points_of_class(prompts, k, size, saliency.shape[-1])
+                _count_seen(variant, k, points, saliency[:, k] > tau, found)
+    return found
+
+
 def _draws(variant: StoredVariant, settings: SPDSettings, seed: int) -> list[SlicePrompts]:
     """By a seed of their own, for each case."""
     rng = np.random.default_rng([seed, _SEED, zlib.crc32(variant.name.encode())])

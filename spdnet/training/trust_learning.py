@@ -49,7 +49,8 @@ def learn_trust(
     seed: int,
     stop: StopRequest,
     held_out: Collection[str] = (),
-) -> list[tuple[LearnedTrust | None, Examples]]:
+    classes: Sequence[int] | None = None,
+) -> dict[int, tuple[LearnedTrust | None, Examples]]:
     """For each class what the training cases teach, None if they have too few points, and what it was learned from.
 
     All draws depend on the seed and the names of the cases alone.
@@ -61,35 +62,40 @@ def learn_trust(
         stop: looked at between cases.
         held_out: names of the cases that stage 1 has not seen. Their saliency errs as that of new cases does, so more
             is drawn for them.
+        classes: those that are to learn; None: all.
     """
-    n_classes = variants[0].saliency.shape[1]
+    asked = range(variants[0].saliency.shape[1]) if classes is None else classes
     n_draws = [_DRAWS_OF_HELD_OUT if v.case.case in held_out else _DRAWS for v in variants]
     of_draw = math.ceil(_MOST_USES / sum(n_draws))
-    parts: list[list[Examples]] = [[] for _ in range(n_classes)]
+    parts: dict[int, list[Examples]] = {k: [] for k in asked}
     for variant, n in stop.guard(list(zip(variants, n_draws, strict=True))):
-        for k, examples in enumerate(_examples(variant, settings, seed, n, of_draw)):
+        for k, examples in _examples(variant, settings, seed, n, of_draw, asked).items():
             parts[k].append(examples)
-    learned = []
-    for k, own in enumerate(parts):
+    learned = {}
+    for k, own in parts.items():
         rng = np.random.default_rng([seed, _SEED, k])
         features, on_target = (np.concatenate(arrays) for arrays in zip(*own, strict=True))
         examples = Examples(features, on_target)
         n_on = int(examples.on_target.sum())
         enough = min(n_on, len(examples.on_target) - n_on) >= _LEAST_USES
-        learned.append((fit_trust(examples, rng) if enough else None, examples))
+        learned[k] = fit_trust(examples, rng) if enough else None, examples
     return learned
 
 
-def _examples(variant: StoredVariant, settings: SPDSettings, seed: int, n_draws: int, most: int) -> list[Examples]:
-    """Of one case, for each class, at most so many of a draw; what lies under the ignore label is left out."""
+def _examples(
+    variant: StoredVariant, settings: SPDSettings, seed: int, n_draws: int, most: int, classes: Sequence[int]
+) -> dict[int, Examples]:
+    """Of one case, for each of the classes, at most so many of a draw; what lies under the ignore label is left out."""
     rng = np.random.default_rng([seed, _SEED, zlib.crc32(variant.name.encode())])
     saliency = np.asarray(variant.saliency, dtype=np.float32)
-    n_slices, n_classes, side, _ = saliency.shape
+    n_slices, side = len(saliency), saliency.shape[-1]
     size, n_context = settings.image_size, settings.distillation.n_context
-    parts: list[list[Examples]] = [[] for _ in range(n_classes)]
+    parts: dict[int, list[Examples]] = {k: [] for k in classes}
     for draw in range(n_draws):
         prompts = variant.move(draw_prompts(variant.case, settings.prompts, rng))
-        for k, background in enumerate(backgrounds(prompts, saliency, variant.content_share)):
+        behind = backgrounds(prompts, saliency, variant.content_share)
+        for k in classes:
+            background = behind[k]
             points = points_of_class(prompts, k, size, side)
             if draw % 2:
                 for_all = prompts.for_class(k).class_index == ALL_CLASSES
@@ -102,7 +108,7 @@ def _examples(variant: StoredVariant, settings: SPDSettings, seed: int, n_draws:
             chosen = chosen[is_known[chosen]]
             features = describe_uses(uses, saliency[:, k], background)
             parts[k].append(Examples(features[chosen], on_target[chosen]))
-    return [Examples(*(np.concatenate(arrays) for arrays in zip(*own, strict=True))) for own in parts]
+    return {k: Examples(*(np.concatenate(arrays) for arrays in zip(*own, strict=True))) for k, own in parts.items()}
 
 
 def _perturbed(

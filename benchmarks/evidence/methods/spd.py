@@ -239,6 +239,7 @@ METHODS: dict[str, SPD] = {
         _choice("peak_on", "SPD, peaks in all classes", distillation={"empty_consensus": "peak"}),
         _choice("peak_off", "SPD, no peaks", distillation={"empty_consensus": "decode"}),
         _choice("trust_learned", "SPD, learned trust", distillation={"trust": "learned"}),
+        _choice("trust_saliency", "SPD, trust by saliency", distillation={"trust": "saliency"}),
         _choice("near_off", "SPD, no near points", distillation={"near_points": "off"}),
         _choice("near_on", "SPD, near points in all classes", distillation={"near_points": "on"}),
         _with_spds_weights(
@@ -267,6 +268,7 @@ METHODS: dict[str, SPD] = {
             "without_extensions",
             "SPD without our extensions",
             distillation={
+                "trust": "saliency",
                 "agreement": AgreementSettings(),
                 "empty_consensus": "decode",
                 "random_points": "keep",

@@ -42,7 +42,8 @@ class SPDTrainerLocalOnly(SPDTrainer):
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """n = 0, no agreement, no near points, no second look."""
-        return _distilled(settings, n_context=0, near_points="off", agreement=AgreementSettings(), **_NO_LOOK)
+        local = {"n_context": 0, "trust": "saliency", "near_points": "off", "agreement": AgreementSettings()}
+        return _distilled(settings, **local, **_NO_LOOK)
 
 
 class SPDTrainerLearnedTrust(SPDTrainer):
