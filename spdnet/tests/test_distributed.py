@@ -170,7 +170,7 @@ def test_the_shared_loss_is_that_of_the_whole_batch_and_its_gradient_too(
 
 
 def test_what_the_main_process_measures_holds_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def learn(*arguments: Any) -> list[tuple[LearnedTrust | None, Examples]]:
+    def learn(*arguments: Any) -> dict[int, tuple[LearnedTrust | None, Examples]]:
         """The main process learns, another finds too few points."""
         arrays = {name: np.full(shape, 0.25, dtype=np.float32) for name, shape in LearnedTrust.shapes().items()}
         trust = LearnedTrust(**arrays) if current_team().is_main else None
