@@ -376,7 +376,7 @@ def options() -> dict[str, set[str]]:
 # Options of other programs that pages name.
 FOREIGN = {
     "README.md": {"-c", "-r"},  # nnU-Net's
-    "docs/choices.md": {"-data", "-o"},
+    "docs/choices.md": {"-data", "-o", "-part"},
     "docs/results.md": {"-data", "-o", "-case", "-first", "--n_cases"},
     "docs/speed.md": {"-profile", "-9"},
     "docs/training.md": {"-9"},

@@ -5,7 +5,8 @@ takes it as it is; its augmentation of intensities acts on all channels alike. C
 from a saliency that has seen their labels, as in SPD.
 
 Every other time SPD draws points that imitate those of the training files instead of reading these. With imitated
-points each training volume is there several times here, once with the points of its file and else with such draws.
+points each training volume is there several times here, once with the points of its file and else with such draws. The
+planner lets a batch hold at most a twentieth of the data set, for which the copies do not count.
 
 It is trained on all training volumes and predicts with its last weights and its mirroring, its defaults.
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -128,6 +130,8 @@ class NNUNet(Method):
         number = str(int(dataset[len("Dataset") :][:3]))
         command: list[str | Path] = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", "2d"]
         self._run(workspace, [*command, "-npfp", PROCESSES, "-np", PROCESSES], "train")
+        if self.points == "imitated":
+            _divide_batch(workspace.preprocessed(dataset) / f"{NNUNET_PLANS}.json", 1 + IMITATIONS)
         done.touch()
 
     def _make_dataset(self, workspace: Workspace) -> None:
@@ -217,6 +221,14 @@ def progress(dices: np.ndarray, n_epochs: int) -> str:
         f"nnU-Net's pseudo-Dice of training volumes, last {len(last) * n_epochs / len(dices):g} of {n_epochs} epochs: "
         f"{last.mean():.3f}, {slope:+.4f} an epoch"
     )
+
+
+def _divide_batch(plans_file: Path, divisor: int) -> None:
+    """Make the batches of the 2d configuration so much smaller, but of two slices at least."""
+    plans = json.loads(plans_file.read_text(encoding="utf-8"))
+    configuration = plans["configurations"]["2d"]
+    configuration["batch_size"] = max(2, round(configuration["batch_size"] / divisor))
+    write_json(plans_file, plans)
 
 
 def _workers(workspace: Workspace) -> str:
