@@ -275,7 +275,16 @@ class SPDPlanner:
         flat = all(c.n_slices == 1 for c in f.cases)
         scattered = f.prompt_statistics is None or f.prompt_type == "points"  # without files: the recipe's
         look_again = dict.fromkeys(LOOKS, "auto")
-        settings = DistillationSettings(random_points="refuse", near_points="auto", **look_again)  # type: ignore[arg-type]
+        settings = DistillationSettings(
+            trust="auto",
+            random_points="refuse",
+            near_points="auto",
+            **look_again,  # type: ignore[arg-type]
+        )
+        self.reasons["trust"] = (
+            "points that saliency confirms; stage 2 learns from the training cases which to trust if it finds that stage "
+            "1 misses many of the right ones"
+        )
         self.reasons["random_points"] = "points that hit the saliency like random ones may be those of another image"
         self.reasons["near_points"] = "stage 2 sees by the training cases whether their place alone tells"
         self.reasons["empty_consensus"] = "stage 2 sees by the training cases whether salient pixels can stand in"
@@ -285,7 +294,8 @@ class SPDPlanner:
             else "tau 0.5 and n 2 as in the paper"
         )
         if flat:
-            return replace(settings, n_context=0, near_points="off", **dict.fromkeys(LOOKS, "off"))  # type: ignore[arg-type]
+            self.reasons["trust"] = "points that saliency confirms"
+            return replace(settings, trust="saliency", n_context=0, near_points="off", **dict.fromkeys(LOOKS, "off"))  # type: ignore[arg-type]
         self.reasons["second_look"] = "stage 2 sees by the training cases whether it changes things for the better"
         self.reasons["readmit"] = "stage 2 sees by the training cases whether points beside the last mask are right"
         self.reasons["prolong"] = "stage 2 sees by the training cases whether targets reach further than trusted points"
