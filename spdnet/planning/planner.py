@@ -282,7 +282,7 @@ class SPDPlanner:
             **look_again,  # type: ignore[arg-type]
         )
         self.reasons["trust"] = (
-            "points that saliency confirms; which to trust is learned if stage 2 finds that stage 1 misses many right ones"
+            "points that saliency confirms; learned if stage 2 finds that stage 1 misses many of the right ones"
         )
         self.reasons["random_points"] = "points that hit the saliency like random ones may be those of another image"
         self.reasons["near_points"] = "stage 2 sees by the training cases whether their place alone tells"
