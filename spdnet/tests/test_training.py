@@ -907,6 +907,7 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
             "SPDTrainerLocalOnly",
             {
                 "distillation.n_context": 0,
+                "distillation.trust": "saliency",
                 "distillation.near_points": "off",
                 "distillation.agreement.mode": "off",
                 **LOOKS_OFF,
@@ -921,6 +922,7 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
         ("SPDTrainerTruePoints", {**RAW, "prompts.recipe.mode": "true_points"}),
         ("SPDTrainerEmptyMask", {"distillation.empty_consensus": "empty"}),
         ("SPDTrainerLearnedTrust", {"distillation.trust": "learned"}),
+        ("SPDTrainerSaliencyTrust", {"distillation.trust": "saliency"}),
         ("SPDTrainerNoAgreement", {"distillation.agreement.mode": "off"}),
         ("SPDTrainerNoPeak", {"distillation.empty_consensus": "decode"}),
         ("SPDTrainerNoNear", {"distillation.near_points": "off"}),
@@ -934,7 +936,7 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
     ],
 )
 def test_variants_change_what_they_say_and_nothing_else(name: str, changes: dict[str, Any]) -> None:
-    extensions = {"near_points": "on", "random_points": "refuse", "agreement": AgreementSettings("neighbours")}
+    extensions = {"trust": "auto", "near_points": "on", "random_points": "refuse", "agreement": AgreementSettings("neighbours")}
     extensions |= dict.fromkeys(LOOKS, "on")
     settings = tiny_settings(distillation=DistillationSettings(**extensions))  # type: ignore[arg-type]
     stages = {name: replace(getattr(settings, name), warmup_iterations=3) for name in ("stage1", "stage2")}

@@ -34,6 +34,7 @@ TRAINERS: dict[str, type[SPDTrainer]] = {
         ablations.SPDTrainerEmptyMask,
         ablations.SPDTrainerNoAgreement,
         ablations.SPDTrainerLearnedTrust,
+        ablations.SPDTrainerSaliencyTrust,
         ablations.SPDTrainerNoNear,
         ablations.SPDTrainerNoSecondLook,
         ablations.SPDTrainerNoProlong,

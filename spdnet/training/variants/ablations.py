@@ -55,6 +55,15 @@ class SPDTrainerLearnedTrust(SPDTrainer):
         return _distilled(settings, trust="learned")
 
 
+class SPDTrainerSaliencyTrust(SPDTrainer):
+    """Saliency decides which points to trust, also where stage 1 misses many of the right ones."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Trust by saliency."""
+        return _distilled(settings, trust="saliency")
+
+
 class SPDTrainerRawPrompts(SPDTrainer):
     """The stage-1 encoder, but the decoder is tuned on and given all points and boxes as they are."""
 
