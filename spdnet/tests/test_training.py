@@ -936,7 +936,8 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
     ],
 )
 def test_variants_change_what_they_say_and_nothing_else(name: str, changes: dict[str, Any]) -> None:
-    extensions = {"trust": "auto", "near_points": "on", "random_points": "refuse", "agreement": AgreementSettings("neighbours")}
+    extensions = {"trust": "auto", "near_points": "on", "random_points": "refuse"}
+    extensions |= {"agreement": AgreementSettings("neighbours")}
     extensions |= dict.fromkeys(LOOKS, "on")
     settings = tiny_settings(distillation=DistillationSettings(**extensions))  # type: ignore[arg-type]
     stages = {name: replace(getattr(settings, name), warmup_iterations=3) for name in ("stage1", "stage2")}
