@@ -18,7 +18,7 @@ from stage1_file import write_plans, write_stage1
 from evidence.case_prediction import prepared_cases
 from evidence.heatmaps import heat_map, raw_heat_map
 from evidence.jobs import Setting
-from evidence.methods.nnunet import IMITATIONS, METHODS, TRAINERS, main, progress, pseudo_dices
+from evidence.methods.nnunet import IMITATIONS, METHODS, TRAINERS, _divide_batch, main, progress, pseudo_dices
 from evidence.noise import NOISES, write_test_prompts, write_training_prompts
 from evidence.slices import SIGMAS_ACROSS, heat_maps
 from evidence.workspace import Workspace
@@ -151,6 +151,16 @@ def test_imitations_stand_beside_the_points_of_the_files(tmp_path: Path) -> None
         heats = [np.stack(channels_of(made.folder / "imagesTr", copy, 1, 2)) for copy in copies]
         assert all(heat.any() for heat in heats)
         assert not any(np.array_equal(a, b) for i, a in enumerate(heats) for b in heats[:i])
+
+
+@pytest.mark.parametrize(("planned", "expected"), [(115, 29), (5, 2)])
+def test_copies_do_not_make_batches_larger(tmp_path: Path, planned: int, expected: int) -> None:
+    plans = {"configurations": {name: {"batch_size": planned, "patch_size": [64, 64]} for name in ("2d", "3d_fullres")}}
+    file = tmp_path / "nnUNetPlans.json"
+    file.write_text(json.dumps(plans), encoding="utf-8")
+    _divide_batch(file, 4)
+    plans["configurations"]["2d"]["batch_size"] = expected
+    assert json.loads(file.read_text(encoding="utf-8")) == plans
 
 
 LOGS = {
