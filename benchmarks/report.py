@@ -29,11 +29,10 @@ from spdnet.files import make_folder, write_text
 INTRODUCTION = """# Evidence
 
 Made by `benchmarks/report.py` from stored runs. Slice DSC and IoU are means over all slices of the test cases (two
-empty masks count 1, one empty mask 0), target-slice DSC over
-slices with target, HD95 and ASD over slices in which both masks have foreground, volume Dice over
-cases; then over classes. Several seeds are averaged per case first. Brackets are 95 % bootstrap intervals over cases;
-they do not hold the noise between trainings, which the standard deviation between seeds shows. Differences are paired
-by case.
+empty masks count 1, one empty mask 0), target-slice DSC over slices with target, HD95 and ASD over slices in which
+both masks have foreground, volume Dice over cases; then over classes. Several seeds are averaged per case first.
+Brackets are 95 % bootstrap intervals over cases; they do not hold the noise between trainings, which the standard
+deviation between seeds shows. Differences are paired by case.
 """
 GOAL_NOTE = (
     "Judged on the test part with all training volumes, by the measured value; below is every setting. "
