@@ -137,14 +137,12 @@ def choose_cases(
     """Training and test cases of a setting.
 
     The final part has test cases that nobody looked at while the method was made, unless there are none; the
-    development part has the others.
+    development part has the others. Of a fold of the training part, by nnU-Net's rule, the held-out cases are the test
+    cases. A smaller number of training volumes is the beginning of a larger one with the same seed.
 
     Args:
         source: the data set. setting: the setting. family: key of `SIZES`.
         looked_at: from the number of test cases to the indices of those that were.
-
-    Of a fold of the training part, by nnU-Net's rule, the held-out cases are the test cases. A smaller number of
-    training volumes is the beginning of a larger one with the same seed.
 
     Raises:
         ConfigurationError: an unknown part, or more training volumes than there are.
@@ -152,10 +150,12 @@ def choose_cases(
     """
     cases = source.training_cases()
     if setting.part in ("final", "development"):
-        test = source.cases("Ts")
-        seen = looked_at(len(test))
-        unseen = [case for i, case in enumerate(test) if i not in seen]
-        train, test = cases, unseen if setting.part == "final" and unseen else [test[i] for i in sorted(seen)]
+        all_tests = source.cases("Ts")
+        seen = looked_at(len(all_tests))
+        unseen = [case for i, case in enumerate(all_tests) if i not in seen]
+        train, test = cases, [all_tests[i] for i in sorted(seen)]
+        if setting.part == "final" and unseen:
+            test = unseen
     elif setting.part in [f"fold{i}" for i in range(5)]:
         split = create_splits([c.case for c in cases])[int(setting.part[-1])]
         train, test = ([c for c in cases if c.case in split[part]] for part in ("train", "val"))

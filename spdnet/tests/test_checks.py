@@ -63,6 +63,12 @@ class Bench:
         """The raw data set."""
         return RawDataset(self.workspace().raw)
 
+    def prompts_folder(self) -> Path:
+        """An empty promptsTr of the raw data set."""
+        folder = self.workspace().raw / "promptsTr"
+        folder.mkdir()
+        return folder
+
     def change_json(self, file: Path, **changes: Any) -> None:
         """Replace values of a JSON file; `...` removes one."""
         content = {**json.loads(file.read_text(encoding="utf-8")), **changes}
@@ -275,32 +281,28 @@ def _(bench: Bench) -> object:
 
 @check("prompts of a case that is not there, while others have none")
 def _(bench: Bench) -> object:
-    folder = bench.workspace().raw / "promptsTr"
-    folder.mkdir()
+    folder = bench.prompts_folder()
     write_markups(folder / "blob_2.mrk.json", [])
     return extract_fingerprint(bench.dataset, 1)
 
 
 @check("training cases without prompts, while others have some ¹")
 def _(bench: Bench) -> object:
-    folder = bench.workspace().raw / "promptsTr"
-    folder.mkdir()
+    folder = bench.prompts_folder()
     write_markups(folder / "blob_002.mrk.json", [])
     return verify_dataset_integrity(bench.dataset)
 
 
 @check("a file in promptsTr or promptsTs that has no ending of a prompt file")
 def _(bench: Bench) -> object:
-    folder = bench.workspace().raw / "promptsTr"
-    folder.mkdir()
+    folder = bench.prompts_folder()
     (folder / "blob_002.json").write_text("", encoding="utf-8")
     return extract_fingerprint(bench.dataset, 1)
 
 
 @check("several faulty cases, as far as headers and prompt files tell")
 def _(bench: Bench) -> object:
-    folder = bench.workspace().raw / "promptsTr"
-    folder.mkdir()
+    folder = bench.prompts_folder()
     far = Markup("bright", "points", np.array([[500.0, 0, 0]]), ("F-1",))
     write_markups(folder / "blob_001.mrk.json", [far])
     (folder / "blob_002.mrk.json").write_text("{", encoding="utf-8")
@@ -309,8 +311,7 @@ def _(bench: Bench) -> object:
 
 @check("a case without prompts, where the plans ask for prompt files")
 def _(bench: Bench) -> object:
-    folder = bench.workspace().raw / "promptsTr"
-    folder.mkdir()
+    folder = bench.prompts_folder()
     for name in ("blob_000", "blob_001", "blob_003", "blob_004"):
         write_markups(folder / f"{name}.mrk.json", [])
     plans = SPDPlans("Dataset507_Blobs", "P", "SimpleITKIO", tiny_settings(prompts=PromptSettings("files")))
@@ -319,8 +320,7 @@ def _(bench: Bench) -> object:
 
 @check("two prompt files of one case")
 def _(bench: Bench) -> object:
-    folder = bench.workspace().raw / "promptsTr"
-    folder.mkdir()
+    folder = bench.prompts_folder()
     write_markups(folder / "blob_002.mrk.json", [])
     (folder / "blob_002.fcsv").write_text("", encoding="utf-8")
     return bench.dataset.training_cases()

@@ -31,7 +31,7 @@ from spdnet.training.embedding_store import StoredVariant
 from spdnet.training.prompt_stage import PromptStage
 from spdnet.training.scores import pixel_counts
 from spdnet.training.stopping import StopRequest, TrainingStoppedError
-from spdnet.training.trust import measure_trust
+from spdnet.training.trust import count_seen, measure_trust
 from spdnet.training.trust_learning import learn_trust
 
 SIZE, N_SLICES = 56, 6
@@ -289,11 +289,11 @@ def test_salient_points_are_counted_in_their_own_slice(tmp_path: Path) -> None:
 def test_of_the_points_on_the_target_it_is_counted_how_many_are_salient(tmp_path: Path) -> None:
     given = [[0.0, *ON_TARGET], [1.0, *ON_TARGET], [2.0, *ON_TARGET], [2.0, *ELSEWHERE], [9.0, *ON_TARGET]]
     variant = a_variant(tmp_path, "a", [ON_TARGET, ELSEWHERE, None, None, None, None], given)
-    assert measure_trust([variant], from_files(), 0, StopRequest()).seen.in_words(0) == "3 of 9"
+    assert count_seen([variant], from_files(), 0, StopRequest()).in_words(0) == "3 of 9"
     valid = np.ones((N_SLICES, SIZE, SIZE), dtype=np.uint8)
     valid[1, ON_TARGET[0], ON_TARGET[1]] = 0
     variant.__dict__["valid"] = valid  # a cached property
-    assert measure_trust([variant], from_files(), 0, StopRequest()).seen.in_words(0) == "3 of 6"
+    assert count_seen([variant], from_files(), 0, StopRequest()).in_words(0) == "3 of 6"
 
 
 @pytest.mark.parametrize(("n_salient", "warns"), [(4, False), (3, True)])

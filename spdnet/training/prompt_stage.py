@@ -132,16 +132,18 @@ class PromptStage(Stage):
         variants = [variants[0] for variants in self._train]
         held_out = {case.case for case in self.held_out_cases}
         honest = [v for v in variants if v.case.case in held_out] or variants
-        lines = self._learn_trust(variants, honest, class_names) if may_learn else []
+        seen = count_seen(honest, self.settings, self.seed, self.stop)
+        misses_many = seen.values(1) < LEAST_SEEN
+        lines = self._learn_trust(variants, misses_many, class_names) if may_learn else []
         found = measure_trust(honest, self.settings, self.seed, self.stop, self.network.learned_trust())
         found.shares().keep_in(self.network)
         self.team.take_from_main(self.network.get_buffer(name) for name in MEASURED)
         rules = Rules.of(plans, self.network)
         for k, name in enumerate(class_names):
             rule = rules.of_class(k)
-            if found.seen.n[k]:
-                lines.append(f"{name}: of the points on it in the training cases, {found.seen.in_words(k)} are salient")
-                if found.seen.values(1)[k] < LEAST_SEEN:
+            if seen.n[k]:
+                lines.append(f"{name}: of the points on it in the training cases, {seen.in_words(k)} are salient")
+                if misses_many[k]:
                     lines.append(f"warning: {name}{_MISSES_MANY[rule.trust]}")
             if plans.agreement.mode == "auto" and rule.trust == "saliency":
                 asked = "are asked too" if rule.agreement.mode == "neighbours" else "need not be asked"
@@ -187,16 +189,15 @@ class PromptStage(Stage):
         return lines
 
     def _learn_trust(
-        self, variants: list[StoredVariant], honest: list[StoredVariant], class_names: Sequence[str]
+        self, variants: list[StoredVariant], misses_many: np.ndarray, class_names: Sequence[str]
     ) -> list[str]:
         """Learn from the training cases which points to trust, keep it in the network, and say how well it tells.
 
-        With "auto", only classes whose points stage 1 misses too often in the cases `honest`.
+        With "auto", only classes of which stage 1 misses many points: `misses_many`, bool (k,).
         """
         classes = list(range(len(class_names)))
         if self.settings.distillation.trust == "auto":
-            seen = count_seen(honest, self.settings, self.seed, self.stop).values(1)
-            classes = [k for k in classes if seen[k] < LEAST_SEEN]
+            classes = np.flatnonzero(misses_many).tolist()
         held_out = {case.case for case in self.held_out_cases}
         learned = learn_trust(variants, self.settings, self.seed, self.stop, held_out, classes) if classes else {}
         self.network.learn_trust([learned[k][0] if k in learned else None for k in range(len(class_names))])

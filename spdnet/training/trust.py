@@ -74,13 +74,11 @@ class TrustMeasurement:
         readmit, prolong, follow: of the points that it could readmit beside last masks, of the places that it could add
             there, and of the points that further looks could follow, how many are on the target.
         salient: of all points, how many are salient in their own slice.
-        seen: of the points on the target, how many are.
     """
 
     def __init__(self, n_classes: int, trust: tuple[LearnedTrust | None, ...] = ()) -> None:
         self._trust = trust
         self.points, self.peaks, self.continued, self.salient, self.near = (Share(n_classes) for _ in range(5))
-        self.seen = Share(n_classes)
         self.look, self.readmit, self.prolong, self.follow = (Share(n_classes) for _ in range(4))
 
     def shares(self) -> MeasuredShares:
@@ -113,8 +111,8 @@ def measure_trust(
     is that of `spdnet.prompts.stand_ins`, in the slices that have no trusted prompt under the rules that the points'
     share leads to; near points are those of `spdnet.prompts.near_points` under the same rules. Under these, too, it is
     counted which points a second look would drop, which gaps bridge, which points readmit or follow, and which ends
-    prolong, if the slices with trusted prompts had perfect masks. How many points are salient is counted besides, of
-    all and of those on the target.
+    prolong, if the slices with trusted prompts had perfect masks. It is counted besides how
+    many of all points are salient.
 
     Args:
         variants: one of each training case.
@@ -136,7 +134,6 @@ def measure_trust(
                 points = points_of_class(prompts, k, size, saliency.shape[-1])
                 hits = count_hits(points, saliency[:, k], rule.tau, behind[k])
                 found.salient.add(k, hits.n_salient, hits.n)
-                _count_seen(variant, k, points, saliency[:, k] > rule.tau, found.seen)
     rules = Rules(rule, size, found.shares())
     for variant, draws in stop.guard(drawn):
         saliency = np.asarray(variant.saliency, dtype=np.float32)
@@ -151,7 +148,10 @@ def measure_trust(
 
 
 def count_seen(variants: list[StoredVariant], settings: SPDSettings, seed: int, stop: StopRequest) -> Share:
-    """For each class, how many of the points on the target are salient: `TrustMeasurement.seen` alone."""
+    """For each class, of the points on the target, how many are salient in their own slice.
+
+    Arguments and points are those of `measure_trust`.
+    """
     found, size, tau = Share(variants[0].saliency.shape[1]), settings.image_size, settings.distillation.tau
     for variant in stop.guard(variants):
         saliency = np.asarray(variant.saliency, dtype=np.float32)
