@@ -212,7 +212,7 @@ def plain_sam(
         part = slice(first, first + n_rows)
         with autocast(device):
             own = embeddings[torch.from_numpy(rows.slice_index[part]).to(device)]
-            logits = decode_rows(network, own, rows, part, device)
+            logits = decode_rows(network, own, rows.select(part), device)
         masks[rows.slice_index[part], rows.class_index[part]] = torch.sigmoid(logits.float()).cpu().numpy()
     return masks
 

@@ -91,7 +91,7 @@ class PromptedSam(SliceModel):
         boxes = distill_volume_boxes(given, no_saliency, rules)
         rows = decoder_rows(points, no_saliency, rules, boxes)
         embeddings = self.network.encode(images)[torch.from_numpy(rows.slice_index).to(images.device)]
-        logits = decode_rows(self.network, embeddings, rows, slice(None), images.device)
+        logits = decode_rows(self.network, embeddings, rows, images.device)
         return logits.view(n_classes, n_slices, size, size).transpose(0, 1)  # rows: by class, then slice
 
     def loss(self, logits: torch.Tensor, batch: PromptedBatch) -> torch.Tensor:

@@ -88,16 +88,19 @@ class Rules:
         image_size: side of the network's slices.
         measured: None where the training cases have not been asked: peaks then, no agreement, near points or second
             look.
+        dense_slices: slices to either side that a dense prompt sees; None if there is none.
     """
 
     settings: DistillationSettings
     image_size: int
     measured: MeasuredShares | None = None
+    dense_slices: int | None = None
 
     @classmethod
     def of(cls, settings: DistillationSettings, network: SPDNetwork) -> Rules:
         """Those of a network, with what it has measured."""
-        return cls(settings, network.image_size, MeasuredShares.of(network))
+        dense_slices = None if network.dense_prompt is None else network.dense_prompt.n_slices
+        return cls(settings, network.image_size, MeasuredShares.of(network), dense_slices)
 
     def trust_of_class(self, k: int) -> LearnedTrust | None:
         """Which points of a class to trust, if the plans allow for what was learned, and the class has learned."""

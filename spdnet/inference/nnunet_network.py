@@ -64,7 +64,8 @@ class SaliencyNetwork(nn.Module):
         Raises:
             KeyError, ValueError: the weights are of another network.
         """
-        self.network.load_own_state(dict(state_dict))
+        own = {name: value for name, value in state_dict.items() if not name.startswith("dense_prompt.")}
+        self.network.load_own_state(own)
         return nn.modules.module._IncompatibleKeys([], [])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -53,8 +53,8 @@ class DecoderRows:
     def __len__(self) -> int:
         return len(self.slice_index)
 
-    def select(self, chosen: np.ndarray) -> DecoderRows:
-        """The rows of a bool mask (R,) or of an array of indices."""
+    def select(self, chosen: np.ndarray | slice) -> DecoderRows:
+        """The rows of a bool mask (R,), of an array of indices, or of a slice."""
         return DecoderRows(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def padded(self, n_points: int) -> DecoderRows:
@@ -253,7 +253,7 @@ def decoder_rows(
 
     A slice with trusted points or a trusted box always is. One without is unless the plans say "empty", where any of
     its pixels is salient; where the class uses peaks, or continued ones, it gets what `spdnet.prompts.stand_ins` finds
-    as its point. Raw prompts decode every slice.
+    as its point. With raw prompts, and for a dense prompt, every slice is decoded.
 
     Args:
         consensus: points, one per class.
@@ -269,7 +269,7 @@ def decoder_rows(
         own_boxes = boxes[k].box_of_slices(n_slices) if boxes is not None else np.full((n_slices, 4), np.nan)
         prompted = consensus[k].slices_with_points(n_slices) | ~np.isnan(own_boxes[:, 0])
         decoded = prompted
-        if rule.mode == "raw":
+        if rule.mode == "raw" or rules.dense_slices is not None:
             decoded = np.ones(n_slices, dtype=bool)
         elif rule.empty_consensus != "empty":
             decoded = prompted | (saliency[:, k].max(axis=(1, 2)) > rule.tau)
@@ -388,8 +388,15 @@ def _stand_ins(
     return {}
 
 
-def reach_of_context(settings: DistillationSettings) -> int:
-    """How many slices away a prompt can lie and still count: what `rows_of_slices` has to know around its slices."""
+def reach_of_context(rules: Rules) -> int:
+    """How many slices away a prompt can lie and still count: what `rows_of_slices` has to know around its slices.
+
+    A dense prompt looks as far as that, too.
+    """
+    return max(_reach_of_rules(rules.settings), rules.dense_slices or 0)
+
+
+def _reach_of_rules(settings: DistillationSettings) -> int:
     if settings.mode == "raw":
         return settings.n_context if settings.boxes.mode == "distilled" else 0
     looked_at = settings.agreement.n_slices if settings.agreement.mode != "off" else 0
@@ -423,7 +430,7 @@ def rows_of_slices(
     Returns:
         `slice_index` counts from the volume's first slice.
     """
-    reach = reach_of_context(rules.settings)
+    reach = reach_of_context(rules)
     low, high = max(first - reach, 0), min(stop + reach, len(saliency))
     near, window = prompts.of_slices(low, high), saliency[low:high]
     consensus = distill_volume(near, window, rules, content_share)

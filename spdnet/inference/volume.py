@@ -18,6 +18,7 @@ import torch
 
 from spdnet.inference.class_rules import Rules
 from spdnet.inference.following import look_further
+from spdnet.inference.prompt_maps import PromptMaps
 from spdnet.inference.prompting import (
     DecoderRows,
     DistilledVolume,
@@ -95,12 +96,14 @@ def encode_volume(network: SPDNetwork, slices: np.ndarray, batch_size: int, devi
 
 
 @torch.no_grad()
-def decode_volume(network: SPDNetwork, volume: EncodedVolume, rows: DecoderRows, device: torch.device) -> np.ndarray:
-    """Decode rows to probabilities float32 (S, k, M, M); 0 where there is no row."""
+def decode_volume(
+    network: SPDNetwork, volume: EncodedVolume, rows: DecoderRows, device: torch.device, maps: PromptMaps | None = None
+) -> np.ndarray:
+    """Decode rows to probabilities float32 (S, k, M, M); 0 where there is no row. `maps` as the network needs them."""
     probabilities = np.zeros_like(volume.saliency)
 
     def decode(part: slice) -> None:
-        decoded = _decode(network, volume.embeddings[rows.slice_index[part]], rows, part, device)
+        decoded = _decode(network, volume.embeddings[rows.slice_index[part]], rows.select(part), maps, device)
         probabilities[rows.slice_index[part], rows.class_index[part]] = decoded.cpu().numpy()
 
     BatchSize(_decoder_batch(device)).run(decode, len(rows))
@@ -129,11 +132,12 @@ def decode_with_looks(
     """
 
     def decode(rows: DecoderRows) -> np.ndarray:
-        return decode_volume(network, volume, rows, device)[rows.slice_index, rows.class_index]
+        return decode_volume(network, volume, rows, device, maps)[rows.slice_index, rows.class_index]
 
     saliency = volume.saliency
+    maps = PromptMaps.of(network, prompts, saliency)
     rows = decoder_rows(given.consensus, saliency, rules, given.boxes)
-    probabilities = decode_volume(network, volume, rows, device)
+    probabilities = decode_volume(network, volume, rows, device, maps)
     if not rules.looked_at_again(saliency.shape[1]).any():
         return probabilities
     points, first_masks = _points_of_classes(prompts, network, saliency), probabilities > 0.5
@@ -145,18 +149,31 @@ def decode_with_looks(
 
 
 def decode_rows(
-    network: SPDNetwork, embeddings: torch.Tensor, rows: DecoderRows, part: slice | np.ndarray, device: torch.device
+    network: SPDNetwork,
+    embeddings: torch.Tensor,
+    rows: DecoderRows,
+    device: torch.device,
+    maps: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mask logits (r, M, M) of some rows, given the embeddings (r, 256, grid, grid) of their slices."""
-    boxes = []
-    if rows.has_box[part].any():
-        boxes = [torch.from_numpy(array[part]).to(device) for array in (rows.box_yxyx, rows.has_box)]
+    """Mask logits (R, M, M) of rows, given the embeddings (R, 256, grid, grid) of their slices.
+
+    Args:
+        network: on `device`.
+        embeddings: float, anywhere.
+        rows: what is asked.
+        device: where to compute.
+        maps: of `PromptMaps.of_rows` on `device`, or None for a network without dense prompt.
+    """
+    boxes: dict[str, torch.Tensor] = {}
+    if rows.has_box.any():
+        boxes = {name: torch.from_numpy(getattr(rows, name)).to(device) for name in ("box_yxyx", "has_box")}
     return network.decode(
         embeddings.to(device, torch.float32),
-        torch.from_numpy(rows.points_yx[part]).to(device),
-        torch.from_numpy(rows.point_is_real[part]).to(device),
-        torch.from_numpy(rows.class_index[part]).to(device),
-        *boxes,
+        torch.from_numpy(rows.points_yx).to(device),
+        torch.from_numpy(rows.point_is_real).to(device),
+        torch.from_numpy(rows.class_index).to(device),
+        **boxes,
+        maps=maps,
     )
 
 
@@ -200,7 +217,7 @@ def predict_volume(
     maps, consensus, looks = (stream.probabilities, stream.saliency), found.consensus, None
     if stream.first_masks is not None:
         second = Looks.of_second(stream.first_masks, stream.readmitted[~found.untrusted[stream.readmitted[:, 0]]])
-        decode = functools.partial(_encode_and_decode, network, slices, BatchSize(batch_size), device)
+        decode = functools.partial(_encode_and_decode, network, slices, stream.maps, BatchSize(batch_size), device)
         looks = look_further(decode, stream.probabilities, second, found, stream.points, stream.rules)
         for k in np.flatnonzero(stream.rules.looked_at_again(len(consensus))).tolist():
             consensus[k] = looks.of_class(k, consensus[k], stream.points[k], stream.saliency[:, k])
@@ -266,7 +283,7 @@ class _Stream:
         self.network, self.slices, self.prompts = network, slices, prompts
         self.rules, self.device, self.content_share = Rules.of(settings, network), device, content_share
         self.saliency = self.probabilities = np.zeros(0, dtype=np.float32)  # made when their shape is known
-        self._reach = reach_of_context(settings)
+        self._reach = reach_of_context(self.rules)
         self._looks_again = prompts is not None and bool(self.rules.looked_at_again(network.n_classes).any())
         self._embeddings: list[torch.Tensor] = []  # of the slices from `_kept_from` on
         self._encoded = self._decoded = 0  # so many slices
@@ -284,6 +301,12 @@ class _Stream:
         """All points of each class, in pixels of the maps; once the first slices are encoded, and with prompts only."""
         assert self.prompts is not None
         return _points_of_classes(self.prompts, self.network, self.saliency)
+
+    @functools.cached_property
+    def maps(self) -> PromptMaps | None:
+        """What a dense prompt is made of; likewise."""
+        assert self.prompts is not None
+        return PromptMaps.of(self.network, self.prompts, self.saliency)
 
     def run(self, batch_size: int) -> None:
         """Take all slices through, and wait for everything."""
@@ -365,7 +388,8 @@ class _Stream:
         def decode(part: slice) -> None:
             own = embeddings[torch.from_numpy(rows.slice_index[part] - self._kept_from).to(self.device)]
             place = rows.slice_index[part], rows.class_index[part]
-            masks.append((place, _Download(_decode(self.network, own, rows, part, self.device))))
+            decoded = _decode(self.network, own, rows.select(part), self.maps, self.device)
+            masks.append((place, _Download(decoded)))
 
         self._decoder_batch.run(decode, len(rows))
 
@@ -406,25 +430,31 @@ def _encode(network: SPDNetwork, slices: np.ndarray, device: torch.device) -> tu
 
 
 def _encode_and_decode(
-    network: SPDNetwork, slices: np.ndarray, batches: BatchSize, device: torch.device, rows: DecoderRows
+    network: SPDNetwork,
+    slices: np.ndarray,
+    maps: PromptMaps | None,
+    batches: BatchSize,
+    device: torch.device,
+    rows: DecoderRows,
 ) -> np.ndarray:
     """Probabilities float32 (r, M, M) of rows, at most one for each slice, whose embeddings are no more there."""
     decoded = []
 
     def compute(part: slice) -> None:
         embeddings, _ = _encode(network, slices[rows.slice_index[part]], device)
-        decoded.append(_decode(network, embeddings, rows, part, device).cpu().numpy())
+        decoded.append(_decode(network, embeddings, rows.select(part), maps, device).cpu().numpy())
 
     batches.run(compute, len(rows))
     return np.concatenate(decoded)
 
 
 def _decode(
-    network: SPDNetwork, embeddings: torch.Tensor, rows: DecoderRows, part: slice, device: torch.device
+    network: SPDNetwork, embeddings: torch.Tensor, rows: DecoderRows, maps: PromptMaps | None, device: torch.device
 ) -> torch.Tensor:
-    """Probabilities float32 (r, M, M) of some rows, on the device."""
+    """Probabilities float32 (R, M, M) of rows, on the device."""
+    of_rows = None if maps is None else maps.of_rows(rows, device)
     with autocast(device):
-        logits = decode_rows(network, embeddings, rows, part, device)
+        logits = decode_rows(network, embeddings, rows, device, of_rows)
     return torch.sigmoid(logits.float())
 
 

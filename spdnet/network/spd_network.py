@@ -15,6 +15,7 @@ from torch import nn
 
 from spdnet.network.backbones import Backbone, SamParts, get_backbone
 from spdnet.network.decoding import decode_masks
+from spdnet.network.dense_prompt import DensePrompt
 from spdnet.network.lora import adapters_disabled, add_lora, set_lora_dropout
 from spdnet.network.saliency_head import SaliencyHead
 from spdnet.prompts.learned_trust import LearnedTrust
@@ -60,6 +61,7 @@ class SPDNetwork(nn.Module):
         n_classes: foreground classes.
         image_size: side of the square slices, pixels.
         lora_rank, lora_alpha, lora_dropout: see peft; rank 0 is no adapters.
+        dense_slices: slices to either side that the dense prompt sees; None: SAM's own, which sees nothing.
 
     Attributes:
         is_prediction_form: `optimize_for_prediction` has been here; the network cannot be trained or loaded any more.
@@ -93,6 +95,7 @@ class SPDNetwork(nn.Module):
         lora_rank: int,
         lora_alpha: int,
         lora_dropout: float,
+        dense_slices: int | None = None,
     ) -> None:
         super().__init__()
         self.image_size = image_size
@@ -129,6 +132,7 @@ class SPDNetwork(nn.Module):
         self.saliency_head = SaliencyHead(n_classes, EMBEDDING_CHANNELS)
         self.class_embedding = nn.Embedding(n_classes, EMBEDDING_CHANNELS)
         nn.init.zeros_(self.class_embedding.weight)
+        self.dense_prompt = None if dense_slices is None else DensePrompt(dense_slices, EMBEDDING_CHANNELS)
 
     def train(self, mode: bool = True) -> SPDNetwork:
         """The pre-trained encoder stays in evaluation mode; only the adapters' dropout follows `mode`.
@@ -164,6 +168,7 @@ class SPDNetwork(nn.Module):
         class_index: torch.Tensor,
         box_yxyx: torch.Tensor | None = None,
         has_box: torch.Tensor | None = None,
+        maps: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Masks from positive points, boxes, or both together.
 
@@ -177,15 +182,23 @@ class SPDNetwork(nn.Module):
             class_index: int64 (B,), which class each row asks for.
             box_yxyx: float (B, 4), edges top, left, bottom, right in network pixels; None if no row has a box.
             has_box: bool (B,), False where the box of a row is to be ignored; None if no row has a box.
+            maps: (B, n_maps, mask_size, mask_size), for the dense prompt, if the network has one.
 
         Returns:
             Mask logits (B, mask_size, mask_size).
+
+        Raises:
+            ValueError: the network has a dense prompt, and there are no maps for it.
         """
         points_xy = points_yx.flip(-1)
         box_xyxy = None if box_yxyx is None else box_yxyx[:, [1, 0, 3, 2]]
         sparse, dense, token_is_real = self._prompt_tokens(points_xy, point_is_real, box_xyxy, has_box)
         if self.n_classes > 1:
             sparse = sparse + self.class_embedding(class_index)[:, None]
+        if self.dense_prompt is not None:
+            if maps is None:
+                raise ValueError("this network has a dense prompt, which needs maps")
+            dense = dense + self.dense_prompt(maps, embeddings)
         image_pe = self.prompt_encoder.get_dense_pe()
         return decode_masks(self.mask_decoder, embeddings, image_pe, sparse, dense, token_is_real)
 
@@ -223,7 +236,7 @@ class SPDNetwork(nn.Module):
         return {n: p for n, p in self.named_parameters() if _part(n) == 1}
 
     def stage2_parameters(self) -> dict[str, nn.Parameter]:
-        """What stage 2 trains: mask decoder and class embedding."""
+        """What stage 2 trains: mask decoder, class embedding and dense prompt."""
         return {n: p for n, p in self.named_parameters() if _part(n) == 2}
 
     def learned_trust(self) -> tuple[LearnedTrust | None, ...]:
@@ -286,7 +299,7 @@ class SPDNetwork(nn.Module):
 def _part(name: str) -> int:
     if "lora_" in name or name.startswith(("saliency_head.", "channel_projection.")):
         return 1
-    return 2 if name.startswith(("mask_decoder.", "class_embedding.")) else 0
+    return 2 if name.startswith(("mask_decoder.", "class_embedding.", "dense_prompt.")) else 0
 
 
 def build_network(
@@ -298,6 +311,7 @@ def build_network(
     lora_alpha: int,
     lora_dropout: float,
     load_weights: bool = True,
+    dense_slices: int | None = None,
 ) -> SPDNetwork:
     """Build the model of a backbone, with SAM's published weights unless `load_weights` is False.
 
@@ -306,4 +320,5 @@ def build_network(
     """
     backbone = get_backbone(backbone_name)
     parts = backbone.build(image_size, load_weights)
-    return SPDNetwork(parts, backbone, n_channels, n_classes, image_size, lora_rank, lora_alpha, lora_dropout).eval()
+    lora = lora_rank, lora_alpha, lora_dropout
+    return SPDNetwork(parts, backbone, n_channels, n_classes, image_size, *lora, dense_slices).eval()

@@ -14,4 +14,6 @@ def build_planned_network(settings: SPDSettings, n_classes: int) -> SPDNetwork:
     """
     s = settings
     n_channels = len(s.normalization)
-    return build_network(s.backbone, n_channels, n_classes, s.image_size, s.lora.rank, s.lora.alpha, s.lora.dropout)
+    lora = s.lora.rank, s.lora.alpha, s.lora.dropout
+    dense_slices = s.dense_prompt.n_slices if s.dense_prompt.mode == "maps" else None
+    return build_network(s.backbone, n_channels, n_classes, s.image_size, *lora, dense_slices=dense_slices)

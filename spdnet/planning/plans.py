@@ -188,6 +188,21 @@ class DistillationSettings:
 
 
 @dataclass(frozen=True)
+class DensePromptSettings:
+    """What the decoder is given beside points and boxes; our extension.
+
+    Attributes:
+        mode: "none" (SAM's own dense prompt, that of no mask) or "maps": maps of all points and of the saliency, of the
+            slice and of those around it, which stage 2 learns to weigh (`spdnet.network.dense_prompt`). Every slice is
+            decoded then.
+        n_slices: to either side whose maps count.
+    """
+
+    mode: Literal["none", "maps"] = "none"
+    n_slices: int = 4
+
+
+@dataclass(frozen=True)
 class ConsistencySettings:
     """Pairwise Slice Consistency.
 
@@ -353,6 +368,7 @@ class SPDSettings:
     augmentation: AugmentationSettings
     prompts: PromptSettings
     selection: SelectionSettings = SelectionSettings()
+    dense_prompt: DensePromptSettings = DensePromptSettings()
 
 
 @dataclass(frozen=True)
@@ -534,6 +550,7 @@ _RANGES: dict[type, dict[str, _Range]] = {
     LoraSettings: {"rank": _NOT_NEGATIVE, "alpha": _NOT_NEGATIVE, "dropout": _SHARE},
     LossSettings: dict.fromkeys(("dice_weight", "focal_weight", "focal_gamma", "dice_epsilon"), _NOT_NEGATIVE),
     DistillationSettings: {"tau": _SHARE, "n_context": _NOT_NEGATIVE, "max_points": _FROM_ONE, "min_trust": _SHARE},
+    DensePromptSettings: {"n_slices": _NOT_NEGATIVE},
     ConsistencySettings: {"weight": _NOT_NEGATIVE, "run_length": _FROM_ONE},
     StageSettings: {
         "epochs": _NOT_NEGATIVE,
@@ -576,12 +593,13 @@ _INPUT_SETTINGS = (
 )  # fmt: skip
 
 
-def input_difference(stored: Any, settings: SPDSettings) -> str | None:
+def input_difference(stored: Any, settings: SPDSettings, of_stage1: bool = False) -> str | None:
     """How the settings in a checkpoint contradict a plans file about a network's input and layers, in words.
 
     Args:
         stored: settings as plain data, or None (of a checkpoint without), which contradicts nothing.
         settings: of the plans.
+        of_stage1: whether only the layers of stage 1 are to be taken over.
 
     Raises:
         PlansError: `stored` is not settings.
@@ -589,7 +607,7 @@ def input_difference(stored: Any, settings: SPDSettings) -> str | None:
     if stored is None:
         return None
     there = settings_from_dict(SPDSettings, stored, "checkpoint: settings")
-    for name in _INPUT_SETTINGS:
+    for name in _INPUT_SETTINGS if of_stage1 else (*_INPUT_SETTINGS, "dense_prompt"):
         before, now = getattr(there, name), getattr(settings, name)
         if before != now:
             return f"{name} was {before!r}, the plans say {now!r}"

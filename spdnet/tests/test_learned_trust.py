@@ -242,7 +242,9 @@ def test_distillation_takes_it_and_slices_alone_get_what_the_volume_gives_them(t
     np.testing.assert_array_equal(consensus.point_index, expected.point_index)
     by_saliency = distill_prompts(points, saliency, 0.5, 2)
     assert 0 < len(expected.point_index) < len(by_saliency.point_index)
-    assert reach_of_context(LEARNED) == LEARNED.n_context + REACH + 4, "what continues is followed over four"
+    assert reach_of_context(Rules(LEARNED, SIDE)) == LEARNED.n_context + REACH + 4, (
+        "what continues is followed over four"
+    )
     rows = rows_of_slices(prompts, maps, 20, 30, Rules(settings, SIDE, measured))
     of_slice = {int(s): p[r] for s, p, r in zip(rows.slice_index, rows.points_yx, rows.point_is_real, strict=True)}
     for s in range(20, 30):

@@ -396,13 +396,13 @@ def test_runs_cover_every_row_once_stay_in_class_and_vary(run_length: int) -> No
 def test_pairs_are_adjacent_slices_of_one_run_that_both_hold_target() -> None:
     rows = rows_of([2, 3, 4, 6, 7, 3, 4], [0, 0, 0, 0, 0, 1, 1])
     variant: Any = None
-    runs = [_Run(variant, rows, np.array(i)) for i in ([0, 1, 2, 3, 4], [5, 6], [6])]
+    runs = [_Run(variant, rows, np.array(i), None) for i in ([0, 1, 2, 3, 4], [5, 6], [6])]
     masks = np.ones((8, 2, 2), dtype=np.uint8)
     assert _adjacent_pairs(runs, masks).tolist() == [[0, 1], [1, 2], [3, 4], [5, 6]]
     masks[1] = 0
     assert _adjacent_pairs(runs, masks).tolist() == [[3, 4], [5, 6]]
     assert _adjacent_pairs(runs, np.zeros_like(masks)).shape == (0, 2)
-    assert _adjacent_pairs([_Run(variant, rows, np.array([3]))], masks[:1]).shape == (0, 2)
+    assert _adjacent_pairs([_Run(variant, rows, np.array([3]), None)], masks[:1]).shape == (0, 2)
 
 
 def test_stage_2_allows_for_padding_wherever_it_distils(

@@ -71,12 +71,10 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def following_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks are squares round the points, of a value that the embedding tells; an untrained decoder's are noise."""
 
-    def decode(network: Any, embeddings: torch.Tensor, rows: DecoderRows, part: slice, device: Any) -> torch.Tensor:
+    def decode(network: Any, embeddings: torch.Tensor, rows: DecoderRows, maps: None, device: Any) -> torch.Tensor:
         inside = 0.6 + 0.4 * torch.sigmoid(embeddings.float().mean(dim=(1, 2, 3)))
         masks = torch.full((len(inside), MAP, MAP), 0.2)
-        for mask, value, points, real in zip(
-            masks, inside, rows.points_yx[part], rows.point_is_real[part], strict=True
-        ):
+        for mask, value, points, real in zip(masks, inside, rows.points_yx, rows.point_is_real, strict=True):
             for y, x in (points[real] * MAP / SIZE).astype(int):
                 mask[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3] = value
         return masks
@@ -211,7 +209,7 @@ def test_batches_that_do_not_fit_are_halved_and_it_is_said_once(
     encoder, decoder = FullBeyond(2), FullBeyond(3)
     encode, decode = network.encode, network.decode
     monkeypatch.setattr(network, "encode", lambda x: encoder.check(len(x)) or encode(x))
-    monkeypatch.setattr(network, "decode", lambda e, *more: decoder.check(len(e)) or decode(e, *more))
+    monkeypatch.setattr(network, "decode", lambda e, *more, **named: decoder.check(len(e)) or decode(e, *more, **named))
     volume._say_halved.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):

@@ -11,8 +11,8 @@ from spdnet.errors import ModelError
 from spdnet.network import SPDNetwork
 from spdnet.network.spd_network import MEASURED
 
-# Layers whose shape depends on the classes or channels of a data set.
-_OF_THE_DATASET = ("saliency_head.", "class_embedding.", "channel_projection.")
+# Layers that depend on the classes or channels of a data set, or on whether the plans ask for them.
+_MAY_DIFFER = ("saliency_head.", "class_embedding.", "channel_projection.", "dense_prompt.")
 
 
 def load_stage1_weights(network: SPDNetwork, given: dict[str, torch.Tensor], source: Path) -> None:
@@ -34,8 +34,8 @@ def load_stage1_weights(network: SPDNetwork, given: dict[str, torch.Tensor], sou
 def load_pretrained_weights(network: SPDNetwork, checkpoint: dict[str, Any], backbone: str, source: Path) -> list[str]:
     """Load what fits of another training's checkpoint, as nnU-Net's option of that name does.
 
-    Everything must fit but the layers that depend on the data set's classes and channels, which are skipped where they
-    differ.
+    Everything must fit but the layers that depend on the data set's classes and channels, and the dense prompt, which
+    are skipped where they differ.
 
     Returns:
         Names of the layers that were skipped.
@@ -50,7 +50,7 @@ def load_pretrained_weights(network: SPDNetwork, checkpoint: dict[str, Any], bac
     weights = {name: value for name, value in own.items() if name not in MEASURED}  # what was measured is no weight
     fits = {name for name, value in weights.items() if name in given and given[name].shape == value.shape}
     skipped = [name for name in weights if name not in fits]
-    foreign = [name for name in skipped if not name.startswith(_OF_THE_DATASET)]
+    foreign = [name for name in skipped if not name.startswith(_MAY_DIFFER)]
     if foreign:
         raise ModelError(
             f"-pretrained_weights {source}: {foreign[0]} and {len(foreign) - 1} more weights are missing or of another "

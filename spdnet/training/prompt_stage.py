@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from spdnet.inference.class_rules import Rules, falls_back_on_saliency
+from spdnet.inference.prompt_maps import PromptMaps
 from spdnet.inference.prompting import (
     DecoderRows,
     decoder_rows,
@@ -63,11 +64,15 @@ _WAYS = {
 
 @dataclass(frozen=True)
 class _Run:
-    """Rows of one variant that follow each other: adjacent slices of one class, as far as they are decoded."""
+    """Rows of one variant that follow each other: adjacent slices of one class, as far as they are decoded.
+
+    `maps` are those of the variant.
+    """
 
     variant: StoredVariant
     rows: DecoderRows
     indices: np.ndarray
+    maps: PromptMaps | None
 
 
 class PromptStage(Stage):
@@ -104,7 +109,7 @@ class PromptStage(Stage):
         return self.settings.stage2
 
     def parameters(self) -> list[nn.Parameter]:
-        """Mask decoder and class embedding."""
+        """Mask decoder, class embedding and dense prompt."""
         return list(self.network.stage2_parameters().values())
 
     def prepare(self) -> None:
@@ -292,7 +297,8 @@ class PromptStage(Stage):
             prompts = variant.move(draw_prompts(variant.case, self.settings.prompts, rng))
             saliency = np.asarray(variant.saliency, dtype=np.float32)
             rows = self._rows(prompts, saliency, rng, variant.content_share)
-            runs += [_Run(variant, rows, part) for part in _cut(rows, self.settings.consistency.run_length, rng)]
+            maps = PromptMaps.of(self.network, prompts, saliency)
+            runs += [_Run(variant, rows, part, maps) for part in _cut(rows, self.settings.consistency.run_length, rng)]
         s = self.stage_settings
         batches: list[list[_Run]] = [[]]
         for i in rng.permutation(len(runs)):
@@ -311,7 +317,9 @@ class PromptStage(Stage):
         """Decode several runs in one pass."""
         rows = DecoderRows.concatenate([run.rows.select(run.indices) for run in runs])
         embeddings = np.concatenate([r.variant.embeddings_of(r.rows.slice_index[r.indices]) for r in runs])
-        return decode_rows(self.network, torch.from_numpy(embeddings), rows, slice(None), self.device)
+        maps = [r.maps.of_rows(r.rows.select(r.indices), self.device) for r in runs if r.maps is not None]
+        of_rows = torch.cat(maps) if maps else None
+        return decode_rows(self.network, torch.from_numpy(embeddings), rows, self.device, of_rows)
 
 
 def _cut(rows: DecoderRows, run_length: int, rng: np.random.Generator) -> list[np.ndarray]:

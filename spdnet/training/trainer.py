@@ -592,7 +592,7 @@ class SPDTrainer:
             ModelError: the checkpoint is missing, or of another network or input.
         """
         content = read_checkpoint(file)
-        self._check_plans(content, str(file))
+        self._check_plans(content, str(file), of_stage1=True)
         load_stage1_weights(self.network, content["network_weights"], file)
         self._load_best(content["spd"].get("selection_state"))  # of a training that is still in stage 1
         self.stage_number, self.current_epoch = 2, 0
@@ -619,8 +619,8 @@ class SPDTrainer:
         kept = load_pretrained_weights(self.network, read_checkpoint(file), self.settings.backbone, file)
         self.print_to_log_file(f"pre-trained weights from {file}; not taken: {', '.join(kept) or 'none'}")
 
-    def _check_plans(self, content: dict[str, Any], source: str) -> None:
-        if difference := input_difference(content["spd"]["settings"], self.settings):
+    def _check_plans(self, content: dict[str, Any], source: str, of_stage1: bool = False) -> None:
+        if difference := input_difference(content["spd"]["settings"], self.settings, of_stage1):
             raise ModelError(
                 f"{source} was trained with other plans: {difference}. Plans and checkpoint do not belong together; "
                 "train anew, or restore the plans it was trained with."
