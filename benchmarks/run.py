@@ -121,7 +121,7 @@ def _record(job: Job, method: Method, workspace: Workspace, predictions: Path, p
 
 def _jobs(args: argparse.Namespace) -> list[Job]:
     settings = [
-        Setting(data, noise or DATA.get(data, "recipe"), seed, n_train, args.part, args.profile)
+        Setting(data, noise or DATASETS[data].noise, seed, n_train, args.part, args.profile)
         for data in args.data or DATA
         for noise in args.noise or [None]
         for n_train in args.n_train or [None]

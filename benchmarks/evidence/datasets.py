@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -77,6 +78,7 @@ class DataSource:
     target: Target | None = None
     prior: tuple[str, Target] | None = None
     same_but_for_stage1: str | None = None
+    noise: ClassVar[str] = "recipe"  # of the training prompts, unless the setting says otherwise
 
     def missing(self) -> str | None:
         """Why it cannot be written here, or None."""
@@ -120,12 +122,19 @@ class DataSource:
 
 @dataclass(frozen=True)
 class Phantom(DataSource):
-    """The tube phantom; its own centrelines are prompts for training and test cases."""
+    """The tube phantom; its own centrelines are prompts for training and test cases.
+
+    Attributes:
+        phantom_seed: of its volumes.
+    """
+
+    phantom_seed: int = PHANTOM_SEED
+    noise: ClassVar[str] = "native"
 
     def _source(self, setting: Setting, scratch: Path) -> Path:
         n_train, n_test = SIZES[setting.profile][self.family]
         n_test = n_test + LOOKED_AT[self.family] if setting.part == "final" else LOOKED_AT[self.family]
-        return write_tube_phantom(scratch, n_train, n_test, PHANTOM_SEED)
+        return write_tube_phantom(scratch, n_train, n_test, self.phantom_seed)
 
     def _looked_at(self, n_test: int) -> set[int]:
         return set(range(LOOKED_AT[self.family]))
@@ -267,6 +276,15 @@ DATASETS: dict[str, DataSource] = {
             "Dataset501_TubePhantom",
             "phantom",
             None,
+        ),
+        Phantom(
+            "phantom_choices",
+            "tube phantom, other volumes",
+            "The phantom with other training and test volumes, for choices of the method; no method is judged by it",
+            "Dataset502_TubePhantom",
+            "phantom",
+            None,
+            phantom_seed=2701,
         ),
         DataSource(
             "hippocampus",

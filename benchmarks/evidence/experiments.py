@@ -9,13 +9,7 @@ from evidence.jobs import Job, Setting
 from evidence.methods import METHODS
 
 GROUPS_OF_TABLES = ("SPD", "ablation", "SAM", "frozen SAM", "refinement", "U-Net", "nnU-Net", "SAM 2", "ceiling")
-DATA = {
-    "phantom": "native",
-    "ambiguous_union": "recipe",
-    "ambiguous_chosen": "recipe",
-    "hippocampus": "recipe",
-    "left_atrium": "recipe",
-}
+DATA = ("phantom", "ambiguous_union", "ambiguous_chosen", "hippocampus", "left_atrium")
 CURVES = (
     "spd",
     "right_points",

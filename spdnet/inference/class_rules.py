@@ -20,6 +20,7 @@ from spdnet.prompts.learned_trust import LearnedTrust
 # Seen were 0.79 where it lights up on a look-alike and asking helps, and 0.91 to 0.94 elsewhere.
 MIN_POINT_PRECISION = 0.85
 MIN_PRECISION = 0.5  # with "auto", of what any other rule would do, the share that has to be right
+MIN_CONFIRMED = 0.95  # with "auto", of the target, what has to be in pieces with a point, so that others are dropped
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,10 @@ class MeasuredShares:
     """What stage 2 measured on the training cases: by this "auto" in the plans is decided, and points are refused.
 
     Attributes:
-        points, peaks, continued, continued_per_peak, salient, near, look, readmit, prolong, follow: float32 (k,), as
-            `point_precision`, `peak_precision`, `continued_precision`, `continued_per_peak`, `salient_share`,
-            `near_precision`, `look_precision`, `readmit_precision`, `prolong_precision` and `follow_precision` of
-            `SPDNetwork`.
+        points, peaks, continued, continued_per_peak, salient, near, look, readmit, prolong, follow, confirmed: float32
+            (k,), as `point_precision`, `peak_precision`, `continued_precision`, `continued_per_peak`, `salient_share`,
+            `near_precision`, `look_precision`, `readmit_precision`, `prolong_precision`, `follow_precision` and
+            `confirmed_share` of `SPDNetwork`.
         trust: for each class which points to trust, or None where that was not learned; empty: nowhere.
     """
 
@@ -44,6 +45,7 @@ class MeasuredShares:
     readmit: np.ndarray
     prolong: np.ndarray
     follow: np.ndarray
+    confirmed: np.ndarray
     trust: tuple[LearnedTrust | None, ...] = ()
 
     @classmethod
@@ -69,6 +71,7 @@ BUFFERS = {  # of `SPDNetwork`
     "readmit": "readmit_precision",
     "prolong": "prolong_precision",
     "follow": "follow_precision",
+    "confirmed": "confirmed_share",
 }
 _SHARE_OF_RULE = {
     "near_points": "near",
@@ -125,12 +128,17 @@ class Rules:
             if getattr(settings, rule) == "auto":
                 is_right = measured is not None and getattr(measured, share)[k] >= MIN_PRECISION
                 decided[rule] = "on" if is_right else "off"
+        if settings.lone_pieces == "auto":
+            is_confirmed = measured is not None and measured.confirmed[k] >= np.float32(MIN_CONFIRMED)
+            decided["lone_pieces"] = "drop" if is_confirmed else "keep"
         return replace(settings, **decided)
 
     def looked_at_again(self, n_classes: int) -> np.ndarray:
-        """bool (k,): which classes get a second look; not with raw prompts, nor where slices are to stay empty."""
+        """bool (k,): which classes get a second look; only of the consensus, and not where slices are to stay empty."""
         rules = [self.of_class(k) for k in range(n_classes)]
-        return np.array([r.second_look == "on" and r.mode != "raw" and r.empty_consensus != "empty" for r in rules])
+        return np.array(
+            [r.second_look == "on" and r.mode == "consensus" and r.empty_consensus != "empty" for r in rules]
+        )
 
 
 def _stand_in_of_class(k: int, measured: MeasuredShares | None) -> Literal["peak", "continued", "decode"]:
@@ -146,4 +154,6 @@ def _stand_in_of_class(k: int, measured: MeasuredShares | None) -> Literal["peak
 
 def falls_back_on_saliency(settings: DistillationSettings) -> bool:
     """Whether, by the rules of a class, a volume in which nothing is trusted is predicted from the saliency alone."""
-    return settings.mode != "raw" and settings.empty_consensus in ("continued", "decode")
+    if settings.mode == "consensus":
+        return settings.empty_consensus in ("continued", "decode")
+    return settings.mode == "weighed"

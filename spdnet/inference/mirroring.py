@@ -68,6 +68,6 @@ def predict_mirrored(
     total = prediction.probabilities.copy()
     for axes in combinations:
         turned = mirror_prompts(prompts, axes, slices.shape[-1]) if prompts is not None else None
-        copy = predict_volume(network, mirror_maps(slices, axes), turned, *how, prediction.refused)
+        copy = predict_volume(network, mirror_maps(slices, axes), turned, *how, prediction.random)
         total += mirror_maps(copy.probabilities, axes)
     return replace(prediction, probabilities=total / np.float32(len(combinations) + 1))

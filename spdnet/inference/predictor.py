@@ -493,6 +493,16 @@ class SPDPredictor:
                     "belong to this image?",
                     *(case, self.labels.names[k], folds),
                 )
+        if self._settings().distillation.mode != "weighed":
+            return
+        for k, name in enumerate(self.labels.names):
+            confirmed = [len(v.consensus[k].slice_index) > 0 for v in volumes if v.consensus is not None]
+            if len(prompts.for_class(k)) and not n_folds[k] and not any(confirmed):
+                logger.warning(
+                    "case %s: saliency confirms none of the points for %s; the decoder weighs them all the same. Do "
+                    "they belong to this image?",
+                    *(case, name),
+                )
 
     def _run(
         self,

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from spdnet.geometry import nearest_index, rescale_points
-from spdnet.inference.prompting import DecoderRows, points_of_class
+from spdnet.inference.prompting import DecoderRows
 from spdnet.network import SPDNetwork
-from spdnet.prompts import SlicePrompts
 
 SIGMAS_ACROSS = 28  # a point's Gaussian has a standard deviation of 1/28 of the image's side
 
@@ -34,13 +33,11 @@ class PromptMaps:
     image_size: int
 
     @classmethod
-    def of(cls, network: SPDNetwork, prompts: SlicePrompts, saliency: np.ndarray) -> PromptMaps | None:
-        """Those that a network asks for, or None: points in network pixels, saliency float (S, k, M, M)."""
+    def of(cls, network: SPDNetwork, points_syx: Sequence[np.ndarray], saliency: np.ndarray) -> PromptMaps | None:
+        """Those that a network asks for, or None if it has no dense prompt."""
         if network.dense_prompt is None:
             return None
-        size = network.image_size
-        points = [points_of_class(prompts, k, size, saliency.shape[-1]) for k in range(saliency.shape[1])]
-        return cls(points, saliency, network.dense_prompt.n_slices, size)
+        return cls(points_syx, saliency, network.dense_prompt.n_slices, network.image_size)
 
     def of_rows(self, rows: DecoderRows, device: torch.device) -> torch.Tensor:
         """Maps float32 (R, n_maps, M, M) of rows, as `DensePrompt` takes them; 0 in slices that the volume lacks."""

@@ -81,6 +81,12 @@ def points_of_class(prompts: SlicePrompts, k: int, image_size: int, mask_size: i
     return points
 
 
+def points_of_classes(prompts: SlicePrompts, saliency: np.ndarray, image_size: int) -> list[np.ndarray]:
+    """`points_of_class` of all classes of saliency (S, k, M, M)."""
+    _, n_classes, size, _ = saliency.shape
+    return [points_of_class(prompts, k, image_size, size) for k in range(n_classes)]
+
+
 def backgrounds(prompts: SlicePrompts, saliency: np.ndarray, content_share: float = 1.0) -> list[Background]:
     """Of each class, where its points lie that are there by chance.
 
@@ -120,6 +126,15 @@ def distill_volume(
         consensus = distill_class(points, saliency[:, k], *own, background)
         results.append(limit_points(consensus, rules.settings.max_points))
     return results
+
+
+def asked_points(
+    prompts: SlicePrompts, saliency: np.ndarray, rules: Rules, content_share: float = 1.0
+) -> list[Consensus]:
+    """The points that the decoder is given: the consensus, or all if it is to weigh them; as `distill_volume`."""
+    if rules.settings.mode == "weighed":
+        rules = replace(rules, settings=replace(rules.settings, mode="raw"))
+    return distill_volume(prompts, saliency, rules, content_share)
 
 
 def distill_class(
@@ -199,12 +214,14 @@ class DistilledVolume:
     Attributes:
         consensus: points, one per class.
         boxes: coarse boxes, one per class.
-        refused: bool (k,), the classes whose points look random; their consensus is empty.
+        random: bool (k,), the classes whose points look random.
+        refused: bool (k,), those of them whose points are refused for it; their consensus is empty.
         untrusted: bool (k,), the classes that are predicted from the saliency alone.
     """
 
     consensus: list[Consensus]
     boxes: list[BoxConsensus]
+    random: np.ndarray
     refused: np.ndarray
     untrusted: np.ndarray
 
@@ -214,14 +231,14 @@ def distill_whole_volume(
     saliency: np.ndarray,
     rules: Rules,
     content_share: float = 1.0,
-    refused: np.ndarray | None = None,
+    random: np.ndarray | None = None,
 ) -> DistilledVolume:
     """Distil points and boxes, and see what can be told of a whole volume only: whether anything can be trusted.
 
     Args:
         prompts, saliency, rules, content_share: as in `distill_volume`.
-        refused: bool (k,), the classes whose points are refused; None to decide it here. They are where the points look
-            random (`spdnet.prompts.random_points`), if the class falls back on the saliency and has no trusted box.
+        random: bool (k,), the classes whose points look random (`spdnet.prompts.random_points`); None to see it here.
+            Points are refused for it if the class falls back on the saliency and has no trusted box.
     """
     consensus = distill_volume(prompts, saliency, rules, content_share)
     boxes = distill_volume_boxes(prompts, saliency, rules)
@@ -229,18 +246,26 @@ def distill_whole_volume(
     falls_back = [falls_back_on_saliency(rules.of_class(k)) for k in range(n_classes)]
     has_box = [b.slices_with_box(n_slices).any() for b in boxes]
     may_be_untrusted = np.array(falls_back, dtype=bool) & ~np.array(has_box, dtype=bool)
-    if refused is None:
-        refused = np.zeros(n_classes, dtype=bool)
-        if rules.measured is not None and rules.settings.random_points == "refuse":
-            behind = backgrounds(prompts, saliency, content_share)
-            for k in np.flatnonzero(may_be_untrusted).tolist():
-                points = points_of_class(prompts, k, rules.image_size, saliency.shape[-1])
-                hits = count_hits(points, saliency[:, k], rules.settings.tau, behind[k])
-                refused[k] = look_random(hits, float(rules.measured.salient[k]))
+    if random is None:
+        random = _look_random(prompts, saliency, rules, content_share)
+    refused = random & may_be_untrusted
     for k in np.flatnonzero(refused).tolist():
         consensus[k] = consensus[k].select(np.zeros(0, dtype=np.int64))
-    is_empty = np.array([len(c.slice_index) == 0 for c in consensus], dtype=bool)
-    return DistilledVolume(consensus, boxes, refused, may_be_untrusted & is_empty)
+    left = consensus if rules.settings.mode != "weighed" else [prompts.for_class(k) for k in range(n_classes)]
+    is_empty = np.array([len(c.slice_index) == 0 for c in left], dtype=bool) | refused
+    return DistilledVolume(consensus, boxes, random, refused, may_be_untrusted & is_empty)
+
+
+def _look_random(prompts: SlicePrompts, saliency: np.ndarray, rules: Rules, content_share: float) -> np.ndarray:
+    """bool (k,): the classes whose points do, if the plans ask and the training cases have been looked at."""
+    found = np.zeros(saliency.shape[1], dtype=bool)
+    if rules.measured is None or rules.settings.random_points == "keep":
+        return found
+    for k, behind in enumerate(backgrounds(prompts, saliency, content_share)):
+        points = points_of_class(prompts, k, rules.image_size, saliency.shape[-1])
+        hits = count_hits(points, saliency[:, k], rules.settings.tau, behind)
+        found[k] = look_random(hits, float(rules.measured.salient[k]))
+    return found
 
 
 def decoder_rows(
@@ -256,7 +281,7 @@ def decoder_rows(
     as its point. With raw prompts, and for a dense prompt, every slice is decoded.
 
     Args:
-        consensus: points, one per class.
+        consensus: of `asked_points`, one per class.
         saliency: float (S, k, M, M), in [0, 1].
         rules: of the network.
         boxes: one per class, or None for no boxes.
@@ -269,7 +294,7 @@ def decoder_rows(
         own_boxes = boxes[k].box_of_slices(n_slices) if boxes is not None else np.full((n_slices, 4), np.nan)
         prompted = consensus[k].slices_with_points(n_slices) | ~np.isnan(own_boxes[:, 0])
         decoded = prompted
-        if rule.mode == "raw" or rules.dense_slices is not None:
+        if rule.mode != "consensus" or rules.dense_slices is not None:
             decoded = np.ones(n_slices, dtype=bool)
         elif rule.empty_consensus != "empty":
             decoded = prompted | (saliency[:, k].max(axis=(1, 2)) > rule.tau)
@@ -379,7 +404,7 @@ def _stand_ins(
     consensus: Consensus, saliency: np.ndarray, prompted: np.ndarray, decoded: np.ndarray, rule: DistillationSettings
 ) -> dict[int, np.ndarray]:
     """Points float64 (1 or 0, 2) for decoded slices without trusted prompts, as the rules of the class say."""
-    if rule.mode == "raw":
+    if rule.mode != "consensus":
         return {}
     if rule.empty_consensus == "continued":
         return continued_peaks(saliency, consensus.slice_index, consensus.points_yx, prompted, rule.tau)
@@ -397,7 +422,7 @@ def reach_of_context(rules: Rules) -> int:
 
 
 def _reach_of_rules(settings: DistillationSettings) -> int:
-    if settings.mode == "raw":
+    if settings.mode != "consensus":
         return settings.n_context if settings.boxes.mode == "distilled" else 0
     looked_at = settings.agreement.n_slices if settings.agreement.mode != "off" else 0
     if settings.near_points != "off":
@@ -433,9 +458,9 @@ def rows_of_slices(
     reach = reach_of_context(rules)
     low, high = max(first - reach, 0), min(stop + reach, len(saliency))
     near, window = prompts.of_slices(low, high), saliency[low:high]
-    consensus = distill_volume(near, window, rules, content_share)
+    points = asked_points(near, window, rules, content_share)
     boxes = distill_volume_boxes(near, window, rules)
-    rows = decoder_rows(consensus, window, rules, boxes)
+    rows = decoder_rows(points, window, rules, boxes)
     rows = replace(rows, slice_index=rows.slice_index + low)
     return rows.select((rows.slice_index >= first) & (rows.slice_index < stop))
 

@@ -18,14 +18,16 @@ import torch
 
 from spdnet.inference.class_rules import Rules
 from spdnet.inference.following import look_further
+from spdnet.inference.pieces import drop_lone_pieces
 from spdnet.inference.prompt_maps import PromptMaps
 from spdnet.inference.prompting import (
     DecoderRows,
     DistilledVolume,
+    asked_points,
     decoder_rows,
     distill_whole_volume,
     look_again,
-    points_of_class,
+    points_of_classes,
     reach_of_context,
     rows_of_slices,
 )
@@ -66,7 +68,8 @@ class VolumePrediction:
         saliency: of stage 1, same shape.
         consensus: points, one per class, as looks at the masks have left them; None if no prompts were used.
         boxes: coarse boxes, likewise.
-        refused: bool (k,), the classes whose points look random; None if no prompts were used.
+        random: bool (k,), the classes whose points look random; None if no prompts were used.
+        refused: bool (k,), those of them whose points are refused for it; None if no prompts were used.
         untrusted: bool (k,), the classes that are predicted from the saliency alone because none of the prompts is
             trusted, those that are refused among them; None if no prompts were used.
         looks: what looks at the masks have changed; None if there were none.
@@ -76,6 +79,7 @@ class VolumePrediction:
     saliency: np.ndarray
     consensus: list[Consensus] | None
     boxes: list[BoxConsensus] | None = None
+    random: np.ndarray | None = None
     refused: np.ndarray | None = None
     untrusted: np.ndarray | None = None
     looks: Looks | None = None
@@ -110,7 +114,7 @@ def decode_volume(
     return probabilities
 
 
-def decode_with_looks(
+def predict_encoded(
     network: SPDNetwork,
     volume: EncodedVolume,
     given: DistilledVolume,
@@ -118,7 +122,7 @@ def decode_with_looks(
     rules: Rules,
     device: torch.device,
 ) -> np.ndarray:
-    """Decode what the prompts of a volume come to, and again what looks at the masks change, if the plans ask for them.
+    """What `predict_volume` makes of an encoded volume, all at once.
 
     Args:
         network, volume: encoded slices.
@@ -130,21 +134,40 @@ def decode_with_looks(
     Returns:
         Probabilities float32 (S, k, M, M), 0 where nothing is decoded.
     """
+    saliency = volume.saliency
+    points = points_of_classes(prompts, saliency, network.image_size)
+    asked = given.consensus if rules.settings.mode == "consensus" else asked_points(prompts, saliency, rules)
+    probabilities = _decode_and_look(network, volume, given, asked, points, rules, device)
+    probabilities[:, given.untrusted] = saliency[:, given.untrusted]
+    drop_lone_pieces(probabilities, points, given, rules)
+    return probabilities
+
+
+def _decode_and_look(
+    network: SPDNetwork,
+    volume: EncodedVolume,
+    given: DistilledVolume,
+    asked: list[Consensus],
+    points_syx: list[np.ndarray],
+    rules: Rules,
+    device: torch.device,
+) -> np.ndarray:
+    """Decode, and again what looks at the masks change, if the plans ask for them."""
 
     def decode(rows: DecoderRows) -> np.ndarray:
         return decode_volume(network, volume, rows, device, maps)[rows.slice_index, rows.class_index]
 
     saliency = volume.saliency
-    maps = PromptMaps.of(network, prompts, saliency)
-    rows = decoder_rows(given.consensus, saliency, rules, given.boxes)
+    maps = PromptMaps.of(network, points_syx, saliency)
+    rows = decoder_rows(asked, saliency, rules, given.boxes)
     probabilities = decode_volume(network, volume, rows, device, maps)
     if not rules.looked_at_again(saliency.shape[1]).any():
         return probabilities
-    points, first_masks = _points_of_classes(prompts, network, saliency), probabilities > 0.5
-    found = look_again(rows, points, probabilities, saliency, rules)
+    first_masks = probabilities > 0.5
+    found = look_again(rows, points_syx, probabilities, saliency, rules)
     probabilities[found.rows.slice_index, found.rows.class_index] = decode(found.rows)
     looks = Looks.of_second(first_masks, found.readmitted)
-    look_further(decode, probabilities, looks, given, points, rules)
+    look_further(decode, probabilities, looks, given, points_syx, rules)
     return probabilities
 
 
@@ -186,13 +209,13 @@ def predict_volume(
     batch_size: int,
     device: torch.device,
     content_share: float = 1.0,
-    refused: np.ndarray | None = None,
+    random: np.ndarray | None = None,
 ) -> VolumePrediction:
     """Segment one volume.
 
-    A class of which no prompt is trusted in any slice, or whose points look random, is predicted from the saliency
-    alone, as without prompts, unless the plans have the decoder asked by the peaks of the saliency, or say that such
-    slices are empty (`distill_whole_volume`).
+    A class of which no prompt is trusted in any slice (if the decoder weighs the points, one that has none), or whose
+    points look random, is predicted from the saliency alone, as without prompts, unless the plans have the decoder
+    asked by the peaks of the saliency, or say that such slices are empty (`distill_whole_volume`).
 
     Where the GPU's memory does not suffice for a batch, batches are halved, which is logged; only a single slice that
     does not fit is an error.
@@ -204,7 +227,7 @@ def predict_volume(
         settings: of the plans.
         batch_size: slices per encoder pass.
         device: where to compute.
-        content_share, refused: as in `distill_whole_volume`.
+        content_share, random: as in `distill_whole_volume`.
 
     Raises:
         torch.cuda.OutOfMemoryError: not even one slice fits.
@@ -213,7 +236,7 @@ def predict_volume(
     stream.run(batch_size)
     if prompts is None:
         return VolumePrediction(stream.probabilities, stream.saliency, None)
-    found = distill_whole_volume(prompts, stream.saliency, stream.rules, content_share, refused)
+    found = distill_whole_volume(prompts, stream.saliency, stream.rules, content_share, random)
     maps, consensus, looks = (stream.probabilities, stream.saliency), found.consensus, None
     if stream.first_masks is not None:
         second = Looks.of_second(stream.first_masks, stream.readmitted[~found.untrusted[stream.readmitted[:, 0]]])
@@ -222,13 +245,8 @@ def predict_volume(
         for k in np.flatnonzero(stream.rules.looked_at_again(len(consensus))).tolist():
             consensus[k] = looks.of_class(k, consensus[k], stream.points[k], stream.saliency[:, k])
     stream.probabilities[:, found.untrusted] = stream.saliency[:, found.untrusted]
-    return VolumePrediction(*maps, consensus, found.boxes, found.refused, found.untrusted, looks)
-
-
-def _points_of_classes(prompts: SlicePrompts, network: SPDNetwork, saliency: np.ndarray) -> list[np.ndarray]:
-    """`points_of_class` of all classes."""
-    _, n_classes, size, _ = saliency.shape
-    return [points_of_class(prompts, k, network.image_size, size) for k in range(n_classes)]
+    drop_lone_pieces(stream.probabilities, stream.points, found, stream.rules)
+    return VolumePrediction(*maps, consensus, found.boxes, found.random, found.refused, found.untrusted, looks)
 
 
 class BatchSize:
@@ -300,13 +318,12 @@ class _Stream:
     def points(self) -> list[np.ndarray]:
         """All points of each class, in pixels of the maps; once the first slices are encoded, and with prompts only."""
         assert self.prompts is not None
-        return _points_of_classes(self.prompts, self.network, self.saliency)
+        return points_of_classes(self.prompts, self.saliency, self.network.image_size)
 
     @functools.cached_property
     def maps(self) -> PromptMaps | None:
         """What a dense prompt is made of; likewise."""
-        assert self.prompts is not None
-        return PromptMaps.of(self.network, self.prompts, self.saliency)
+        return PromptMaps.of(self.network, self.points, self.saliency)
 
     def run(self, batch_size: int) -> None:
         """Take all slices through, and wait for everything."""

@@ -40,6 +40,7 @@ def measured_buffers(n_classes: int) -> dict[str, torch.Tensor]:
         "readmit_precision": 0.0,
         "prolong_precision": 0.0,
         "follow_precision": 0.0,
+        "confirmed_share": 0.0,
         f"{_TRUST}is_learned": 0.0,
     }
     buffers = {name: torch.full((n_classes,), value) for name, value in shares.items()}
@@ -79,6 +80,8 @@ class SPDNetwork(nn.Module):
         prolong_precision: the same of the places that it would add there.
         follow_precision: the same of the points that further looks would follow there (`spdnet.inference.following`); 1
             where there was none, 0 in a model that has not counted them.
+        confirmed_share: float32 (n_classes,), of the target in the training cases, the share that is in pieces with a
+            point; 0 where there was none.
         salient_share: float32 (n_classes,), of the points of the training cases the share that is salient in its own
             slice; 0 where there was none.
         trust_is_learned: float32 (n_classes,), 1 for the classes that have a `LearnedTrust`
@@ -116,6 +119,7 @@ class SPDNetwork(nn.Module):
         self.readmit_precision: torch.Tensor
         self.prolong_precision: torch.Tensor
         self.follow_precision: torch.Tensor
+        self.confirmed_share: torch.Tensor
         self.trust_is_learned: torch.Tensor
         for name, value in measured_buffers(n_classes).items():
             self.register_buffer(name, value)

@@ -23,6 +23,7 @@ from spdnet.planning.plans import (
     AgreementSettings,
     AugmentationSettings,
     ConsistencySettings,
+    DensePromptSettings,
     DistillationSettings,
     LoraSettings,
     LossSettings,
@@ -100,6 +101,7 @@ class SPDPlanner:
             augmentation=self.choose_augmentation(backbone, image_size),
             prompts=self.choose_prompts(),
             selection=self.choose_selection(),
+            dense_prompt=self.choose_dense_prompt(),
         )
         f = self.fingerprint
         names = f.dataset_name, self.plans_name, f.image_reader_writer
@@ -272,13 +274,15 @@ class SPDPlanner:
     def choose_distillation(self) -> DistillationSettings:
         """The paper's tau and n; scattered points agree with their neighbours if need be. A 2D data set has none."""
         f = self.fingerprint
-        flat = all(c.n_slices == 1 for c in f.cases)
+        flat = self.is_flat()
         scattered = f.prompt_statistics is None or f.prompt_type == "points"  # without files: the recipe's
         look_again = dict.fromkeys(LOOKS, "auto")
         settings = DistillationSettings(
+            mode="weighed",
             trust="auto",
             random_points="refuse",
             near_points="auto",
+            lone_pieces="auto",
             **look_again,  # type: ignore[arg-type]
         )
         self.reasons["trust"] = (
@@ -290,15 +294,19 @@ class SPDPlanner:
         self.reasons["distillation"] = (
             "2D images have no neighbouring slices: local validation only"
             if flat
-            else "tau 0.5 and n 2 as in the paper"
+            else "the decoder weighs all points by maps of them and of the saliency; with the mode consensus it gets "
+            "those that the rules below trust. tau 0.5 and n 2 as in the paper"
         )
         if flat:
             self.reasons["trust"] = "points that saliency confirms"
-            return replace(settings, trust="saliency", n_context=0, near_points="off", **dict.fromkeys(LOOKS, "off"))  # type: ignore[arg-type]
+            alone = dict.fromkeys(LOOKS, "off")
+            flat_rules = {"mode": "consensus", "trust": "saliency", "n_context": 0, "near_points": "off"}
+            return replace(settings, **flat_rules, lone_pieces="keep", **alone)  # type: ignore[arg-type]
         self.reasons["second_look"] = "stage 2 sees by the training cases whether it changes things for the better"
         self.reasons["readmit"] = "stage 2 sees by the training cases whether points beside the last mask are right"
         self.reasons["prolong"] = "stage 2 sees by the training cases whether targets reach further than trusted points"
         self.reasons["follow"] = "stage 2 sees by the training cases whether slices with most points beside are right"
+        self.reasons["lone_pieces"] = "stage 2 sees by the training cases whether all pieces of a target hold points"
         if scattered:
             settings = replace(settings, agreement=AgreementSettings("auto"))
             self.reasons["agreement"] = (
@@ -306,6 +314,20 @@ class SPDPlanner:
                 "that saliency alone does not tell them apart"
             )
         return settings
+
+    def is_flat(self) -> bool:
+        """Whether all images are 2D."""
+        return all(c.n_slices == 1 for c in self.fingerprint.cases)
+
+    def choose_dense_prompt(self) -> DensePromptSettings:
+        """Maps of four slices to either side where there are any; 2D images were not measured."""
+        if self.is_flat():
+            self.reasons["dense_prompt"] = "2D images: SAM's own"
+            return DensePromptSettings()
+        self.reasons["dense_prompt"] = (
+            "all points and the saliency, also of the slices around, tell what a point is worth"
+        )
+        return DensePromptSettings("maps")
 
     def choose_prompts(self) -> PromptSettings:
         """Prompt files where every training case has one, and points that resemble theirs; else such points alone.
@@ -387,6 +409,11 @@ def _numbers(values: np.ndarray) -> str:
 class SPDPlannerPaper(SPDPlanner):
     """The paper's settings where it states them: Dice of every slice, no weight on either kind of error, plateaus."""
 
+    def choose_dense_prompt(self) -> DensePromptSettings:
+        """SAM's own."""
+        self.reasons["dense_prompt"] = "as in the paper"
+        return DensePromptSettings()
+
     def choose_loss(self) -> LossSettings:
         """The Dice loss of every slice."""
         self.reasons["loss"] = "the paper's: Dice of every slice, not of the batch"
@@ -404,16 +431,18 @@ class SPDPlannerPaper(SPDPlanner):
         )
 
     def choose_distillation(self) -> DistillationSettings:
-        """All salient points are trusted; a slice without any gets none."""
+        """Salient points reach the decoder, and no others; a slice without any gets none."""
         settings = super().choose_distillation()
         self.reasons.pop("agreement", None)
-        for name in ("empty_consensus", "random_points", "near_points", *LOOKS):
+        for name in ("distillation", "empty_consensus", "random_points", "near_points", "lone_pieces", *LOOKS):
             self.reasons[name] = "as in the paper"
         return replace(
             settings,
+            mode="consensus",
             empty_consensus="decode",
             random_points="keep",
             near_points="off",
+            lone_pieces="keep",
             agreement=AgreementSettings(),
             **dict.fromkeys(LOOKS, "off"),  # type: ignore[arg-type]
         )

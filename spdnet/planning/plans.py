@@ -131,7 +131,10 @@ class DistillationSettings:
     """Contextual Prompt Distillation.
 
     Attributes:
-        mode: "consensus" (the method) or "raw" (every point in its own slice, as plain SAM would get them).
+        mode: which points reach the decoder. "consensus" (the paper's): those that are trusted, by the rules below.
+            "raw": every point in its own slice, as plain SAM would get them. "weighed": likewise, but with the maps of
+            `dense_prompt`, by which stage 2 learns what each is worth; the consensus then only tells what saliency
+            makes of the points. Our extension.
         tau: saliency threshold.
         n_context: slices to either side that may lend points.
         max_points: points per slice and class that reach the decoder.
@@ -149,8 +152,8 @@ class DistillationSettings:
             mask). "peak", "continued" and "auto" are our extensions.
         random_points: what becomes of the points of a class that are salient no more often than random ones in a
             volume (`spdnet.prompts.random_points`): "keep" (the paper's) or "refuse": the class is predicted from the
-            saliency alone, with a warning, if the rule for slices without trusted points is "continued" or "decode"
-            and no box is trusted. Our extension.
+            saliency alone, with a warning, if no box is trusted and, with "consensus", the rule for slices without
+            trusted points is "continued" or "decode". Our extension.
         near_points: whether a slice without trusted points gets those of its own that lie near trusted ones of
             neighbouring slices, salient or not (`spdnet.prompts.near_points`): "off" (the paper's), "on", or "auto":
             for each class "on" if stage 2 finds most such points on the target in the training cases. Our extension.
@@ -166,11 +169,15 @@ class DistillationSettings:
         follow: likewise, for slices that are still empty after a second look: whether further looks go on from mask to
             mask, with the trusted points that the new masks bear out, and with the points of slices most of which lie
             in a mask beside them. Our extension.
+        lone_pieces: what becomes of a mask's pieces that hold no point and meet no trusted box
+            (`spdnet.inference.pieces`): "keep" (the paper's), "drop", or "auto": for each class "drop" if stage 2 finds
+            that nearly all of the target in the training cases is in pieces that hold one. None is dropped where no
+            piece holds one, nor where a volume's points are salient no more often than random ones. Our extension.
         agreement: of the points of neighbouring slices.
         boxes: the same for coarse boxes, with this tau and n_context.
     """
 
-    mode: Literal["consensus", "raw"] = "consensus"
+    mode: Literal["consensus", "raw", "weighed"] = "consensus"
     tau: float = 0.5
     n_context: int = 2
     max_points: int = 10
@@ -183,6 +190,7 @@ class DistillationSettings:
     readmit: Literal["off", "on", "auto"] = "off"
     prolong: Literal["off", "on", "auto"] = "off"
     follow: Literal["off", "on", "auto"] = "off"
+    lone_pieces: Literal["keep", "drop", "auto"] = "keep"
     agreement: AgreementSettings = AgreementSettings()
     boxes: BoxSettings = BoxSettings()
 
@@ -369,6 +377,12 @@ class SPDSettings:
     prompts: PromptSettings
     selection: SelectionSettings = SelectionSettings()
     dense_prompt: DensePromptSettings = DensePromptSettings()
+
+    def __post_init__(self) -> None:
+        if self.distillation.mode == "weighed" and self.dense_prompt.mode == "none":
+            raise PlansError(
+                'spd.distillation.mode is "weighed", but spd.dense_prompt.mode "none": points are weighed by maps'
+            )
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,8 @@ def _distillation(p: dict[str, Any]) -> str:
     d = p["distillation"]
     if d["mode"] == "raw":
         return "none: every point goes to the decoder as it is"
+    if d["mode"] == "weighed":
+        return f"every point goes to the decoder, which weighs it by maps; at most {d['max_points']} per slice"
     counts = f"its saliency is above {d['tau']:g}"
     likely = f"{d.get('min_trust', 0.5):.0%} likely to be on the target"
     learned = f"it is at least {likely}, by what was learned in training"
@@ -106,7 +108,7 @@ def _distillation(p: dict[str, Any]) -> str:
 
 def _agreement(p: dict[str, Any]) -> str:
     rule = p["distillation"]["agreement"]
-    if p["distillation"]["mode"] == "raw":
+    if p["distillation"]["mode"] != "consensus":
         return "not asked for"
     if p["distillation"].get("trust") == "learned":
         return "part of what is learned"
@@ -119,7 +121,7 @@ def _agreement(p: dict[str, Any]) -> str:
 
 
 def _without_points(p: dict[str, Any]) -> str:
-    if p["distillation"]["mode"] == "raw":
+    if p["distillation"]["mode"] != "consensus":
         return "decoded without a point"
     peak, continued = "their most salient pixel", "the most salient pixel of what continues a trusted point's piece"
     ways = {
@@ -139,7 +141,7 @@ def _random_points(p: dict[str, Any]) -> str:
 
 
 def _near_points(p: dict[str, Any]) -> str:
-    if p["distillation"]["mode"] == "raw":
+    if p["distillation"]["mode"] != "consensus":
         return "not asked for"
     if p["distillation"].get("trust") == "learned":
         return "part of what is learned"
@@ -152,7 +154,7 @@ def _near_points(p: dict[str, Any]) -> str:
 
 
 def _second_look(p: dict[str, Any]) -> str:
-    if p["distillation"]["mode"] == "raw" or p["distillation"].get("second_look", "off") == "off":
+    if p["distillation"]["mode"] != "consensus" or p["distillation"].get("second_look", "off") == "off":
         return "not asked for"
     text = "points that most of them leave out are dropped, gaps between them are bridged"
     if p["distillation"].get("readmit", "off") != "off":
@@ -162,6 +164,22 @@ def _second_look(p: dict[str, Any]) -> str:
     if p["distillation"].get("follow", "off") != "off":
         text += ", empty slices with most points beside a mask are followed"
     return f"{text}, where the training cases bear it out" if p["distillation"]["second_look"] == "auto" else text
+
+
+def _lone_pieces(p: dict[str, Any]) -> str:
+    ways = {
+        "keep": "kept",
+        "drop": "dropped",
+        "auto": "dropped where the training cases' targets have hardly any such piece",
+    }
+    return ways[p["distillation"].get("lone_pieces", "keep")]
+
+
+def _dense_prompt(p: dict[str, Any]) -> str:
+    rule = p.get("dense_prompt", {"mode": "none"})
+    if rule["mode"] == "none":
+        return "SAM's own, that of no mask"
+    return f"maps of all points and of the saliency, of a slice and of {rule['n_slices']} on either side"
 
 
 def _selection(p: dict[str, Any]) -> str:
@@ -194,6 +212,8 @@ _TOPICS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("empty_consensus", "Slices without trusted points", _without_points),
     ("near_points", "Points near trusted ones of neighbouring slices", _near_points),
     ("second_look", "Masks of neighbouring slices", _second_look),
+    ("dense_prompt", "Dense prompt", _dense_prompt),
+    ("lone_pieces", "Pieces of masks without any point", _lone_pieces),
     ("random_points", "Volumes whose points look random", _random_points),
     ("selection", "Weights of stage 1", _selection),
     ("epochs", "Epochs", lambda p: _stages(p, "epochs", "d")),

@@ -11,8 +11,14 @@ import torch
 from spdnet.inference import volume
 from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompt_maps import SIGMAS_ACROSS, PromptMaps
-from spdnet.inference.prompting import decoder_rows, distill_volume, distill_whole_volume, rows_of_points
-from spdnet.inference.volume import decode_with_looks, encode_volume, predict_volume
+from spdnet.inference.prompting import (
+    decoder_rows,
+    distill_volume,
+    distill_whole_volume,
+    points_of_classes,
+    rows_of_points,
+)
+from spdnet.inference.volume import encode_volume, predict_encoded, predict_volume
 from spdnet.network import SPDNetwork, build_network
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import SlicePrompts
@@ -45,7 +51,8 @@ def test_maps_are_points_and_saliency_of_the_slices_around() -> None:
     rng = np.random.default_rng(0)
     saliency = rng.random((N_SLICES, 2, MAP, MAP), dtype=np.float32)
     prompts = some_prompts()
-    maps = PromptMaps.of(network_with_dense_prompt(False), prompts, saliency)
+    points = points_of_classes(prompts, saliency, SIZE)
+    maps = PromptMaps.of(network_with_dense_prompt(False), points, saliency)
     assert maps is not None
     rows = rows_of_points([1, 9, 4, 5], [0, 0, 1, 1], [np.zeros((0, 2)), *rng.uniform(0, SIZE, (3, 2, 2))])
     found = maps.of_rows(rows, CPU).numpy()
@@ -127,7 +134,7 @@ def test_the_stream_is_the_whole_volume_at_once(
     encoded = encode_volume(network, slices, batch_size, CPU)
     rules = Rules.of(settings, network)
     given = distill_whole_volume(some_prompts(), encoded.saliency, rules)
-    expected = decode_with_looks(network, encoded, given, some_prompts(), rules, CPU)
+    expected = predict_encoded(network, encoded, given, some_prompts(), rules, CPU)
     assert np.ptp(expected) > 0.5
     np.testing.assert_allclose(streamed.probabilities, expected, atol=2e-2)  # other batches, bfloat16
 

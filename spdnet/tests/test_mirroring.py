@@ -21,11 +21,11 @@ SIZE = 16
 class Equivariant:
     """A network that mirrors with its input: it sees every pixel, and the distance to every point, alike."""
 
-    image_size, n_classes = SIZE, 1
+    image_size, n_classes, dense_prompt = SIZE, 1, None
     point_precision = peak_precision = continued_precision = torch.ones(1)
     salient_share = near_precision = look_precision = torch.zeros(1)
     readmit_precision = prolong_precision = follow_precision = torch.zeros(1)
-    continued_per_peak = torch.zeros(1)
+    continued_per_peak = confirmed_share = torch.zeros(1)
 
     def learned_trust(self) -> tuple[None]:
         return (None,)
@@ -37,7 +37,12 @@ class Equivariant:
         return 12 * (embeddings - 0.5)
 
     def decode(
-        self, embeddings: torch.Tensor, points_yx: torch.Tensor, is_real: torch.Tensor, class_index: torch.Tensor
+        self,
+        embeddings: torch.Tensor,
+        points_yx: torch.Tensor,
+        is_real: torch.Tensor,
+        class_index: torch.Tensor,
+        maps: None,
     ) -> torch.Tensor:
         y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
         py, px = points_yx[..., 0, None, None], points_yx[..., 1, None, None]

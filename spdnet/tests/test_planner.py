@@ -453,11 +453,14 @@ def test_the_paper_s_planner_changes_what_the_paper_says() -> None:
     assert [p.settings.distillation.near_points for p in both] == ["auto", "off"]
     assert [p.settings.distillation.random_points for p in both] == ["refuse", "keep"]
     assert "agreement" in both[0].reasons and "agreement" not in both[1].reasons
-    parts = ("loss", "stage1", "stage2", "lora", "distillation")
+    assert [p.settings.dense_prompt.mode for p in both] == ["maps", "none"]
+    assert [p.settings.distillation.lone_pieces for p in both] == ["auto", "keep"]
+    parts = ("loss", "stage1", "stage2", "lora", "distillation", "dense_prompt")
     assert replace(paper, **{part: getattr(ours, part) for part in parts}) == ours
     for name in LOOKS:
         assert [getattr(p.settings.distillation, name) for p in both] == ["auto", "off"]
-    extensions = ("empty_consensus", "agreement", "near_points", "random_points", *LOOKS)
+    assert [p.settings.distillation.mode for p in both] == ["weighed", "consensus"]
+    extensions = ("mode", "empty_consensus", "agreement", "near_points", "random_points", "lone_pieces", *LOOKS)
     rest = replace(paper.distillation, **{name: getattr(ours.distillation, name) for name in extensions})
     assert rest == ours.distillation
     assert PLANNERS["SPDPlannerPaper"] is SPDPlannerPaper

@@ -30,6 +30,7 @@ from spdnet.planning.plans import (
     AgreementSettings,
     AugmentationSettings,
     ConsistencySettings,
+    DensePromptSettings,
     DistillationSettings,
     NormalizationSettings,
     PromptSettings,
@@ -419,7 +420,7 @@ def test_stage_2_allows_for_padding_wherever_it_distils(
 
         monkeypatch.setattr(f"{module}.{function}", wrapped)
 
-    spy("spdnet.training.prompt_stage", "distill_volume", float)
+    spy("spdnet.training.prompt_stage", "asked_points", float)
     spy("spdnet.training.prompt_stage", "distill_whole_volume", float)
     spy("spdnet.training.trust_learning", "describe_uses", lambda background: background.content_share)
     settings = tiny_settings(augmentation=replace(AugmentationSettings(), stored_variants=3))
@@ -432,7 +433,7 @@ def test_stage_2_allows_for_padding_wherever_it_distils(
     learn_trust([variants[1]], settings, 0, StopRequest())
     shares = [v.content_share for v in variants]
     assert shares[0] == variants[0].case.mapping.content_share < 1 and len(set(shares)) == 3
-    assert set(told["distill_volume"]) - {shares[0]} and set(told["distill_volume"]) <= set(shares)
+    assert set(told["asked_points"]) - {shares[0]} and set(told["asked_points"]) <= set(shares)
     assert told["distill_whole_volume"] == shares[:1] and set(told["describe_uses"]) == {shares[1]}
 
 
@@ -891,8 +892,14 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-RAW = {"distillation.mode": "raw", "distillation.boxes.mode": "raw", "consistency.weight": 0.0}
-
+RAW = {
+    "distillation.mode": "raw",
+    "distillation.boxes.mode": "raw",
+    "distillation.lone_pieces": "keep",
+    "consistency.weight": 0.0,
+}
+SAMS_OWN = {"dense_prompt.mode": "none", "dense_prompt.n_slices": 4}
+CONSENSUS = {**SAMS_OWN, "distillation.mode": "consensus", "distillation.lone_pieces": "keep"}
 
 LOOKS_OFF = {f"distillation.{name}": "off" for name in LOOKS}
 BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
@@ -910,24 +917,30 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
                 "distillation.trust": "saliency",
                 "distillation.near_points": "off",
                 "distillation.agreement.mode": "off",
+                **CONSENSUS,
                 **LOOKS_OFF,
             },
         ),
-        ("SPDTrainerRawPrompts", RAW),
+        ("SPDTrainerConsensus", CONSENSUS),
+        ("SPDTrainerKeepPieces", {"distillation.lone_pieces": "keep"}),
+        ("SPDTrainerRawPrompts", {**RAW, **SAMS_OWN}),
         ("SPDTrainerRawBoxes", {"distillation.boxes.mode": "raw"}),
         ("SPDTrainerNoBoxes", {"distillation.boxes.mode": "off"}),
         ("SPDTrainerBoxOnly", BOX_ONLY),
         ("SPDTrainerRawBoxOnly", {**BOX_ONLY, "distillation.boxes.mode": "raw"}),
-        ("SPDTrainerSAMTuning", {**RAW, "lora.rank": 0, "stage1.epochs": 0}),
+        ("SPDTrainerSAMTuning", {**RAW, **SAMS_OWN, "lora.rank": 0, "stage1.epochs": 0}),
         ("SPDTrainerTruePoints", {**RAW, "prompts.recipe.mode": "true_points"}),
-        ("SPDTrainerEmptyMask", {"distillation.empty_consensus": "empty"}),
-        ("SPDTrainerLearnedTrust", {"distillation.trust": "learned"}),
-        ("SPDTrainerSaliencyTrust", {"distillation.trust": "saliency"}),
-        ("SPDTrainerNoAgreement", {"distillation.agreement.mode": "off"}),
-        ("SPDTrainerNoPeak", {"distillation.empty_consensus": "decode"}),
-        ("SPDTrainerNoNear", {"distillation.near_points": "off"}),
-        ("SPDTrainerNoSecondLook", LOOKS_OFF),
-        ("SPDTrainerNoProlong", {f"distillation.{name}": "off" for name in LOOKS if name != "second_look"}),
+        ("SPDTrainerEmptyMask", {**CONSENSUS, "distillation.empty_consensus": "empty"}),
+        ("SPDTrainerLearnedTrust", {**CONSENSUS, "distillation.trust": "learned"}),
+        ("SPDTrainerSaliencyTrust", {**CONSENSUS, "distillation.trust": "saliency"}),
+        ("SPDTrainerNoAgreement", {**CONSENSUS, "distillation.agreement.mode": "off"}),
+        ("SPDTrainerNoPeak", {**CONSENSUS, "distillation.empty_consensus": "decode"}),
+        ("SPDTrainerNoNear", {**CONSENSUS, "distillation.near_points": "off"}),
+        ("SPDTrainerNoSecondLook", {**CONSENSUS, **LOOKS_OFF}),
+        (
+            "SPDTrainerNoProlong",
+            {**CONSENSUS, **{f"distillation.{name}": "off" for name in LOOKS if name != "second_look"}},
+        ),
         ("SPDTrainerKeepRandom", {"distillation.random_points": "keep"}),
         (
             "SPDTrainerPlateau",
@@ -936,10 +949,17 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
     ],
 )
 def test_variants_change_what_they_say_and_nothing_else(name: str, changes: dict[str, Any]) -> None:
-    extensions = {"trust": "auto", "near_points": "on", "random_points": "refuse"}
+    extensions = {
+        "trust": "auto",
+        "near_points": "on",
+        "random_points": "refuse",
+        "lone_pieces": "auto",
+        "mode": "weighed",
+    }
     extensions |= {"agreement": AgreementSettings("neighbours")}
     extensions |= dict.fromkeys(LOOKS, "on")
-    settings = tiny_settings(distillation=DistillationSettings(**extensions))  # type: ignore[arg-type]
+    maps = DensePromptSettings("maps", 3)
+    settings = tiny_settings(distillation=DistillationSettings(**extensions), dense_prompt=maps)  # type: ignore[arg-type]
     stages = {name: replace(getattr(settings, name), warmup_iterations=3) for name in ("stage1", "stage2")}
     settings = replace(settings, **stages)
     before = flat(dataclasses.asdict(settings))

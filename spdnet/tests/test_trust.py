@@ -89,6 +89,18 @@ def test_the_share_is_that_of_peaks_in_slices_without_a_trusted_point(tmp_path: 
     assert peaks_of([prompted], from_files(), 0).tolist() == [1.0], "no slice needs a peak"
 
 
+def test_the_target_is_confirmed_where_a_piece_holds_a_point(tmp_path: Path) -> None:
+    one = a_variant(tmp_path, "a", [None] * N_SLICES, [[1, *ON_TARGET], [4, *ELSEWHERE]])
+    none = a_variant(tmp_path, "b", [None] * N_SLICES, [[1, *ELSEWHERE], [5, *ON_TARGET]])
+    two = a_variant(tmp_path, "c", [None] * N_SLICES, [[0, *ON_TARGET]])
+    masks = np.array(two.masks)
+    masks[1] = 0  # slices 0, and 2 to 4, are pieces
+    two.__dict__["masks"] = masks  # a cached property
+    for variant, share in ((one, 1.0), (none, 0.0), (two, 0.25)):
+        assert measure_precision([variant], from_files(), 0).confirmed.tolist() == [share]
+    assert measure_precision([one, none], from_files(), 0).confirmed.tolist() == [0.5]
+
+
 def test_prompts_are_drawn_as_for_training(tmp_path: Path) -> None:
     variant = a_variant(tmp_path, "a", [ON_TARGET] * (N_SLICES - 1) + [ELSEWHERE], [])
     settings = from_files()
@@ -146,7 +158,7 @@ def test_prediction_asks_as_the_network_has_measured() -> None:
 
 
 def test_what_was_measured_is_part_of_the_model() -> None:
-    values = np.random.default_rng(0).random((10, 2)).astype(np.float32)
+    values = np.random.default_rng(0).random((len(BUFFERS), 2)).astype(np.float32)
     measured = MeasuredShares(*values, trust=(None, None))
     nothing = dict.fromkeys(BUFFERS, 0.0) | {"points": 1.0, "peaks": 1.0}
 

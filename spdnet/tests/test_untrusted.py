@@ -73,7 +73,7 @@ def test_peaks_empty_slices_raw_points_and_boxes_are_decoded(network: SPDNetwork
 def test_the_predictor_names_the_case_and_the_class(trained: Workspace, caplog: pytest.LogCaptureFixture) -> None:
     predictor = SPDPredictor(device="cpu", allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trained.model(), 0)
-    nothing = replace(predictor.plans.settings.distillation, tau=1.0, empty_consensus="decode")
+    nothing = replace(predictor.plans.settings.distillation, mode="consensus", tau=1.0, empty_consensus="decode")
     predictor.plans = replace(predictor.plans, settings=replace(predictor.plans.settings, distillation=nothing))
     image = np.random.default_rng(0).random((1, 6, 24, 28)).astype(np.float32)
     properties, points = {"spacing": (3.0, 1.0, 1.0)}, np.array([[2.0, 10.0, 12.0]])
@@ -84,10 +84,43 @@ def test_the_predictor_names_the_case_and_the_class(trained: Workspace, caplog: 
     assert np.array_equal(prompted, predictor.predict_single_npy_array(image, properties))
 
 
+def test_it_is_told_where_saliency_confirms_no_point_that_the_decoder_weighs(
+    trained: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    predictor = SPDPredictor(device="cpu", allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(trained.model(), 0)
+    image = np.random.default_rng(0).random((1, 6, 24, 28)).astype(np.float32)
+    properties, points = {"spacing": (3.0, 1.0, 1.0)}, np.array([[2.0, 10.0, 12.0]])
+    for tau, n_told in ((1.0, 1), (0.0, 0)):
+        caplog.clear()
+        weighed = replace(predictor.plans.settings.distillation, mode="weighed", tau=tau)
+        predictor.plans = replace(predictor.plans, settings=replace(predictor.plans.settings, distillation=weighed))
+        with caplog.at_level(logging.WARNING):
+            predictor.predict_single_npy_array(image, properties, points_zyx=points, class_index=np.array([1]))
+        told = [r.message for r in caplog.records]
+        assert len(told) == n_told and all("saliency confirms none of the points for half" in m for m in told)
+
+
+def test_a_class_that_the_decoder_weighs_is_untrusted_only_without_points_or_with_random_ones() -> None:
+    torch.manual_seed(0)
+    network = build_network("tiny", 1, 2, SIZE, 0, 1, 0.0, dense_slices=1).eval()
+    slices = np.random.default_rng(0).random((4, 1, SIZE, SIZE)).astype(np.float32)
+    point = SlicePrompts(np.array([[1.0, 20.0, 30.0]]), np.array([0]))
+    settings = DistillationSettings(mode="weighed", tau=1.0)  # nothing is salient
+    found = predict_volume(network, slices, point, settings, 4, torch.device("cpu"))
+    assert found.untrusted is not None and found.untrusted.tolist() == [False, True]
+    assert found.consensus is not None and not len(found.consensus[0].slice_index)
+    np.testing.assert_array_equal(found.probabilities[:, 1], found.saliency[:, 1])
+    assert not np.array_equal(found.probabilities[:, 0], found.saliency[:, 0])
+    random = np.array([True, False])
+    refused = predict_volume(network, slices, point, settings, 4, torch.device("cpu"), random=random)
+    np.testing.assert_array_equal(refused.probabilities, refused.saliency)
+
+
 def test_folds_that_disagree_are_told(trained: Workspace, caplog: pytest.LogCaptureFixture) -> None:
     predictor = SPDPredictor(device="cpu", allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trained.model(), (0, 0))
-    nothing = replace(predictor.plans.settings.distillation, tau=1.0, empty_consensus="auto")
+    nothing = replace(predictor.plans.settings.distillation, mode="consensus", tau=1.0, empty_consensus="auto")
     predictor.plans = replace(predictor.plans, settings=replace(predictor.plans.settings, distillation=nothing))
     for network, share in zip(predictor.networks, (1.0, 0.0), strict=True):  # the first has peaks stand in
         network.peak_precision.fill_(share)

@@ -23,7 +23,7 @@ from spdnet.inference.prompting import (
     distill_whole_volume,
     rows_of_slices,
 )
-from spdnet.inference.volume import BatchSize, decode_volume, decode_with_looks, encode_volume, predict_volume
+from spdnet.inference.volume import BatchSize, decode_volume, encode_volume, predict_encoded, predict_volume
 from spdnet.network import SPDNetwork, build_network
 from spdnet.planning.plans import AgreementSettings, BoxSettings, DistillationSettings
 from spdnet.prompts import SliceBoxes, SlicePrompts
@@ -113,7 +113,7 @@ def test_the_stream_is_the_whole_volume_at_once(settings: DistillationSettings, 
     encoded = encode_volume(network, slices, batch_size, CPU)
     given = distill_whole_volume(prompts, encoded.saliency, Rules(settings, SIZE))
     consensus, boxes = given.consensus, given.boxes
-    expected = decode_with_looks(network, encoded, given, prompts, Rules(settings, network.image_size), CPU)
+    expected = predict_encoded(network, encoded, given, prompts, Rules(settings, network.image_size), CPU)
     assert np.count_nonzero(expected.any(axis=(2, 3))) > 3
     np.testing.assert_array_equal(streamed.saliency, encoded.saliency)
     np.testing.assert_allclose(streamed.probabilities, expected, atol=5e-3)  # other batches, bfloat16
@@ -254,7 +254,7 @@ def test_the_stream_looks_again_as_the_whole_volume_does(batch_size: int, beside
     given = distill_whole_volume(prompts, encoded.saliency, Rules(settings, SIZE))
     rows = decoder_rows(given.consensus, encoded.saliency, Rules(settings, SIZE), given.boxes)
     once = decode_volume(network, encoded, rows, CPU)
-    twice = decode_with_looks(network, encoded, given, prompts, Rules(settings, network.image_size), CPU)
+    twice = predict_encoded(network, encoded, given, prompts, Rules(settings, network.image_size), CPU)
     assert 5 < np.count_nonzero(np.abs(twice - once).max(axis=(2, 3)) > 0.1) < 2 * N_SLICES
     np.testing.assert_allclose(streamed.probabilities, twice, atol=1e-4)
 
@@ -311,7 +311,7 @@ def test_the_stream_follows_points_as_the_whole_volume_does(batch_size: int) -> 
     found = predict_volume(network, slices, prompts, settings, batch_size, CPU)
     encoded = encode_volume(network, slices, batch_size, CPU)
     given = distill_whole_volume(prompts, encoded.saliency, Rules(settings, SIZE))
-    whole = decode_with_looks(network, encoded, given, prompts, Rules(settings, network.image_size), CPU)
+    whole = predict_encoded(network, encoded, given, prompts, Rules(settings, network.image_size), CPU)
     np.testing.assert_allclose(found.probabilities[:, 0], whole[:, 0], atol=5e-3)
     assert found.looks is not None and found.consensus is not None
     followed = np.unique(found.looks.readmitted[:, 1])

@@ -19,12 +19,13 @@ from spdnet.inference.class_rules import Rules, falls_back_on_saliency
 from spdnet.inference.prompt_maps import PromptMaps
 from spdnet.inference.prompting import (
     DecoderRows,
+    asked_points,
     decoder_rows,
-    distill_volume,
     distill_volume_boxes,
     distill_whole_volume,
+    points_of_classes,
 )
-from spdnet.inference.volume import EncodedVolume, decode_rows, decode_with_looks
+from spdnet.inference.volume import EncodedVolume, decode_rows, predict_encoded
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
 from spdnet.network.spd_network import MEASURED
@@ -50,6 +51,7 @@ _TRAIN_ANEW = (
     "Train stage 1 anew, with another --seed or for longer, or on labels of all that may be the target (-stage1_from)"
 )
 _MISSES_MANY = {
+    "weighed": ": stage 1 misses many of the points on it, and the decoder has to do without its word. " + _TRAIN_ANEW,
     "saliency": (
         ": stage 1 misses many of the points on it, and distillation adds little to what saliency finds. " + _TRAIN_ANEW
     ),
@@ -130,8 +132,8 @@ class PromptStage(Stage):
         plans = self.settings.distillation
         refuses = plans.random_points == "refuse"
         looks = [getattr(plans, name) for name in LOOKS]
-        chosen = plans.agreement.mode, plans.empty_consensus, plans.near_points, *looks
-        may_learn = plans.trust != "saliency"
+        chosen = plans.agreement.mode, plans.empty_consensus, plans.near_points, plans.lone_pieces, *looks
+        may_learn = plans.mode == "consensus" and plans.trust != "saliency"
         if plans.mode == "raw" or not (may_learn or "auto" in chosen or (refuses and falls_back_on_saliency(plans))):
             return []
         variants = [variants[0] for variants in self._train]
@@ -144,19 +146,21 @@ class PromptStage(Stage):
         found.shares().keep_in(self.network)
         self.team.take_from_main(self.network.get_buffer(name) for name in MEASURED)
         rules = Rules.of(plans, self.network)
+        looked = rules.looked_at_again(len(class_names))
         for k, name in enumerate(class_names):
             rule = rules.of_class(k)
             if seen.n[k]:
                 lines.append(f"{name}: of the points on it in the training cases, {seen.in_words(k)} are salient")
                 if misses_many[k]:
-                    lines.append(f"warning: {name}{_MISSES_MANY[rule.trust]}")
+                    way = "weighed" if plans.mode == "weighed" else rule.trust
+                    lines.append(f"warning: {name}{_MISSES_MANY[way]}")
             if plans.agreement.mode == "auto" and rule.trust == "saliency":
                 asked = "are asked too" if rule.agreement.mode == "neighbours" else "need not be asked"
                 lines.append(
                     f"{name}: of the points that saliency trusts in the training cases, {found.points.in_words(k)} are "
                     f"on it; the neighbouring slices {asked}"
                 )
-            if plans.empty_consensus == "auto":
+            if plans.empty_consensus == "auto" and plans.mode == "consensus":
                 lines.append(
                     f"{name}: in training slices without a trusted prompt, {found.peaks.in_words(k)} most salient "
                     f"pixels are on it, and {found.continued.in_words(k)} of those in what continues a trusted point's "
@@ -168,7 +172,7 @@ class PromptStage(Stage):
                     f"{name}: in training slices without a trusted point, {found.near.in_words(k)} points near trusted "
                     f"ones of neighbouring slices are on it; {use}"
                 )
-            if plans.second_look == "auto":
+            if plans.second_look == "auto" and plans.mode == "consensus":
                 use = "they are looked at again" if rule.second_look == "on" else "no second look"
                 lines.append(
                     f"{name}: with perfect masks, {found.look.in_words(k)} changes that a second look at the training "
@@ -179,13 +183,19 @@ class PromptStage(Stage):
                 (plans.prolong, rule.prolong, "places that a second look could add", "adds", found.prolong),
                 (plans.follow, rule.follow, "points that further looks could follow", "follows", found.follow),
             )
-            for planned, decided, what, does, share in beside if rule.second_look == "on" else ():
+            for planned, decided, what, does, share in beside if looked[k] else ():
                 if planned == "auto":
                     use = "them" if decided == "on" else "none"
                     lines.append(
                         f"{name}: of the {what} beside last masks in the training cases, {share.in_words(k)} are on "
                         f"it; it {does} {use} there"
                     )
+            if plans.lone_pieces == "auto":
+                becomes = "dropped" if rule.lone_pieces == "drop" else "kept"
+                lines.append(
+                    f"{name}: of the target in the training cases, {found.confirmed.values(0)[k]:.0%} is in pieces "
+                    f"with a point; pieces of masks without any are {becomes}"
+                )
             if refuses and falls_back_on_saliency(rule) and found.salient.n[k]:
                 lines.append(
                     f"{name}: of all points of the training cases, {found.salient.in_words(k)} are salient; a volume "
@@ -267,8 +277,7 @@ class PromptStage(Stage):
         volume = EncodedVolume(torch.from_numpy(np.array(embeddings)), saliency)
         rules = Rules.of(self.settings.distillation, self.network)
         given = distill_whole_volume(prompts, saliency, rules, batch.content_share)
-        decoded = decode_with_looks(self.network, volume, given, prompts, rules, self.device)
-        decoded[:, given.untrusted] = saliency[:, given.untrusted]
+        decoded = predict_encoded(self.network, volume, given, prompts, rules, self.device)
         probabilities = torch.from_numpy(decoded)
         masks = torch.from_numpy(np.array(batch.masks))
         valid = None if batch.valid is None else torch.from_numpy(np.array(batch.valid))[:, None]
@@ -282,12 +291,12 @@ class PromptStage(Stage):
     ) -> DecoderRows:
         """Decoder rows of a variant to train on: only a share of the trusted boxes stays, as the plans say."""
         rules = Rules.of(self.settings.distillation, self.network)
-        consensus = distill_volume(prompts, saliency, rules, content_share)
+        points = asked_points(prompts, saliency, rules, content_share)
         boxes = distill_volume_boxes(prompts, saliency, rules)
         if len(prompts.boxes):
             share = self.settings.prompts.box_share
             boxes = [b.only_slices(rng.random(len(saliency)) < share) for b in boxes]
-        return decoder_rows(consensus, saliency, rules, boxes)
+        return decoder_rows(points, saliency, rules, boxes)
 
     def _draw_batches(self, rng: np.random.Generator) -> list[list[_Run]]:
         """Draw a variant and prompts for every case, cut the rows into runs, shuffle, and fill batches."""
@@ -297,7 +306,8 @@ class PromptStage(Stage):
             prompts = variant.move(draw_prompts(variant.case, self.settings.prompts, rng))
             saliency = np.asarray(variant.saliency, dtype=np.float32)
             rows = self._rows(prompts, saliency, rng, variant.content_share)
-            maps = PromptMaps.of(self.network, prompts, saliency)
+            points = points_of_classes(prompts, saliency, self.network.image_size)
+            maps = PromptMaps.of(self.network, points, saliency)
             runs += [_Run(variant, rows, part, maps) for part in _cut(rows, self.settings.consistency.run_length, rng)]
         s = self.stage_settings
         batches: list[list[_Run]] = [[]]

@@ -23,6 +23,8 @@ TRAINERS: dict[str, type[SPDTrainer]] = {
     for trainer in (
         SPDTrainer,
         ablations.SPDTrainerNoPSC,
+        ablations.SPDTrainerConsensus,
+        ablations.SPDTrainerKeepPieces,
         ablations.SPDTrainerLocalOnly,
         ablations.SPDTrainerRawPrompts,
         ablations.SPDTrainerRawBoxes,

@@ -15,6 +15,7 @@ import numpy as np
 
 from spdnet.geometry import nearest_index, rescale_points
 from spdnet.inference.class_rules import MeasuredShares, Rules
+from spdnet.inference.pieces import lone_pieces
 from spdnet.inference.prompting import backgrounds, distill_class, distill_volume, distill_volume_boxes, points_of_class
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import AgreementSettings
@@ -74,12 +75,13 @@ class TrustMeasurement:
         readmit, prolong, follow: of the points that it could readmit beside last masks, of the places that it could add
             there, and of the points that further looks could follow, how many are on the target.
         salient: of all points, how many are salient in their own slice.
+        confirmed: of the target's pixels, how many are in pieces that hold a point.
     """
 
     def __init__(self, n_classes: int, trust: tuple[LearnedTrust | None, ...] = ()) -> None:
         self._trust = trust
         self.points, self.peaks, self.continued, self.salient, self.near = (Share(n_classes) for _ in range(5))
-        self.look, self.readmit, self.prolong, self.follow = (Share(n_classes) for _ in range(4))
+        self.look, self.readmit, self.prolong, self.follow, self.confirmed = (Share(n_classes) for _ in range(5))
 
     def shares(self) -> MeasuredShares:
         """As the network keeps them."""
@@ -94,6 +96,7 @@ class TrustMeasurement:
             readmit=self.readmit.values(0),
             prolong=self.prolong.values(0),
             follow=self.follow.values(1),
+            confirmed=self.confirmed.values(0),
             trust=self._trust,
         )
 
@@ -134,6 +137,9 @@ def measure_trust(
                 points = points_of_class(prompts, k, size, saliency.shape[-1])
                 hits = count_hits(points, saliency[:, k], rule.tau, behind[k])
                 found.salient.add(k, hits.n_salient, hits.n)
+                target = _target_maps(variant, k)
+                n_target = int(target.sum())
+                found.confirmed.add(k, n_target - int(lone_pieces(target, points).sum()), n_target)
     rules = Rules(rule, size, found.shares())
     for variant, draws in stop.guard(drawn):
         saliency = np.asarray(variant.saliency, dtype=np.float32)
@@ -226,10 +232,7 @@ def _count_look(
     Points are dropped by the masks of all slices, the most that could speak for them; only slices with a prompt can
     have a mask that a gap is bridged from, or that is prolonged.
     """
-    side = saliency.shape[-1]
-    size = variant.masks.shape[-1]
-    at = nearest_index(rescale_points(np.arange(side, dtype=np.float64), side, size))
-    masks = np.asarray(variant.masks[:, k])[:, at][:, :, at] > 0
+    masks = _target_maps(variant, k)
     dropped = ~NeighbourMasks.of(masks).bear_out(trusted.slice_index, trusted.points_yx)
     on_target, is_known = variant.target_at(k, trusted.slice_index[dropped], trusted.points_yx[dropped])
     found.look.add(k, int((~on_target & is_known).sum()), int(is_known.sum()))
@@ -241,3 +244,10 @@ def _count_look(
         counted = (found.look, bridge), (found.readmit, readmitted), (found.prolong, beside), (found.follow, followed)
         for share, places in counted:
             share.count(variant, k, np.full(len(places), s), places)
+
+
+def _target_maps(variant: StoredVariant, k: int) -> np.ndarray:
+    """The target of a class on the grid of the saliency maps: bool (S, M, M)."""
+    side, size = variant.saliency.shape[-1], variant.masks.shape[-1]
+    at = nearest_index(rescale_points(np.arange(side, dtype=np.float64), side, size))
+    return np.asarray(variant.masks[:, k])[:, at][:, :, at] > 0

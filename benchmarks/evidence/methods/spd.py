@@ -14,10 +14,13 @@ from evidence.methods.base import Method
 from evidence.right_points import keep_right_points
 from evidence.workspace import Workspace
 from spdnet.planning import SPDPlans
-from spdnet.planning.plans import AgreementSettings
+from spdnet.planning.plans import LOOKS, AgreementSettings
 
 PLANS = "SPDPlans"
 STAGE1 = "stage 1, shared"
+_PARTS = ("distillation", "prompts", "consistency", "augmentation", "dense_prompt")  # of the plans
+_SAMS_OWN = (("mode", "none"),)  # dense prompt
+_CONSENSUS = (("mode", "consensus"), ("lone_pieces", "keep"))  # distillation, with SAM's own dense prompt
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class SPD(Method):
 
     Attributes:
         trainer: class of spdnet or of `benchmarks/trainers`.
-        distillation, prompts, consistency, augmentation: fields of these parts of the plans that differ.
+        distillation, prompts, consistency, augmentation, dense_prompt: fields of these parts of the plans that differ.
         shares_stage1: whether stage 1 is SPD's, trained once for all.
         model: name of the method whose model it predicts with, if it has none of its own; with its own `distillation`
             if that differs, which must be a part of it that no training depends on.
@@ -40,6 +43,7 @@ class SPD(Method):
     prompts: tuple[tuple[str, Any], ...] = ()
     consistency: tuple[tuple[str, Any], ...] = ()
     augmentation: tuple[tuple[str, Any], ...] = ()
+    dense_prompt: tuple[tuple[str, Any], ...] = ()
     shares_stage1: bool = True
     model: str | None = None
     prediction: tuple[str, ...] = ()
@@ -55,7 +59,7 @@ class SPD(Method):
     @property
     def plans(self) -> str:
         """Name of its plans."""
-        differs = self.distillation or self.prompts or self.consistency or self.augmentation
+        differs = any(getattr(self, part) for part in _PARTS)
         return f"{PLANS}_{self.name}" if differs else PLANS
 
     def train(self, workspace: Workspace) -> None:
@@ -102,14 +106,8 @@ class SPD(Method):
         (folder / f"{self.plans}_2d").symlink_to(f"{PLANS}_2d")
 
     def _with_own_fields(self, plans: SPDPlans) -> SPDPlans:
-        settings = replace(
-            plans.settings,
-            distillation=replace(plans.settings.distillation, **dict(self.distillation)),
-            prompts=replace(plans.settings.prompts, **dict(self.prompts)),
-            consistency=replace(plans.settings.consistency, **dict(self.consistency)),
-            augmentation=replace(plans.settings.augmentation, **dict(self.augmentation)),
-        )
-        return replace(plans, plans_name=self.plans, settings=settings)
+        parts = {part: replace(getattr(plans.settings, part), **dict(getattr(self, part))) for part in _PARTS}
+        return replace(plans, plans_name=self.plans, settings=replace(plans.settings, **parts))
 
 
 def device(workspace: Workspace) -> list[str]:
@@ -182,36 +180,45 @@ def _toward(neighbour: Literal["previous", "next"]) -> SPD:
 
 
 def _context(n: int) -> SPD:
-    return SPD(f"spd_context{n}", f"SPD, n = {n}", "context", distillation=(("n_context", n),))
+    given = (*_CONSENSUS, ("n_context", n))
+    return SPD(f"spd_context{n}", f"consensus, n = {n}", "context", distillation=given, dense_prompt=_SAMS_OWN)
 
 
-def _choice(
-    name: str, title: str, distillation: dict[str, Any] | None = None, prompts: dict[str, Any] | None = None
-) -> SPD:
-    """SPD with some fields of its plans set, whatever the planner chose."""
-    parts = [tuple((part or {}).items()) for part in (distillation, prompts)]
-    return SPD(name, title, "choice", distillation=parts[0], prompts=parts[1])
+def _choice(name: str, title: str, **parts: dict[str, Any]) -> SPD:
+    """SPD with some fields of parts of its plans set, whatever the planner chose."""
+    given: dict[str, Any] = {part: tuple(fields.items()) for part, fields in parts.items()}
+    return SPD(name, title, "choice", **given)
+
+
+def _rule(name: str, title: str, **distillation: Any) -> SPD:
+    """The consensus with some of its rules set, whatever the planner chose."""
+    return _choice(name, title, distillation={**dict(_CONSENSUS), **distillation}, dense_prompt=dict(_SAMS_OWN))
 
 
 def _rules(mode: Literal["off", "neighbours"], rule: Literal["decode", "peak", "continued"]) -> SPD:
     """Agreement and stand-ins fixed, of four slices as in the table of docs/choices.md."""
-    distillation = {"agreement": AgreementSettings(mode, n_slices=4), "empty_consensus": rule}
-    return _choice(f"rules_{mode}_{rule}", f"SPD, agreement {mode}, {rule}", distillation)
+    fixed = {"agreement": AgreementSettings(mode, n_slices=4), "empty_consensus": rule}
+    return _rule(f"rules_{mode}_{rule}", f"consensus, agreement {mode}, {rule}", **fixed)
 
 
 def _agreement(n_slices: int, percent: int) -> SPD:
     agreement = AgreementSettings("neighbours", n_slices, min_probability=percent / 100)
-    title = f"SPD, agreement of {n_slices} slices, {percent} %, no peaks"
-    return _choice(f"agreement_n{n_slices}_p{percent}", title, {"agreement": agreement, "empty_consensus": "decode"})
+    title = f"consensus, agreement of {n_slices} slices, {percent} %, no peaks"
+    return _rule(f"agreement_n{n_slices}_p{percent}", title, agreement=agreement, empty_consensus="decode")
 
 
-def _with_spds_weights(name: str, title: str, distillation: dict[str, Any]) -> SPD:
-    return SPD(name, title, "choice", distillation=tuple(distillation.items()), shares_stage1=False, model="spd")
+def _with_weights_of(model: str, name: str, title: str, **distillation: Any) -> SPD:
+    """Another method's weights, used by other rules; those of the consensus are set beside its own."""
+    given = {**(dict(_CONSENSUS) if model == "consensus" else {}), **distillation}
+    return SPD(name, title, "choice", distillation=tuple(given.items()), shares_stage1=False, model=model)
 
 
 def _threshold(percent: int) -> SPD:
     tau = percent / 100
-    return SPD(f"spd_tau{percent}", f"SPD, tau = {tau:.1f}", "threshold", distillation=(("tau", tau),))
+    given = (*_CONSENSUS, ("tau", tau))
+    return SPD(
+        f"spd_tau{percent}", f"consensus, tau = {tau:.1f}", "threshold", distillation=given, dense_prompt=_SAMS_OWN
+    )
 
 
 METHODS: dict[str, SPD] = {
@@ -219,6 +226,13 @@ METHODS: dict[str, SPD] = {
     for m in (
         SPD("spd", "SPD", "SPD"),
         SPD("spd_no_psc", "SPD without PSC", "ablation", trainer="SPDTrainerNoPSC"),
+        SPD(
+            "consensus",
+            "SPD, consensus points, no maps",
+            "ablation",
+            distillation=_CONSENSUS,
+            dense_prompt=_SAMS_OWN,
+        ),
         SPD("local_only", "local validation only", "ablation", trainer="SPDTrainerLocalOnly"),
         SPD("stage1_raw", "stage-1 encoder, decoder tuned on raw points", "ablation", trainer="SPDTrainerRawPrompts"),
         SPD("saliency", "saliency map alone", "ablation", False, model="spd", prediction=("--no_prompts",)),
@@ -227,33 +241,45 @@ METHODS: dict[str, SPD] = {
             "right_points",
             "SPD without the wrong points",
             "ceiling",
-            distillation=(("agreement", AgreementSettings()), ("random_points", "keep")),
+            distillation=(("random_points", "keep"),),
             model="spd",
             only_right=True,
         ),
         SPD("ceiling", "ceiling: true points only", "ceiling", False, "SPDTrainerTruePoints", true_prompts=True),
-        _choice(
-            "agreement_on", "SPD, agreement in all classes", distillation={"agreement": AgreementSettings("neighbours")}
-        ),
-        _choice("agreement_off", "SPD, no agreement", distillation={"agreement": AgreementSettings()}),
-        _choice("peak_on", "SPD, peaks in all classes", distillation={"empty_consensus": "peak"}),
-        _choice("peak_off", "SPD, no peaks", distillation={"empty_consensus": "decode"}),
-        _choice("trust_learned", "SPD, learned trust", distillation={"trust": "learned"}),
-        _choice("trust_saliency", "SPD, trust by saliency", distillation={"trust": "saliency"}),
-        _choice("near_off", "SPD, no near points", distillation={"near_points": "off"}),
-        _choice("near_on", "SPD, near points in all classes", distillation={"near_points": "on"}),
-        _with_spds_weights(
+        _rule("agreement_on", "consensus, agreement in all classes", agreement=AgreementSettings("neighbours")),
+        _rule("agreement_off", "consensus, no agreement", agreement=AgreementSettings()),
+        _rule("peak_on", "consensus, peaks in all classes", empty_consensus="peak"),
+        _rule("peak_off", "consensus, no peaks", empty_consensus="decode"),
+        _rule("trust_learned", "consensus, learned trust", trust="learned"),
+        _rule("trust_saliency", "consensus, trust by saliency", trust="saliency"),
+        _rule("near_off", "consensus, no near points", near_points="off"),
+        _rule("near_on", "consensus, near points in all classes", near_points="on"),
+        _with_weights_of(
+            "consensus",
             "agreement_even",
-            "SPD, points more likely right than by chance",
-            {"agreement": AgreementSettings("neighbours", min_probability=0.5)},
+            "consensus, points more likely right than by chance",
+            agreement=AgreementSettings("neighbours", min_probability=0.5),
         ),
-        _with_spds_weights("second_look_off", "SPD, no second look", {"second_look": "off"}),
-        _with_spds_weights(
-            "beside_off", "SPD, nothing beside last masks", {"readmit": "off", "prolong": "off", "follow": "off"}
+        _with_weights_of("consensus", "second_look_off", "consensus, no second look", second_look="off"),
+        _with_weights_of(
+            "consensus",
+            "beside_off",
+            "consensus, nothing beside last masks",
+            **dict.fromkeys(("readmit", "prolong", "follow"), "off"),
         ),
-        _with_spds_weights("follow_off", "SPD, no further looks", {"follow": "off"}),
-        _with_spds_weights("prolong_off", "SPD, beside last masks only what is readmitted", {"prolong": "off"}),
-        _with_spds_weights("prolong_on", "SPD, prolonged in all classes", {"second_look": "on", "prolong": "on"}),
+        _with_weights_of("consensus", "follow_off", "consensus, no further looks", follow="off"),
+        _with_weights_of(
+            "consensus", "prolong_off", "consensus, beside last masks only what is readmitted", prolong="off"
+        ),
+        _with_weights_of(
+            "consensus", "prolong_on", "consensus, prolonged in all classes", second_look="on", prolong="on"
+        ),
+        _with_weights_of("spd", "pieces_kept", "SPD, every piece of a mask kept", lone_pieces="keep"),
+        _choice("maps_n0", "SPD, maps of its own slice alone", dense_prompt={"n_slices": 0}),
+        _choice("maps_n1", "SPD, maps of one slice to either side", dense_prompt={"n_slices": 1}),
+        _choice(
+            "maps_of_consensus", "SPD, consensus points and maps", distillation={"mode": "consensus", "follow": "off"}
+        ),
         SPD(
             "any_rotation",
             "SPD, any rotation, both flips, scale 0.7 to 1.4",
@@ -268,17 +294,16 @@ METHODS: dict[str, SPD] = {
             "without_extensions",
             "SPD without our extensions",
             distillation={
+                **dict(_CONSENSUS),
                 "trust": "saliency",
                 "agreement": AgreementSettings(),
                 "empty_consensus": "decode",
                 "random_points": "keep",
                 "near_points": "off",
-                "second_look": "off",
-                "readmit": "off",
-                "prolong": "off",
-                "follow": "off",
+                **dict.fromkeys(LOOKS, "off"),
             },
             prompts={"imitated_share": 0.0},
+            dense_prompt=dict(_SAMS_OWN),
         ),
         *(_rules(mode, rule) for mode in ("off", "neighbours") for rule in ("decode", "peak", "continued")),
         *(_agreement(n, percent) for n, percent in ((4, 90), (4, 70), (8, 90))),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from spdnet.planning import SPDSettings
-from spdnet.planning.plans import LOOKS, AgreementSettings, DistillationSettings, RecipeSettings
+from spdnet.planning.plans import LOOKS, AgreementSettings, DensePromptSettings, DistillationSettings, RecipeSettings
 from spdnet.training.trainer import SPDTrainer
 
 
@@ -17,6 +17,22 @@ def _with_box_mode(
     distillation: DistillationSettings, mode: Literal["distilled", "raw", "off"]
 ) -> DistillationSettings:
     return replace(distillation, boxes=replace(distillation.boxes, mode=mode))
+
+
+def _raw(settings: SPDSettings) -> SPDSettings:
+    """The settings with all points and boxes as they are, every piece of a mask, and no consistency term."""
+    distillation = replace(settings.distillation, mode="raw", lone_pieces="keep")
+    return replace(
+        settings,
+        distillation=_with_box_mode(distillation, "raw"),
+        consistency=replace(settings.consistency, weight=0.0),
+    )
+
+
+def _consensus(settings: SPDSettings, **changes: Any) -> SPDSettings:
+    """The settings with the consensus and no maps, and with other fields of their distillation."""
+    settings = _distilled(settings, mode="consensus", lone_pieces="keep", **changes)
+    return replace(settings, dense_prompt=DensePromptSettings())
 
 
 _NO_LOOK = dict.fromkeys(LOOKS, "off")
@@ -37,31 +53,49 @@ class SPDTrainerNoPSC(SPDTrainer):
 
 
 class SPDTrainerLocalOnly(SPDTrainer):
-    """Local validation only: neighbouring slices lend no points and are not asked about any."""
+    """The consensus by local validation only: neighbouring slices lend no points and are not asked about any."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """n = 0, no agreement, no near points, no second look."""
         local = {"n_context": 0, "trust": "saliency", "near_points": "off", "agreement": AgreementSettings()}
-        return _distilled(settings, **local, **_NO_LOOK)
+        return _consensus(settings, **local, **_NO_LOOK)
+
+
+class SPDTrainerConsensus(SPDTrainer):
+    """The decoder is given the points that are trusted, the consensus, and no maps; every piece of a mask is kept."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """The consensus by the rules of the plans."""
+        return _consensus(settings)
+
+
+class SPDTrainerKeepPieces(SPDTrainer):
+    """No piece of a mask is dropped because no prompt lies in it."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """Lone pieces kept."""
+        return _distilled(settings, lone_pieces="keep")
 
 
 class SPDTrainerLearnedTrust(SPDTrainer):
-    """Which points to trust is learned from the training cases, in place of the saliency's threshold and the rules."""
+    """The consensus; which points to trust is learned from the training cases, not by saliency and rules."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Learned trust."""
-        return _distilled(settings, trust="learned")
+        return _consensus(settings, trust="learned")
 
 
 class SPDTrainerSaliencyTrust(SPDTrainer):
-    """Saliency decides which points to trust, also where stage 1 misses many of the right ones."""
+    """The consensus; saliency decides which points to trust, also where stage 1 misses many of the right ones."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Trust by saliency."""
-        return _distilled(settings, trust="saliency")
+        return _consensus(settings, trust="saliency")
 
 
 class SPDTrainerRawPrompts(SPDTrainer):
@@ -69,12 +103,8 @@ class SPDTrainerRawPrompts(SPDTrainer):
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """Raw prompts; no consistency term, as in SAM-Tuning."""
-        return replace(
-            settings,
-            distillation=_with_box_mode(replace(settings.distillation, mode="raw"), "raw"),
-            consistency=replace(settings.consistency, weight=0.0),
-        )
+        """Raw prompts, SAM's own dense prompt; no consistency term, as in SAM-Tuning."""
+        return replace(_raw(settings), dense_prompt=DensePromptSettings())
 
 
 class SPDTrainerRawBoxes(SPDTrainer):
@@ -123,60 +153,60 @@ class SPDTrainerSAMTuning(SPDTrainerRawPrompts):
         return replace(raw, lora=replace(raw.lora, rank=0), stage1=replace(raw.stage1, epochs=0))
 
 
-class SPDTrainerTruePoints(SPDTrainerRawPrompts):
-    """The ceiling: trained on, and to be given, true points only."""
+class SPDTrainerTruePoints(SPDTrainer):
+    """The ceiling: trained on, and to be given, true points only, which need no distillation."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Raw prompts drawn inside the masks."""
-        raw = SPDTrainerRawPrompts.adapt_settings(settings)
+        raw = _raw(settings)
         prompts = replace(raw.prompts, source="simulated", recipe=RecipeSettings("true_points"), boxes="none")
         return replace(raw, prompts=prompts)
 
 
 class SPDTrainerEmptyMask(SPDTrainer):
-    """Slices without trusted points get an empty mask."""
+    """The consensus; slices without trusted points get an empty mask."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Empty consensus, empty mask."""
-        return _distilled(settings, empty_consensus="empty")
+        return _consensus(settings, empty_consensus="empty")
 
 
 class SPDTrainerNoAgreement(SPDTrainer):
-    """Every salient point is trusted, whatever those of the slices around it say."""
+    """The consensus; every salient point is trusted, whatever those of the slices around it say."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Agreement off."""
-        return _distilled(settings, agreement=AgreementSettings())
+        return _consensus(settings, agreement=AgreementSettings())
 
 
 class SPDTrainerNoNear(SPDTrainer):
-    """Only salient points are trusted, wherever the others lie."""
+    """The consensus; only salient points are trusted, wherever the others lie."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Near points off."""
-        return _distilled(settings, near_points="off")
+        return _consensus(settings, near_points="off")
 
 
 class SPDTrainerNoSecondLook(SPDTrainer):
-    """The masks of neighbouring slices have no say in a slice's points."""
+    """The consensus; the masks of neighbouring slices have no say in a slice's points."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """The second look off."""
-        return _distilled(settings, **_NO_LOOK)
+        return _consensus(settings, **_NO_LOOK)
 
 
 class SPDTrainerNoProlong(SPDTrainer):
-    """The second look leaves slices beside a last mask as they are."""
+    """The consensus; the second look leaves slices beside a last mask as they are."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """No point is readmitted or followed, no place added there."""
-        return _distilled(settings, readmit="off", prolong="off", follow="off")
+        return _consensus(settings, readmit="off", prolong="off", follow="off")
 
 
 class SPDTrainerKeepRandom(SPDTrainer):
@@ -189,12 +219,12 @@ class SPDTrainerKeepRandom(SPDTrainer):
 
 
 class SPDTrainerNoPeak(SPDTrainer):
-    """Slices without trusted points are decoded without any point."""
+    """The consensus; slices without trusted points are decoded without any point."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Empty consensus, SAM's "not a point" token alone."""
-        return _distilled(settings, empty_consensus="decode")
+        return _consensus(settings, empty_consensus="decode")
 
 
 class SPDTrainerPlateau(SPDTrainer):
