@@ -66,7 +66,7 @@ def draw_demo_figure(
         reference: bool (s, y, x).
         predictions: title of a column to mask bool (s, y, x), in order.
         raw_points_syx: float (N, 3), slice, y, x in pixels of `image`.
-        kept_points_syx: float (M, 3), the points that prompt the decoder.
+        kept_points_syx: float (M, 3), the points that saliency confirms, in each slice for which it does.
         rejected_points_syx: float (R, 3).
         slices: indices of the slices to draw.
         saliency: float (s, y, x) in [0, 1], or None for the bare image.
@@ -157,6 +157,6 @@ def _legend_handles() -> list[Line2D]:
         Line2D([], [], color=_REFERENCE, label="reference"),
         Line2D([], [], color=_PREDICTION, label="prediction"),
         marker("o", "black", _RAW, "raw point"),
-        marker("o", _KEPT, "none", "kept point"),
-        marker("x", _REJECTED, "none", "rejected point"),
+        marker("o", _KEPT, "none", "point that saliency confirms"),
+        marker("x", _REJECTED, "none", "other point"),
     ]

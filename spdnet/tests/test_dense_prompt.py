@@ -12,11 +12,13 @@ from spdnet.inference import volume
 from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompt_maps import SIGMAS_ACROSS, PromptMaps
 from spdnet.inference.prompting import (
+    asked_points,
     decoder_rows,
     distill_volume,
     distill_whole_volume,
     points_of_classes,
     rows_of_points,
+    rows_of_slices,
 )
 from spdnet.inference.volume import encode_volume, predict_encoded, predict_volume
 from spdnet.network import SPDNetwork, build_network
@@ -108,6 +110,19 @@ def test_it_belongs_to_stage_2_and_to_a_checkpoint() -> None:
         network.load_own_state(plain.own_state())
 
 
+def test_a_decoder_that_weighs_the_points_gets_all_of_them() -> None:
+    saliency = np.zeros((N_SLICES, 2, MAP, MAP), dtype=np.float32)
+    settings = DistillationSettings(mode="weighed", max_points=100)
+    rules = Rules.of(settings, network_with_dense_prompt(False))
+    assert all(len(c.slice_index) == 0 for c in distill_volume(some_prompts(), saliency, rules)), "none is salient"
+    for k, found in enumerate(asked_points(some_prompts(), saliency, rules)):
+        assert len(found.slice_index) == len(some_prompts().for_class(k))
+    part = rows_of_slices(some_prompts(), saliency, 2, 5, rules)
+    own = [some_prompts().for_class(k).points_syx[:, 0] for k in range(2)]
+    expected = [np.count_nonzero(own[k] == s) for k in range(2) for s in range(2, 5)]
+    assert part.point_is_real.sum(axis=1).tolist() == expected
+
+
 @pytest.mark.parametrize("mode", ["raw", "consensus"])
 def test_every_slice_is_decoded_for_it(mode: str) -> None:
     saliency = np.zeros((N_SLICES, 2, MAP, MAP), dtype=np.float32)
@@ -120,7 +135,7 @@ def test_every_slice_is_decoded_for_it(mode: str) -> None:
 
 @pytest.mark.parametrize("batch_size", [3, 20])
 @pytest.mark.parametrize("looks", ["off", "on"])
-@pytest.mark.parametrize("mode", ["raw", "consensus"])
+@pytest.mark.parametrize("mode", ["raw", "consensus", "weighed"])
 def test_the_stream_is_the_whole_volume_at_once(
     mode: str, looks: str, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,13 @@ import pytest
 
 from spdnet.errors import PlansError
 from spdnet.planning import SPDPlans, SPDSettings
-from spdnet.planning.plans import NormalizationSettings, input_difference, settings_from_dict
+from spdnet.planning.plans import (
+    DensePromptSettings,
+    DistillationSettings,
+    NormalizationSettings,
+    input_difference,
+    settings_from_dict,
+)
 from spdnet.tests.tiny import tiny_settings
 
 
@@ -79,7 +85,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("normalization", {"a": 1}, r"plans\.normalization must be a list"),
         ("augmentation.scale_range", [1.0], r"plans\.augmentation\.scale_range must have 2 values, not \[1\.0\]"),
         ("augmentation.scale_range", [1.0, "x"], r"plans\.augmentation\.scale_range\[1\] must be of type float"),
-        ("distillation.mode", "raws", r"plans\.distillation\.mode must be one of consensus, raw, not 'raws'"),
+        ("distillation.mode", "raws", r"plans\.distillation\.mode must be one of consensus, raw, weighed, not 'raws'"),
         ("distillation.empty_consensus", "none", r"must be one of auto, peak, continued, decode, empty, not 'none'"),
         ("stage1.scheduler", "cosine", r"plans\.stage1\.scheduler must be one of poly, plateau"),
         ("normalization.0.scheme", "zscore", r"plans\.normalization\[0\]\.scheme must be one of percentile, window"),
@@ -142,3 +148,17 @@ def test_settings_of_a_checkpoint_must_agree_on_what_the_network_sees() -> None:
         difference = input_difference({**fixed, name: value}, settings)
         assert difference is not None
         assert difference.startswith(f"{name} was {value!r}, the plans say")
+
+
+def test_points_are_weighed_by_maps() -> None:
+    weighed = DistillationSettings(mode="weighed")
+    with pytest.raises(PlansError, match=r'spd.distillation.mode is "weighed", but spd.dense_prompt.mode "none"'):
+        tiny_settings(distillation=weighed)
+    assert tiny_settings(distillation=weighed, dense_prompt=DensePromptSettings("maps")).distillation.mode == "weighed"
+
+
+def test_stage_1_may_be_taken_from_a_network_with_another_dense_prompt() -> None:
+    settings = tiny_settings(dense_prompt=DensePromptSettings("maps"))
+    stored = dataclasses.asdict(tiny_settings())
+    assert "dense_prompt was" in (input_difference(stored, settings) or "")
+    assert input_difference(stored, settings, of_stage1=True) is None
