@@ -33,6 +33,8 @@ empty masks count 1, one empty mask 0), target-slice DSC over slices with target
 both masks have foreground, volume Dice over cases; then over classes. Several seeds are averaged per case first.
 Brackets are 95 % bootstrap intervals over cases; they do not hold the noise between trainings, which the standard
 deviation between seeds shows. Differences are paired by case.
+
+On development test volumes "SPD" and its variants are those of the time: the consensus, without maps.
 """
 GOAL_NOTE = (
     "Judged on the test part with all training volumes, by the measured value; below is every setting. "

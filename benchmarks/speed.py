@@ -50,7 +50,8 @@ from spdnet.network import SPDNetwork, build_network
 from spdnet.network.precision import autocast, compute_dtype, get_device, place
 from spdnet.network.prediction_form import optimize_for_prediction
 from spdnet.planning import SPDPlans, SPDSettings
-from spdnet.planning.plans import AgreementSettings, DistillationSettings
+from spdnet.planning.planned_network import build_planned_network
+from spdnet.planning.plans import AgreementSettings, DensePromptSettings, DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.training.trainer import SPDTrainer
 
@@ -104,12 +105,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def measure(args: argparse.Namespace, device: torch.device, folder: Path) -> dict[str, Any]:
     """The whole report."""
-    network, published, weights = build(args, device)
+    network, plain, published, weights = build(args, device)
     flop = {"encoder": count_flop(published, "encode"), "decoder": count_flop(published, "decode")}
     plans = None
     if not (args.no_files and args.no_training):
         plans = prepare_data(args, folder)
-    routes = network_routes(args, network, published, device)
+    routes = network_routes(args, network, plain, published, device)
     if not args.no_official:
         routes[OFFICIAL] = official_route(args, device)
     if plans is not None and not args.no_files:
@@ -139,26 +140,27 @@ def measure(args: argparse.Namespace, device: torch.device, folder: Path) -> dic
 # ---- what is timed ----------------------------------------------------------------------------------------
 
 
-def build(args: argparse.Namespace, device: torch.device) -> tuple[SPDNetwork, SPDNetwork, str]:
-    """The network in the form for prediction, as published, and where its weights come from."""
+def build(args: argparse.Namespace, device: torch.device) -> tuple[SPDNetwork, SPDNetwork, SPDNetwork, str]:
+    """SPD's network and SAM's in the form for prediction, SAM's as published, and where their weights come from."""
     networks = []
     weights = "published"
-    for _ in range(2):
+    for dense_slices in (DensePromptSettings().n_slices, None, None):
         torch.manual_seed(0)
         arguments = (args.backbone, 1, args.classes, args.image_size, 16, 16, 0.0)
         try:
-            network = build_network(*arguments, load_weights=not args.random_weights)
+            network = build_network(*arguments, not args.random_weights, dense_slices)
         except ModelError:
-            network = build_network(*arguments, load_weights=False)
+            network = build_network(*arguments, False, dense_slices)
             weights = "random"
         place(network, device)
         networks.append(network.eval())
-    optimize_for_prediction(networks[0], compute_dtype(device))
-    return networks[0], networks[1], "random" if args.random_weights else weights
+    for network in networks[:2]:
+        optimize_for_prediction(network, compute_dtype(device))
+    return networks[0], networks[1], networks[2], "random" if args.random_weights else weights
 
 
 def network_routes(
-    args: argparse.Namespace, network: SPDNetwork, published: SPDNetwork, device: torch.device
+    args: argparse.Namespace, network: SPDNetwork, plain: SPDNetwork, published: SPDNetwork, device: torch.device
 ) -> dict[str, Route]:
     """Encoder, plain SAM and SPD on one volume that lies in memory, as the network takes it."""
     rng = np.random.default_rng(0)
@@ -167,12 +169,12 @@ def network_routes(
     slice_index = np.repeat(np.arange(n), args.points)
     points = np.column_stack([slice_index, rng.uniform(0, size - 1, (len(slice_index), 2))])
     prompts = SlicePrompts(points, np.full(len(points), -1, dtype=np.int64))
-    everything = DistillationSettings(tau=0.0)  # every pixel is salient: every slice is decoded
+    every_point = DistillationSettings(mode="weighed")
     return {
         PUBLISHED_ENCODER: Route(n, lambda: encode(published, slices, batch, device)),
         ENCODER: Route(n, lambda: encode(network, slices, batch, device)),
-        PLAIN: Route(n, lambda: plain_sam(network, slices, prompts, everything, batch, device)),
-        SPD: Route(n, lambda: predict_volume(network, slices, prompts, everything, batch, device)),
+        PLAIN: Route(n, lambda: plain_sam(plain, slices, prompts, every_point, batch, device)),
+        SPD: Route(n, lambda: predict_volume(network, slices, prompts, every_point, batch, device)),
     }
 
 
@@ -334,9 +336,7 @@ class _RandomTrainer(SPDTrainer):
 
     @staticmethod
     def build_network_architecture(settings: SPDSettings, n_classes: int) -> SPDNetwork:
-        lora = settings.lora
-        sizes = (len(settings.normalization), n_classes, settings.image_size, lora.rank, lora.alpha, lora.dropout)
-        return build_network(settings.backbone, *sizes, load_weights=False)
+        return build_planned_network(settings, n_classes, load_weights=False)
 
 
 def _epoch(trainer: SPDTrainer, device: torch.device) -> tuple[int, float, float]:

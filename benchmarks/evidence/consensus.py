@@ -82,7 +82,9 @@ def consensus_points(
         measured: what SPD measured on the training cases.
         content_share: of the slices, what the image fills.
     """
-    rules = Rules(replace(settings.distillation, empty_consensus="empty"), settings.image_size, measured)
+    rules = Rules(
+        replace(settings.distillation, mode="consensus", empty_consensus="empty"), settings.image_size, measured
+    )
     rows = decoder_rows(distill_volume(prompts, saliency, rules, content_share), saliency, rules)
     row, place_in_row = np.nonzero(rows.point_is_real)
     points = np.column_stack([rows.slice_index[row], rows.points_yx[row, place_in_row]])

@@ -6,8 +6,8 @@ from spdnet.network import SPDNetwork, build_network
 from spdnet.planning.plans import SPDSettings
 
 
-def build_planned_network(settings: SPDSettings, n_classes: int) -> SPDNetwork:
-    """Build the network of some settings with SAM's published weights, in evaluation mode.
+def build_planned_network(settings: SPDSettings, n_classes: int, load_weights: bool = True) -> SPDNetwork:
+    """Build the network of some settings, with SAM's published weights unless told otherwise, in evaluation mode.
 
     Raises:
         ConfigurationError: unknown backbone. ModelError: its weights cannot be had.
@@ -16,4 +16,4 @@ def build_planned_network(settings: SPDSettings, n_classes: int) -> SPDNetwork:
     n_channels = len(s.normalization)
     lora = s.lora.rank, s.lora.alpha, s.lora.dropout
     dense_slices = s.dense_prompt.n_slices if s.dense_prompt.mode == "maps" else None
-    return build_network(s.backbone, n_channels, n_classes, s.image_size, *lora, dense_slices=dense_slices)
+    return build_network(s.backbone, n_channels, n_classes, s.image_size, *lora, load_weights, dense_slices)

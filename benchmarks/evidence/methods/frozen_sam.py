@@ -33,7 +33,7 @@ from spdnet.inference.volume import EncodedVolume, decode_volume, encode_volume
 from spdnet.network.precision import compute_dtype, get_device, place
 from spdnet.network.prediction_form import optimize_for_prediction
 from spdnet.planning import NetworkCase, SPDPlans, SPDSettings, build_planned_network
-from spdnet.planning.plans import DistillationSettings
+from spdnet.planning.plans import DensePromptSettings, DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.prompts.simulate_files import case_generator
 
@@ -48,7 +48,13 @@ class PublishedSAM:
 
     def __init__(self, settings: SPDSettings, n_classes: int, device: torch.device) -> None:
         self.settings, self.device = settings, device
-        self.network = build_planned_network(replace(settings, lora=replace(settings.lora, rank=0)), n_classes)
+        published = replace(
+            settings,
+            lora=replace(settings.lora, rank=0),
+            distillation=replace(settings.distillation, mode="raw"),
+            dense_prompt=DensePromptSettings(),
+        )
+        self.network = build_planned_network(published, n_classes)
         place(self.network, device)
         optimize_for_prediction(self.network, compute_dtype(device))
 
