@@ -27,6 +27,8 @@ from evidence.training_points import ConsensusPoints, RawPoints, no_points, stor
 from spdnet.cli.common import entry_point
 from spdnet.dataset import RawDataset
 from spdnet.errors import ConfigurationError
+from spdnet.inference.pieces import lone_pieces
+from spdnet.inference.prompting import points_of_classes
 from spdnet.network.precision import get_device
 from spdnet.planning import NetworkCase, SPDPlans, SPDSettings, StoredCase
 from spdnet.prompts import SlicePrompts
@@ -68,9 +70,21 @@ def predict(args: argparse.Namespace) -> None:
 
     def segment(name: str, case: NetworkCase, prompts: SlicePrompts) -> np.ndarray:
         given = prompts if distiller is None else distiller.distill(case, prompts)
-        return predict_slices(model, case.slices, given, settings.stage1.batch_size, device)
+        found = predict_slices(model, case.slices, given, settings.stage1.batch_size, device)
+        if method.drops_lone_pieces:
+            _drop_lone_pieces(found, points_of_classes(prompts, found, settings.image_size))
+        return found
 
     predict_test_cases(args.raw, args.prompts, args.o, settings, segment)
+
+
+def _drop_lone_pieces(probabilities: np.ndarray, points_syx: list[np.ndarray]) -> None:
+    """Set pieces (S, k, M, M) that hold no point of their class to 0, in place, in classes where some piece holds one."""
+    for k, points in enumerate(points_syx):
+        mask = probabilities[:, k] > 0.5
+        lone = lone_pieces(mask, points)
+        if (mask & ~lone).any():
+            probabilities[:, k][lone] = 0
 
 
 def training_points(

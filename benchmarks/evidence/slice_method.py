@@ -23,9 +23,13 @@ class SliceMethod(Method):
 
     Attributes:
         points: which points the model is given: "none", "raw", or "consensus" (SPD's, by the shared stage 1).
+        drops_lone_pieces: whether pieces of its masks without any of the given points are dropped, as SPD's are.
+        model_of: name of the method that its model is one with; its own if empty.
     """
 
     points: Literal["none", "raw", "consensus"] = "none"
+    drops_lone_pieces: bool = False
+    model_of: str = ""
 
     @abstractmethod
     def build(self, settings: SPDSettings, n_classes: int) -> SliceModel:
@@ -35,9 +39,14 @@ class SliceMethod(Method):
     def n_steps(self, workspace: Workspace, settings: SPDSettings) -> int:
         """Steps of the optimiser that the budget allows."""
 
+    @property
+    def model_name(self) -> str:
+        """Name of the method that its model is trained for."""
+        return self.model_of or self.name
+
     def training_steps(self) -> list[str]:
         """Its own, and the shared stage 1 if that gives it its points."""
-        return [*super().training_steps(), *([STAGE1] if self.points == "consensus" else [])]
+        return [f"{self.model_name}/train", *([STAGE1] if self.points == "consensus" else [])]
 
     def remarks(self, record: RunRecord) -> list[str]:
         """What it does not get of SPD's points."""
@@ -50,7 +59,9 @@ class SliceMethod(Method):
             return
         settings = SPDPlans.load(workspace.preprocessed() / f"{PLANS}.json").settings
         steps = ["-steps", str(self.n_steps(workspace, settings)), "-seed", str(workspace.setting.seed)]
-        workspace.run([*self._command("train", workspace), *steps], f"{self.name}_train", f"{self.name}/train")
+        workspace.run(
+            [*self._command("train", workspace), *steps], f"{self.model_name}_train", f"{self.model_name}/train"
+        )
 
     def predict(self, workspace: Workspace, prompts: Path, output: Path) -> None:
         """Predict all test cases."""
@@ -67,4 +78,4 @@ class SliceMethod(Method):
         return command
 
     def _model(self, workspace: Workspace) -> Path:
-        return workspace.results() / self.name
+        return workspace.results() / self.model_name

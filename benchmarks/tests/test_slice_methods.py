@@ -402,17 +402,18 @@ def test_an_interrupted_second_stage_goes_on(workspace: InProcess, monkeypatch: 
 
 
 def test_a_method_that_borrows_weights_predicts_with_plans_of_its_own(workspace: InProcess) -> None:
-    checkpoint = trained_spd(workspace)
-    spd, off = spd_methods.METHODS["spd"], spd_methods.METHODS["second_look_off"]
+    lender, off = spd_methods.METHODS["consensus"], spd_methods.METHODS["second_look_off"]
+    lender.train(workspace)
     for _ in range(2):  # the second time it is there
-        name = off._borrowed_plans(workspace, spd)
-    model = ModelFolder(workspace.results() / f"SPDTrainer__{name}__2d")
-    lent, own = ModelFolder(checkpoint.parents[1]).plans(), model.plans()
+        name = off._borrowed_plans(workspace, lender)
+    model, lenders = (ModelFolder(workspace.results() / f"SPDTrainer__{p}__2d") for p in (name, lender.plans))
+    lent, own = lenders.plans(), model.plans()
+    assert lent.settings.distillation.mode == "consensus" and lent.settings.dense_prompt.mode == "none"
     assert lent.settings.distillation.second_look == "auto" and own.settings.distillation.second_look == "off"
     changed = replace(lent.settings.distillation, second_look="off")
     assert own == replace(lent, plans_name=name, settings=replace(lent.settings, distillation=changed))
-    folders = model, ModelFolder(checkpoint.parents[1])
-    networks = [folder.load_networks(["all"], checkpoint.name, torch.device("cpu"))[0] for folder in folders]
+    device = torch.device("cpu")
+    networks = [f.load_networks(["all"], "checkpoint_final.pth", device)[0] for f in (model, lenders)]
     states = [network.own_state() for network in networks]
     assert all(torch.equal(states[0][key], value) for key, value in states[1].items())
 

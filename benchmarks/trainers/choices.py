@@ -1,4 +1,4 @@
-"""Trainers that change one open choice each, for `choices.sh`.
+"""Trainers that change one open choice of the consensus each, for `choices.sh`.
 
 `SPDTrainerContextN` and `SPDTrainerPointsN` were measured with a focal weight of 0.5 in stage 2 and keep it;
 `SPDTrainerFocalW` and `SPDTrainerFocalWPoints1` are about that weight.
@@ -10,9 +10,11 @@ from dataclasses import replace
 
 from spdnet.planning import SPDSettings
 from spdnet.training.trainer import SPDTrainer
+from spdnet.training.variants.ablations import SPDTrainerConsensus
 
 
 def _with(settings: SPDSettings, focal_alpha: float = 0.5, **changes: int) -> SPDSettings:
+    settings = SPDTrainerConsensus.adapt_settings(settings)
     distillation = replace(settings.distillation, **changes)
     return replace(settings, distillation=distillation, stage2=replace(settings.stage2, focal_alpha=focal_alpha))
 

@@ -216,10 +216,11 @@ def _trackers(args: argparse.Namespace, trainer: SPDTrainer, resumed: bool) -> l
 
 
 def _check_has_prior(args: argparse.Namespace, trainer: SPDTrainer) -> None:
-    """Raise ConfigurationError if points would be distilled by a saliency head that nothing has trained."""
+    """Raise ConfigurationError if points would be judged by a saliency head that nothing has trained."""
     settings = trainer.settings
+    judges = settings.distillation.mode != "raw" or settings.dense_prompt.mode == "maps"
     continues = any(_starting_points(args).values())
-    if settings.stage1.epochs == 0 and settings.distillation.mode == "consensus" and not continues:
+    if settings.stage1.epochs == 0 and judges and not continues:
         raise ConfigurationError(
             f"{args.tr} with 0 epochs of stage 1 has no saliency to judge points by; give at least 1, or a trained "
             "stage 1 with -stage1_from"

@@ -216,7 +216,7 @@ def test_stage_2_measures_on_the_cases_that_stage_1_held_out(
         return learn_trust(variants, settings, seed, stop, held_out, classes)
 
     def learning(settings: SPDSettings) -> SPDSettings:
-        return replace(settings, distillation=replace(settings.distillation, trust="learned"))
+        return replace(settings, distillation=replace(settings.distillation, mode="consensus", trust="learned"))
 
     monkeypatch.setattr("spdnet.training.prompt_stage.measure_trust", measure)
     monkeypatch.setattr("spdnet.training.prompt_stage.learn_trust", learn)

@@ -132,6 +132,14 @@ METHODS: dict[str, SliceMethod] = {
     for m in (
         UNetMethod("unet", "U-Net", "U-Net", False),
         UNetMethod("unet_raw_points", "U-Net, raw points as channel", "U-Net", points="raw"),
+        UNetMethod(
+            "unet_raw_points_pieces",
+            "U-Net, raw points as channel, pieces without points dropped",
+            "U-Net",
+            points="raw",
+            drops_lone_pieces=True,
+            model_of="unet_raw_points",
+        ),
         UNetMethod("unet_consensus", "U-Net, consensus points as channel", "U-Net", points="consensus"),
         UNetMethod("unet_plus_plus", "U-Net++", "U-Net", False, builder=unet_plus_plus),
         UNetMethod("swin_unetr", "Swin UNETR", "U-Net", False, "none", swin_unetr, 32, ("monai", "einops")),
