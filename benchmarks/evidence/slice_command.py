@@ -79,7 +79,7 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def _drop_lone_pieces(probabilities: np.ndarray, points_syx: list[np.ndarray]) -> None:
-    """Set pieces (S, k, M, M) that hold no point of their class to 0, in place, in classes where some piece holds one."""
+    """Set pieces (S, k, M, M) without a point of their class to 0, in place, in classes where some piece holds one."""
     for k, points in enumerate(points_syx):
         mask = probabilities[:, k] > 0.5
         lone = lone_pieces(mask, points)

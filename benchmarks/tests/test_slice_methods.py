@@ -323,7 +323,8 @@ def test_a_stopped_training_ends_with_the_same_weights(
 def test_a_method_trains_and_predicts_every_test_case_on_its_grid(
     name: str, workspace: InProcess, settings: SPDSettings, tmp_path: Path
 ) -> None:
-    method, final = METHODS[name], workspace.results() / name / FINAL
+    method = METHODS[name]
+    final = workspace.results() / method.model_name / FINAL
     method.train(workspace)
     written = final.stat().st_mtime_ns
     method.train(workspace)
@@ -565,3 +566,11 @@ def test_stacked_slices_are_numbered_by_their_place() -> None:
 
 def test_raw_data_set_is_described_by_its_folder(workspace: InProcess) -> None:
     assert len(RawDataset(workspace.raw).labels) == 2
+
+
+def test_pieces_without_points_are_dropped_where_others_have_some() -> None:
+    found = np.zeros((3, 2, 20, 20), dtype=np.float32)
+    found[:, :, 2:6, 2:6] = found[0, :, 10:14, 10:14] = 0.8
+    slice_command._drop_lone_pieces(found, [np.array([[1.0, 3.0, 3.0]]), np.array([[1.0, 18.0, 3.0]])])
+    assert not found[0, 0, 10:14, 10:14].any() and (found[:, 0, 2:6, 2:6] > 0.5).all()
+    assert (found[0, 1, 10:14, 10:14] > 0.5).all(), "no piece of this class holds a point"

@@ -142,6 +142,8 @@ METHODS: dict[str, SliceMethod] = {
         ),
         UNetMethod("unet_consensus", "U-Net, consensus points as channel", "U-Net", points="consensus"),
         UNetMethod("unet_plus_plus", "U-Net++", "U-Net", False, builder=unet_plus_plus),
-        UNetMethod("swin_unetr", "Swin UNETR", "U-Net", False, "none", swin_unetr, 32, ("monai", "einops")),
+        UNetMethod(
+            "swin_unetr", "Swin UNETR", "U-Net", False, builder=swin_unetr, multiple=32, needs=("monai", "einops")
+        ),
     )
 }
