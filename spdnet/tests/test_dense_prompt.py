@@ -80,6 +80,17 @@ def test_maps_are_points_and_saliency_of_the_slices_around() -> None:
             np.testing.assert_array_equal(own_saliency, saliency[t, k])
 
 
+@pytest.mark.gpu
+def test_maps_on_a_gpu_are_those_on_the_cpu() -> None:
+    saliency = np.random.default_rng(0).random((N_SLICES, 2, MAP, MAP), dtype=np.float32)
+    points = points_of_classes(some_prompts(), saliency, SIZE)
+    maps = PromptMaps.of(network_with_dense_prompt(False), points, saliency)
+    assert maps is not None
+    rows = rows_of_points([1, 4], [0, 1], [np.array([[3.0, 5.0]]), np.array([[30.0, 50.0], [1.0, 2.0]])])
+    on_gpu = maps.of_rows(rows, torch.device("cuda"))
+    torch.testing.assert_close(on_gpu.cpu(), maps.of_rows(rows, CPU))
+
+
 def test_it_changes_nothing_until_it_is_trained() -> None:
     plain = build_network("tiny", 1, 2, SIZE, 0, 1, 0.0)
     network = network_with_dense_prompt(False)
