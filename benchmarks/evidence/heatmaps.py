@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evidence.slices import SIGMAS_ACROSS
 from spdnet.geometry import CaseMapping, nearest_index
+from spdnet.inference.prompt_maps import SIGMAS_ACROSS
 
 _REACH = 4  # standard deviations
 

@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from spdnet.inference import prompt_maps
 from spdnet.planning import StoredCase
 from spdnet.planning.plans import AugmentationSettings
 from spdnet.prompts import SliceBoxes, SlicePrompts
 from spdnet.training.saliency_stage import slice_table
 from spdnet.training.sampling import BatchRequest, SliceBatch, SliceBatches, draw_batches, draw_transform
-
-SIGMAS_ACROSS = 28  # a point's Gaussian has a standard deviation of 1/28 of the image's side: 2 px at 56 px
 
 DrawPoints = Callable[[int, np.random.Generator], SlicePrompts]
 
@@ -111,19 +110,14 @@ def heat_maps(
 ) -> torch.Tensor:
     """Points as images: float32 (n_slices, n_classes, image_size, image_size), in [0, 1].
 
-    Each point is a Gaussian of height 1 and standard deviation `image_size / SIGMAS_ACROSS` pixels; where several
-    overlap the highest counts. A point for all classes is in the map of each.
+    Those that SPD's dense prompt is made of (`spdnet.inference.prompt_maps`). A point for all classes is in the map of
+    each.
     """
     maps = []
     for k in range(n_classes):
         own = prompts.for_class(k)
-        centres = torch.from_numpy(own.points_syx[:, 1:]).to(device, torch.float32)
-        distance = torch.arange(image_size, device=device) - centres[..., None]  # (N, 2, image_size): rows, columns
-        profiles = torch.exp(-0.5 * (distance * SIGMAS_ACROSS / image_size) ** 2)
-        blobs = (profiles[:, 0, :, None] * profiles[:, 1, None, :]).flatten(1)
-        slices = torch.from_numpy(own.slice_index).to(device)[:, None].expand_as(blobs)
-        maps.append(torch.zeros(n_slices, image_size**2, device=device).scatter_reduce(0, slices, blobs, "amax"))
-    return torch.stack(maps, dim=1).unflatten(2, (image_size, image_size))
+        maps.append(prompt_maps.heat_maps(own.slice_index, own.points_syx[:, 1:], n_slices, image_size, device))
+    return torch.stack(maps, dim=1)
 
 
 def boxes_round_points(prompts: SlicePrompts, n_classes: int) -> SlicePrompts:

@@ -20,10 +20,11 @@ from evidence.heatmaps import heat_map, raw_heat_map
 from evidence.jobs import Setting
 from evidence.methods.nnunet import IMITATIONS, METHODS, TRAINERS, _divide_batch, main, progress, pseudo_dices
 from evidence.noise import NOISES, write_test_prompts, write_training_prompts
-from evidence.slices import SIGMAS_ACROSS, heat_maps
+from evidence.slices import heat_maps
 from evidence.workspace import Workspace
 from spdnet.dataset import RawDataset
 from spdnet.dataset.image_io import get_reader
+from spdnet.inference.prompt_maps import SIGMAS_ACROSS
 from spdnet.planning import NetworkCase
 from spdnet.prompts import Markup, SlicePrompts, write_markups
 from spdnet.tests.tiny import oblique_direction, tiny_settings, write_blob_dataset, write_volume
