@@ -27,7 +27,7 @@ from evidence.training_points import ConsensusPoints, RawPoints, no_points, stor
 from spdnet.cli.common import entry_point
 from spdnet.dataset import RawDataset
 from spdnet.errors import ConfigurationError
-from spdnet.inference.pieces import lone_pieces
+from spdnet.inference.pieces import drop_where_others_are_confirmed
 from spdnet.inference.prompting import points_of_classes
 from spdnet.network.precision import get_device
 from spdnet.planning import NetworkCase, SPDPlans, SPDSettings, StoredCase
@@ -81,10 +81,7 @@ def predict(args: argparse.Namespace) -> None:
 def _drop_lone_pieces(probabilities: np.ndarray, points_syx: list[np.ndarray]) -> None:
     """Set pieces (S, k, M, M) without a point of their class to 0, in place, in classes where some piece holds one."""
     for k, points in enumerate(points_syx):
-        mask = probabilities[:, k] > 0.5
-        lone = lone_pieces(mask, points)
-        if (mask & ~lone).any():
-            probabilities[:, k][lone] = 0
+        drop_where_others_are_confirmed(probabilities[:, k], points)
 
 
 def training_points(

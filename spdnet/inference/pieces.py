@@ -37,12 +37,18 @@ def drop_lone_pieces(
         rules: of the network.
     """
     for k in np.flatnonzero(~given.random & ~given.untrusted).tolist():
-        if rules.of_class(k).lone_pieces != "drop":
-            continue
-        mask = probabilities[:, k] > 0.5
-        lone = lone_pieces(mask, points_syx[k], given.boxes[k])
-        if (mask & ~lone).any():
-            probabilities[:, k][lone] = 0
+        if rules.of_class(k).lone_pieces == "drop":
+            drop_where_others_are_confirmed(probabilities[:, k], points_syx[k], given.boxes[k])
+
+
+def drop_where_others_are_confirmed(
+    probabilities: np.ndarray, points_syx: np.ndarray, boxes: BoxConsensus | None = None
+) -> None:
+    """Set the lone pieces of one class, float (S, M, M), to 0 in place, unless all are lone; as `lone_pieces`."""
+    mask = probabilities > 0.5
+    lone = lone_pieces(mask, points_syx, boxes)
+    if (mask & ~lone).any():
+        probabilities[lone] = 0
 
 
 def lone_pieces(mask: np.ndarray, points_syx: np.ndarray, boxes: BoxConsensus | None = None) -> np.ndarray:
