@@ -381,7 +381,8 @@ class SPDSettings:
     def __post_init__(self) -> None:
         if self.distillation.mode == "weighed" and self.dense_prompt.mode == "none":
             raise PlansError(
-                'spd.distillation.mode is "weighed", but spd.dense_prompt.mode "none": points are weighed by maps'
+                'spd.distillation.mode is "weighed", but spd.dense_prompt.mode "none": points are weighed by maps. Set '
+                'the former to "consensus" or the latter to "maps"'
             )
 
 
@@ -537,7 +538,11 @@ def settings_from_dict(kind: type[Settings], content: Any, where: str) -> Settin
         elif declared.default is dataclasses.MISSING:
             raise PlansError(f"{where}: key {name} is missing")
     _check_ranges(kind, values, where)
-    return kind(**values)
+    try:
+        return kind(**values)
+    except PlansError as error:  # which names the field, but does not know the file
+        file, has_file, _ = where.partition(": spd")
+        raise PlansError(f"{file}: {error}" if has_file else str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -162,3 +162,13 @@ def test_stage_1_may_be_taken_from_a_network_with_another_dense_prompt() -> None
     stored = dataclasses.asdict(tiny_settings())
     assert "dense_prompt was" in (input_difference(stored, settings) or "")
     assert input_difference(stored, settings, of_stage1=True) is None
+
+
+def test_what_settings_themselves_refuse_is_told_with_the_file(tmp_path: Path) -> None:
+    for part, value in (("mode", "weighed"), ("boxes", {"margin": -1.0})):
+        some_plans().save(tmp_path / "Fine.json")
+        content = json.loads((tmp_path / "Fine.json").read_text())
+        content["spd"]["distillation"][part] = value
+        (tmp_path / "Fine.json").write_text(json.dumps(content))
+        with pytest.raises(PlansError, match=r"Fine\.json: spd\.distillation\."):
+            SPDPlans.load(tmp_path / "Fine.json")
