@@ -42,7 +42,7 @@ from spdnet.dataset.raw_dataset import read_dataset_json
 from spdnet.errors import ModelError
 from spdnet.inference import SPDPredictor
 from spdnet.inference.class_rules import Rules
-from spdnet.inference.prompting import decoder_rows, distill_volume, look_again
+from spdnet.inference.prompting import decoder_rows, distill_volume
 from spdnet.inference.steps import CaseTools, prepare_case
 from spdnet.inference.volume import decode_rows, predict_volume
 from spdnet.inference.work_list import list_cases
@@ -51,7 +51,7 @@ from spdnet.network.precision import autocast, compute_dtype, get_device, place
 from spdnet.network.prediction_form import optimize_for_prediction
 from spdnet.planning import SPDPlans, SPDSettings
 from spdnet.planning.planned_network import build_planned_network
-from spdnet.planning.plans import AgreementSettings, DensePromptSettings, DistillationSettings
+from spdnet.planning.plans import DensePromptSettings, DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.training.trainer import SPDTrainer
 
@@ -359,10 +359,8 @@ def _epoch(trainer: SPDTrainer, device: torch.device) -> tuple[int, float, float
     return n_slices, time.perf_counter() - started, waited
 
 
-def time_distillation(n_slices: int = 500, n_points: int = 20, size: int = 112) -> dict[str, float]:
-    """Milliseconds of distilling a volume without and with the rule of agreement, and of a second look with all of it.
-
-    Medians of 9; decoding again what a second look changes is not among them.
+def time_distillation(n_slices: int = 500, n_points: int = 20, size: int = 112) -> float:
+    """Milliseconds of distilling a volume; median of 9.
 
     The target is a disc a quarter as wide as the slice; points are anywhere.
     """
@@ -374,18 +372,8 @@ def time_distillation(n_slices: int = 500, n_points: int = 20, size: int = 112) 
         [np.repeat(np.arange(n_slices), n_points), rng.uniform(0, size - 1, (n_slices * n_points, 2))]
     )
     prompts = SlicePrompts(points, np.full(len(points), -1, dtype=np.int64))
-    look = DistillationSettings(second_look="on", readmit="on", prolong="on")
-    rules = Rules(look, size)
-    rows = decoder_rows(distill_volume(prompts, saliency, rules), saliency, rules)
-    again = functools.partial(look_again, rows, [points], saliency, saliency, rules)
-    steps: dict[str, Callable[[], Any]] = {"second look": again}
-    for name, rule in (("by saliency", AgreementSettings()), ("and agreement", AgreementSettings("neighbours"))):
-        settings = DistillationSettings(agreement=rule)
-        steps[name] = functools.partial(distill_volume, prompts, saliency, Rules(settings, size))
-    return {
-        name: round(1000 * statistics.median(seconds(step, torch.device("cpu")) for _ in range(9)), 2)
-        for name, step in steps.items()
-    }
+    distil = functools.partial(distill_volume, prompts, saliency, Rules(DistillationSettings(), size))
+    return round(1000 * statistics.median(seconds(distil, torch.device("cpu")) for _ in range(9)), 2)
 
 
 def time_start(args: argparse.Namespace) -> dict[str, float]:

@@ -1,10 +1,9 @@
-"""Make a Markdown table of the scores that one of the scripts for single measurements left in a folder.
+"""Make a Markdown table of the scores that `box_methods.sh` left in a folder.
 
     python benchmarks/table.py FOLDER
 
 Scores are means over all test slices (DSC) and over test cases (volume Dice), in per cent, averaged over the classes,
-with 95 % bootstrap intervals over cases; differences to the first row, which is SPD but for `prompt_sources.sh`, are
-paired by case. The scripts are `point_methods.sh`, `box_methods.sh` and `prompt_sources.sh`.
+with 95 % bootstrap intervals over cases; differences to the first row, SPD, are paired by case.
 """
 
 from __future__ import annotations
@@ -17,23 +16,12 @@ import numpy as np
 
 from spdnet.evaluation.metrics import bootstrap_difference_interval, bootstrap_mean_interval
 
+SPD = "distilled_box"
 NAMES = {
-    "spd": "(a) SPD",
+    SPD: "(a) SPD with a distilled box alone",
     "saliency_alone": "(b) saliency map alone",
-    "sam_tuning": "(c) SAM-Tuning: no LoRA, decoder tuned on raw points",
-    "stage1_raw_points": "(d) stage-1 encoder, decoder tuned on raw points",
-    "local_only": "(e) local validation only (n = 0)",
-    "ceiling_true_points": "ceiling: trained and tested on true points",
-    "distilled_box": "(a) SPD with a distilled box alone",
     "raw_box": "(c) stage-1 encoder, decoder tuned on raw boxes",
-    "SPDTrainer": "trained on the files; peak where no point is trusted",
-    "SPDTrainerCentrelinePrompts": "on simulated centrelines; peak",
-    "SPDTrainerRecipePrompts": "on the paper's recipe; peak",
-    "SPDTrainerNoPeak": "on the files; no point",
-    "SPDTrainerCentrelinePromptsNoPeak": "on simulated centrelines; no point",
-    "SPDTrainerRecipePromptsNoPeak": "on the paper's recipe; no point",
 }
-REFERENCES = {"spd": "SPD", "distilled_box": "SPD", "SPDTrainer": "the first row"}  # and what the table calls it
 SEED = 0
 
 
@@ -69,15 +57,12 @@ def main() -> None:
         sys.exit("usage: python benchmarks/table.py FOLDER")
     folder = Path(sys.argv[1])
     there = [method for method in NAMES if (folder / f"{method}.json").exists()]
-    reference = next((method for method in REFERENCES if method in there), None)
-    if reference is None:
-        first_rows = ", ".join(f"{method}.json" for method in REFERENCES)
-        sys.exit(f"{folder} has no scores that a table begins with ({first_rows}); see docs/choices.md for the folders")
-    against = f"difference to {REFERENCES[reference]}"
-    print(f"| method | slice DSC | {against} | volume Dice | {against} |")
+    if SPD not in there:
+        sys.exit(f"{folder} has no scores of SPD ({SPD}.json)")
+    print("| method | slice DSC | difference to SPD | volume Dice | difference to SPD |")
     print("| --- | --- | --- | --- | --- |")
-    for method in sorted(there, key=lambda m: m != reference):
-        print(row(folder, method, reference))
+    for method in there:
+        print(row(folder, method, SPD))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/warm_up.py -d 504 -stage1_from fold_all/checkpoint_final.pth -seeds 0 1 2 3 -o out.json
 
-For each seed, way to trust points and warm-up: the mean training loss of the last epoch. Where every mask is empty it
+For each seed and warm-up: the mean training loss of the last epoch. Where every mask is empty it
 stays near the weight of the Dice loss, 0.7, and elsewhere it is below 0.5. Nothing is left in nnU-Net's folders.
 """
 
@@ -27,14 +27,12 @@ from spdnet.training.trainer import SPDTrainer
 EMPTY = 0.5  # a mean loss above this
 
 
-def loss_of(args: argparse.Namespace, trust: str, warmup_iterations: int, seed: int) -> float:
+def loss_of(args: argparse.Namespace, warmup_iterations: int, seed: int) -> float:
     """Mean training loss of the last of the first epochs of stage 2."""
     folder = preprocessed_root() / resolve_dataset_name(args.d)
     plans = SPDPlans.load(folder / f"{args.p}.json")
-    s = plans.settings
-    stage2 = replace(s.stage2, warmup_iterations=warmup_iterations)
-    settings = replace(s, stage2=stage2, distillation=replace(s.distillation, trust=trust))  # type: ignore[arg-type]
-    content = replace(plans, settings=settings).to_dict()
+    stage2 = replace(plans.settings.stage2, warmup_iterations=warmup_iterations)
+    content = replace(plans, settings=replace(plans.settings, stage2=stage2)).to_dict()
     dataset_json, device = read_dataset_json(folder / "dataset.json"), get_device(args.device)
     trainer = FirstEpochs(content, "2d", "all", dataset_json, device, seed, keep_embeddings=True)
     trainer.n_epochs = args.epochs
@@ -73,26 +71,25 @@ def main() -> None:
     parser.add_argument("-epochs", type=int, default=2, help="that are run")
     parser.add_argument("-warmup_iterations", type=int, nargs="+", default=[0, 50], help="that are compared")
     parser.add_argument("-seeds", type=int, nargs="+", default=list(range(8)))
-    parser.add_argument("-trust", nargs="+", default=["saliency", "learned"], choices=["saliency", "learned"])
     parser.add_argument("-device", help="cuda, cpu, ... (default: CUDA where present)")
     parser.add_argument("-o", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
     before = set(stored_embeddings(args))
-    losses: dict[tuple[str, int], list[float]] = {(t, n): [] for t in args.trust for n in args.warmup_iterations}
+    losses: dict[int, list[float]] = {n: [] for n in args.warmup_iterations}
     with tempfile.TemporaryDirectory() as results:
         os.environ["nnUNet_results"] = results
         for seed in args.seeds:
             try:
-                for (trust, n_steps), found in losses.items():
-                    found.append(loss_of(args, trust, n_steps, seed))
+                for n_steps, found in losses.items():
+                    found.append(loss_of(args, n_steps, seed))
             finally:
                 for folder in set(stored_embeddings(args)) - before:  # those of this seed
                     shutil.rmtree(folder)
     runs = []
-    for (trust, n_steps), found in losses.items():
-        runs.append({"trust": trust, "warmup_iterations": n_steps, "seeds": args.seeds, "losses": found})
+    for n_steps, found in losses.items():
+        runs.append({"warmup_iterations": n_steps, "seeds": args.seeds, "losses": found})
         empty = sum(loss > EMPTY for loss in found)
-        print(f"trust {trust}, {n_steps} warm-up iterations: {empty} of {len(found)} end in empty masks")
+        print(f"{n_steps} warm-up iterations: {empty} of {len(found)} end in empty masks")
     content = {
         "dataset": resolve_dataset_name(args.d),
         "epochs": args.epochs,

@@ -9,29 +9,28 @@ import numpy as np
 import torch
 
 from spdnet.errors import ModelError
-from spdnet.inference.class_rules import MeasuredShares, Rules
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompting import decoder_rows, distill_volume
 from spdnet.inference.volume import predict_volume
 from spdnet.network.checkpoint import read_checkpoint
 from spdnet.network.precision import compute_dtype, place
 from spdnet.network.prediction_form import optimize_for_prediction
-from spdnet.network.spd_network import MEASURED
 from spdnet.planning import NetworkCase, SPDSettings, StoredCase, build_planned_network
 from spdnet.planning.plans import input_difference
 from spdnet.prompts import SlicePrompts
 from spdnet.training.pretrained import load_stage1_weights
 
 # What a table says of the methods that are given these points.
-CONSENSUS_ALONE = "it gets the points that are trusted at first, not the stand-ins and later looks of SPD's decoder"
+CONSENSUS_ALONE = "it gets the points that saliency confirms, SPD all of them"
 
 
 class Distiller:
-    """Distils points by the saliency of a trained SPD, and by what that measured on the training cases.
+    """Distils points by the saliency of a trained SPD.
 
     Args:
         settings: of the plans.
         n_classes: foreground classes.
-        trained: checkpoint of the training. One that ends with stage 1 has measured nothing: saliency alone decides.
+        trained: checkpoint of the training.
         device: where to compute.
 
     Raises:
@@ -44,11 +43,7 @@ class Distiller:
             raise ModelError(f"{trained} was trained with other plans: {difference}")
         self._settings, self._device = settings, device
         self._network = build_planned_network(settings, n_classes)
-        weights = content["network_weights"]
-        load_stage1_weights(self._network, weights, trained)
-        known = {name: weights[name] for name in MEASURED if name in weights}
-        self._network.load_own_state({**self._network.own_state(), **known})
-        self.measured = MeasuredShares.of(self._network)
+        load_stage1_weights(self._network, content["network_weights"], trained)
         place(self._network, device)
         optimize_for_prediction(self._network, compute_dtype(device))
 
@@ -60,32 +55,21 @@ class Distiller:
 
     def distill(self, case: NetworkCase | StoredCase, prompts: SlicePrompts) -> SlicePrompts:
         """`consensus_points` of a case."""
-        saliency, content_share = self.saliency(case.slices), case.mapping.content_share
-        return consensus_points(prompts, saliency, self._settings, self.measured, content_share)
+        return consensus_points(prompts, self.saliency(case.slices), self._settings)
 
 
-def consensus_points(
-    prompts: SlicePrompts,
-    saliency: np.ndarray,
-    settings: SPDSettings,
-    measured: MeasuredShares,
-    content_share: float,
-) -> SlicePrompts:
-    """The points that SPD trusts, each with the class and the slice that it prompts.
+def consensus_points(prompts: SlicePrompts, saliency: np.ndarray, settings: SPDSettings) -> SlicePrompts:
+    """The points of SPD's consensus, each with the class and the slice that it prompts.
 
-    What may stand in where no point is trusted is not among them, and no volume's points are refused as random.
+    No volume's points are refused as random.
 
     Args:
         prompts: points of a volume, network frame; boxes are ignored.
         saliency: float (S, k, M, M) in [0, 1].
-        settings: of the plans; its `distillation` says how.
-        measured: what SPD measured on the training cases.
-        content_share: of the slices, what the image fills.
+        settings: of the plans; its `distillation` has tau and n.
     """
-    rules = Rules(
-        replace(settings.distillation, mode="consensus", empty_consensus="empty"), settings.image_size, measured
-    )
-    rows = decoder_rows(distill_volume(prompts, saliency, rules, content_share), saliency, rules)
+    rules = Rules(replace(settings.distillation, mode="consensus", empty_consensus="empty"), settings.image_size)
+    rows = decoder_rows(distill_volume(prompts, saliency, rules), saliency, rules)
     row, place_in_row = np.nonzero(rows.point_is_real)
     points = np.column_stack([rows.slice_index[row], rows.points_yx[row, place_in_row]])
     return SlicePrompts(points.astype(np.float64), rows.class_index[row])

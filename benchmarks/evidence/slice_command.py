@@ -93,7 +93,7 @@ def training_points(
     raw = RawPoints(cases, settings)
     if distiller is None:
         return raw
-    return ConsensusPoints(raw, stored_saliency(distiller, cases, model_folder / "saliency"), distiller.measured)
+    return ConsensusPoints(raw, stored_saliency(distiller, cases, model_folder / "saliency"))
 
 
 def _distiller(args: argparse.Namespace, settings: SPDSettings, n_classes: int) -> Distiller | None:

@@ -10,7 +10,7 @@ from typing import Literal
 from evidence.consensus import CONSENSUS_ALONE
 from evidence.jobs import RunRecord
 from evidence.methods.base import Method
-from evidence.methods.spd import PLANS, STAGE1, device, plan, trained_spd
+from evidence.methods.spd import PLANS, STAGE1, device, plan, shared_stage1
 from evidence.slice_models import SliceModel
 from evidence.slice_training import FINAL
 from evidence.workspace import Workspace
@@ -74,7 +74,7 @@ class SliceMethod(Method):
         command: list[str | Path] = ["python", "-m", "evidence.slice_command", what, self.name, *device(workspace)]
         command += ["-raw", workspace.raw, "-preprocessed", workspace.preprocessed(), "-model", self._model(workspace)]
         if self.points == "consensus":
-            command += ["-stage1", trained_spd(workspace)]
+            command += ["-stage1", shared_stage1(workspace)]
         return command
 
     def _model(self, workspace: Workspace) -> Path:

@@ -9,7 +9,6 @@ import numpy as np
 
 from evidence.consensus import Distiller, consensus_points
 from spdnet.files import make_folder, whole_file
-from spdnet.inference.class_rules import MeasuredShares
 from spdnet.planning import SPDSettings, StoredCase
 from spdnet.prompts import SlicePrompts
 from spdnet.training.prompt_source import draw_prompts
@@ -39,18 +38,15 @@ class ConsensusPoints:
     Attributes:
         raw: the points.
         saliency: of each case, float (S, k, M, M).
-        measured: what SPD measured on the training cases.
     """
 
     raw: RawPoints
     saliency: list[np.ndarray]
-    measured: MeasuredShares
 
     def __call__(self, case: int, rng: np.random.Generator) -> SlicePrompts:
         """Points of a case, by its place, network frame."""
         saliency = np.asarray(self.saliency[case], dtype=np.float32)
-        content_share = self.raw.cases[case].mapping.content_share
-        return consensus_points(self.raw(case, rng), saliency, self.raw.settings, self.measured, content_share)
+        return consensus_points(self.raw(case, rng), saliency, self.raw.settings)
 
 
 def stored_saliency(distiller: Distiller, cases: list[StoredCase], folder: Path) -> list[np.ndarray]:

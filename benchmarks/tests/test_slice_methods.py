@@ -26,7 +26,7 @@ from evidence.jobs import PROFILES, Budget, Setting
 from evidence.methods import spd as spd_methods
 from evidence.methods.medsam import MedSamMethod
 from evidence.methods.sam_adapter import Adapter, SamAdapterMethod, add_adapters
-from evidence.methods.spd import SPD, STAGE1, plan, shared_stage1, trained_spd
+from evidence.methods.spd import SPD, STAGE1, plan, shared_stage1
 from evidence.methods.unets import DICE_AND_CROSS_ENTROPY, EQUAL_WEIGHTS, PointChannelNetwork
 from evidence.slice_command import METHODS
 from evidence.slice_method import SliceMethod
@@ -258,15 +258,14 @@ def test_consensus_takes_the_place_of_the_points_in_training_and_prediction(
     workspace: InProcess, settings: SPDSettings, tmp_path: Path
 ) -> None:
     method, cases = METHODS["unet_consensus"], stored_cases(workspace)
-    distiller = Distiller(settings, 2, trained_spd(workspace), CPU)
-    assert distiller.measured.points.min() < 0.85, "of one class SPD asks the neighbouring slices too"
+    distiller = Distiller(settings, 2, shared_stage1(workspace), CPU)
     drawn_from_files = replace(settings, prompts=replace(settings.prompts, imitated_share=0.0))
     for _ in range(2):  # saliency computed, then read
         draw = slice_command.training_points(method, cases, drawn_from_files, distiller, tmp_path)
         for index, case in enumerate(cases):
-            own, content_share = draw(index, np.random.default_rng(0)), case.mapping.content_share
+            own = draw(index, np.random.default_rng(0))
             stored = distiller.saliency(case.slices).astype(np.float16).astype(np.float32)
-            expected = consensus_points(case.prompts, stored, settings, distiller.measured, content_share)
+            expected = consensus_points(case.prompts, stored, settings)
             assert np.array_equal(own.points_syx, expected.points_syx) and len(own) != len(case.prompts)
     assert {f.name for f in tmp_path.glob("saliency/*")} == {f"{c.case}.npy" for c in cases}
     method.train(workspace)
@@ -403,15 +402,14 @@ def test_an_interrupted_second_stage_goes_on(workspace: InProcess, monkeypatch: 
 
 
 def test_a_method_that_borrows_weights_predicts_with_plans_of_its_own(workspace: InProcess) -> None:
-    lender, off = spd_methods.METHODS["consensus"], spd_methods.METHODS["second_look_off"]
+    lender, kept = spd_methods.METHODS["spd"], spd_methods.METHODS["pieces_kept"]
     lender.train(workspace)
     for _ in range(2):  # the second time it is there
-        name = off._borrowed_plans(workspace, lender)
+        name = kept._borrowed_plans(workspace, lender)
     model, lenders = (ModelFolder(workspace.results() / f"SPDTrainer__{p}__2d") for p in (name, lender.plans))
     lent, own = lenders.plans(), model.plans()
-    assert lent.settings.distillation.mode == "consensus" and lent.settings.dense_prompt.mode == "none"
-    assert lent.settings.distillation.second_look == "auto" and own.settings.distillation.second_look == "off"
-    changed = replace(lent.settings.distillation, second_look="off")
+    assert lent.settings.distillation.lone_pieces == "auto" and own.settings.distillation.lone_pieces == "keep"
+    changed = replace(lent.settings.distillation, lone_pieces="keep")
     assert own == replace(lent, plans_name=name, settings=replace(lent.settings, distillation=changed))
     device = torch.device("cpu")
     networks = [f.load_networks(["all"], "checkpoint_final.pth", device)[0] for f in (model, lenders)]

@@ -26,17 +26,15 @@ def printed(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def test_the_first_row_is_what_the_others_are_compared_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_scores(tmp_path, "SPDTrainerNoPeak", [0.5, 0.6])
-    write_scores(tmp_path, "SPDTrainer", [0.6, 0.7])
+    write_scores(tmp_path, "raw_box", [0.5, 0.6])
+    write_scores(tmp_path, "distilled_box", [0.6, 0.7])
     lines = printed(tmp_path, monkeypatch, capsys)
-    assert lines[0].count("difference to the first row") == 2
-    assert lines[2].startswith("| trained on the files") and "-10.0 [-10.0, -10.0]" in lines[3]
-    write_scores(tmp_path, "spd", [0.8, 0.8])
-    assert printed(tmp_path, monkeypatch, capsys)[0].count("difference to SPD") == 2
+    assert lines[0].count("difference to SPD") == 2
+    assert lines[2].startswith("| (a) SPD with a distilled box") and "-10.0 [-10.0, -10.0]" in lines[3]
 
 
 def test_a_folder_without_first_row_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_scores(tmp_path, "SPDTrainerContext0", [0.5])
+    write_scores(tmp_path, "raw_box", [0.5])
     monkeypatch.setattr(sys, "argv", ["table.py", str(tmp_path)])
-    with pytest.raises(SystemExit, match="no scores that a table begins with"):
+    with pytest.raises(SystemExit, match="no scores of SPD"):
         table.main()

@@ -37,7 +37,7 @@ def drop_lone_pieces(
         rules: of the network.
     """
     for k in np.flatnonzero(~given.random & ~given.untrusted).tolist():
-        if rules.of_class(k).lone_pieces == "drop":
+        if rules.drops_pieces(k):
             drop_where_others_are_confirmed(probabilities[:, k], points_syx[k], given.boxes[k])
 
 

@@ -474,10 +474,8 @@ class SPDPredictor:
         mean = _mean_probabilities(volumes)
         judged = None
         if judge and prompts is not None:
-            first, content_share = volumes[0], network_case.mapping.content_share
-            rules = Rules.of(self._settings().distillation, self.networks[0])
-            seen = first.refused, first.looks
-            judged = judge_prompts(prompts, first.saliency, rules, *seen, content_share, prepared.given)
+            first, rules = volumes[0], Rules.of(self._settings().distillation, self.networks[0])
+            judged = judge_prompts(prompts, first.saliency, rules, first.refused, prepared.given)
         saliency = volumes[0].saliency if keep_saliency else None
         mapping, geometry = network_case.mapping, network_case.geometry
         return NetworkResult(prepared.case, prepared.target, mean, mapping, geometry, judged, saliency)

@@ -15,21 +15,15 @@ from spdnet.dataset import Labels
 from spdnet.files import make_folder, whole_file
 from spdnet.geometry import CaseMapping, ImageGeometry
 from spdnet.inference.class_rules import Rules
-from spdnet.inference.prompting import asked_agreement, backgrounds, points_of_class
-from spdnet.planning.plans import DistillationSettings
+from spdnet.inference.prompting import points_of_classes
 from spdnet.prompts import Markup, SlicePrompts, write_markups
-from spdnet.prompts.background import Background
-from spdnet.prompts.distillation import distill_prompts
-from spdnet.prompts.fates import Fate, PointFates, among_given, fates_by_trust, overrule, point_fates
-from spdnet.prompts.learned_trust import LearnedTrust, judge_uses
-from spdnet.prompts.near_points import near_points
-from spdnet.prompts.second_look import Looks
+from spdnet.prompts.fates import Fate, PointFates, among_given, point_fates
 from spdnet.prompts.used_points import GivenPrompts
 
 REPORT_FOLDER = "prompts"
 _COLUMNS = (
     "label", "point", "x_lps_mm", "y_lps_mm", "z_lps_mm", "slice", "judged_for_slice", "saliency_in_own_slice",
-    "saliency_here", "threshold", "probability", "fate",
+    "saliency_here", "threshold", "fate",
 )  # fmt: skip
 
 
@@ -53,8 +47,6 @@ def judge_prompts(
     saliency: np.ndarray,
     rules: Rules,
     refused: np.ndarray | None = None,
-    looks: Looks | None = None,
-    content_share: float = 1.0,
     given: GivenPrompts | None = None,
 ) -> JudgedPrompts:
     """Say what distillation makes of every point.
@@ -64,20 +56,13 @@ def judge_prompts(
         saliency: float (S, k, M, M) in [0, 1].
         rules: of the network.
         refused: bool (k,), the classes whose points look random; None for none.
-        looks: what looks at the masks have changed; None if there were none.
-        content_share: of the slices, what the image fills.
         given: all points of the case, of which `prompts` are those that the network got; they are told of, and counted,
             instead. None where these are all.
     """
-    points, fates = [], []
-    looked = rules.looked_at_again(saliency.shape[1])
-    for k, background in enumerate(backgrounds(prompts, saliency, content_share)):
-        scaled = points_of_class(prompts, k, rules.image_size, saliency.shape[-1])
-        own = rules.of_class(k), rules.trust_of_class(k)
-        is_refused = refused is not None and bool(refused[k])
-        found = _fates_of_class(scaled, saliency[:, k], *own, is_refused, background)
-        if looks is not None and looked[k]:
-            found = overrule(found, scaled, looks, k)
+    points, fates, plans = [], [], rules.settings
+    limits = plans.tau, plans.n_context, plans.max_points
+    for k, scaled in enumerate(points_of_classes(prompts, saliency, rules.image_size)):
+        found = point_fates(scaled, saliency[:, k], *limits, refused is not None and bool(refused[k]))
         told = prompts.for_class(k)
         if given is not None:
             all_own = given.of_class(k)
@@ -85,28 +70,7 @@ def judge_prompts(
             found = among_given(found, all_own.used, all_own.outside, told.slice_index)
         points.append(told.points_syx)
         fates.append(found)
-    return JudgedPrompts(points, fates, rules.settings.tau)
-
-
-def _fates_of_class(
-    points_syx: np.ndarray,
-    saliency: np.ndarray,
-    rule: DistillationSettings,
-    trust: LearnedTrust | None,
-    is_refused: bool,
-    background: Background,
-) -> PointFates:
-    """What distillation makes of the points (N, 3), in pixels of the saliency maps (S, M, M)."""
-    if trust is not None:
-        judged = judge_uses(points_syx, saliency, rule.n_context, trust, background)
-        return fates_by_trust(judged, rule.min_trust, rule.max_points, is_refused)
-    asked = asked_agreement(points_syx, saliency, rule, background)
-    near = None
-    if rule.near_points == "on":
-        trusted = distill_prompts(points_syx, saliency, rule.tau, rule.n_context, *asked)
-        near = near_points(trusted, points_syx, saliency)
-    limits = rule.tau, rule.n_context, rule.max_points
-    return point_fates(points_syx, saliency, *limits, *asked, is_refused, near)
+    return JudgedPrompts(points, fates, plans.tau)
 
 
 def report_files(folder: Path, case: str) -> list[Path]:
@@ -176,7 +140,6 @@ def _table_row(name: str, position: np.ndarray, fates: PointFates, row: int, tau
         *slices,
         *saliency,
         f"{tau:g}",
-        "" if np.isnan(fates.probability[row]) else f"{fates.probability[row]:.4f}",
         fates.fates[row].value,
     ]
 

@@ -10,22 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from scipy.special import logit
 
-from spdnet.geometry import nearest_index, rescale_points
-from spdnet.inference.class_rules import Rules, falls_back_on_saliency
-from spdnet.planning.plans import DistillationSettings
+from spdnet.geometry import rescale_points
+from spdnet.inference.class_rules import Rules
 from spdnet.prompts import ALL_CLASSES, SliceBoxes, SlicePrompts
-from spdnet.prompts.agreement import agreement
-from spdnet.prompts.background import WHOLE_MAPS, Background
+from spdnet.prompts.background import Background
 from spdnet.prompts.box_distillation import BoxConsensus, distill_boxes, raw_boxes
 from spdnet.prompts.distillation import Consensus, distill_prompts, limit_points, raw_prompts
-from spdnet.prompts.learned_trust import LearnedTrust, distill_by_trust
-from spdnet.prompts.near_points import NEAR_SLICES, add_near_points
-from spdnet.prompts.point_features import REACH
 from spdnet.prompts.random_points import count_hits, look_random
-from spdnet.prompts.second_look import NeighbourMasks
-from spdnet.prompts.stand_ins import FOLLOWED_SLICES, continued_peaks, saliency_peak
 
 
 @dataclass(frozen=True)
@@ -102,86 +94,32 @@ def backgrounds(prompts: SlicePrompts, saliency: np.ndarray, content_share: floa
     return [Background(content_share, for_all, highest) for for_all in own]
 
 
-def distill_volume(
-    prompts: SlicePrompts,
-    saliency: np.ndarray,
-    rules: Rules,
-    content_share: float = 1.0,
-) -> list[Consensus]:
-    """Run CPD for every class of a volume, or of adjacent slices of it.
+def distill_volume(prompts: SlicePrompts, saliency: np.ndarray, rules: Rules) -> list[Consensus]:
+    """Run CPD for every class of a volume, or of adjacent slices of it; with raw prompts all points are kept.
 
     Args:
         prompts: points in network pixels.
         saliency: float (S, k, M, M), in [0, 1].
         rules: of the network.
-        content_share: of the slices, what the image fills.
 
     Returns:
         One consensus per class; its `points_yx` are in pixels of the saliency map.
     """
-    results = []
-    for k, background in enumerate(backgrounds(prompts, saliency, content_share)):
-        points = points_of_class(prompts, k, rules.image_size, saliency.shape[-1])
-        own = rules.of_class(k), rules.trust_of_class(k)
-        consensus = distill_class(points, saliency[:, k], *own, background)
-        results.append(limit_points(consensus, rules.settings.max_points))
+    settings, results = rules.settings, []
+    for k, points in enumerate(points_of_classes(prompts, saliency, rules.image_size)):
+        if settings.mode == "raw":
+            consensus = raw_prompts(points, len(saliency))
+        else:
+            consensus = distill_prompts(points, saliency[:, k], settings.tau, settings.n_context)
+        results.append(limit_points(consensus, settings.max_points))
     return results
 
 
-def asked_points(
-    prompts: SlicePrompts, saliency: np.ndarray, rules: Rules, content_share: float = 1.0
-) -> list[Consensus]:
+def asked_points(prompts: SlicePrompts, saliency: np.ndarray, rules: Rules) -> list[Consensus]:
     """The points that the decoder is given: the consensus, or all if it is to weigh them; as `distill_volume`."""
     if rules.settings.mode == "weighed":
         rules = replace(rules, settings=replace(rules.settings, mode="raw"))
-    return distill_volume(prompts, saliency, rules, content_share)
-
-
-def distill_class(
-    points_syx: np.ndarray,
-    saliency: np.ndarray,
-    settings: DistillationSettings,
-    trust: LearnedTrust | None = None,
-    background: Background = WHOLE_MAPS,
-) -> Consensus:
-    """Run CPD for one class, however many points a slice gets.
-
-    Args:
-        points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
-        saliency: float (S, M, M), in [0, 1].
-        settings: of the class, from `Rules.of_class`.
-        trust: from `Rules.trust_of_class`.
-        background: of the class, from `backgrounds`.
-    """
-    if settings.mode == "raw":
-        return raw_prompts(points_syx, len(saliency))
-    if trust is not None:
-        return distill_by_trust(points_syx, saliency, settings.n_context, trust, settings.min_trust, background)
-    asked = asked_agreement(points_syx, saliency, settings, background)
-    consensus = distill_prompts(points_syx, saliency, settings.tau, settings.n_context, *asked)
-    return add_near_points(consensus, points_syx, saliency) if settings.near_points == "on" else consensus
-
-
-def asked_agreement(
-    points_syx: np.ndarray,
-    saliency: np.ndarray,
-    settings: DistillationSettings,
-    background: Background = WHOLE_MAPS,
-) -> tuple[np.ndarray | None, float]:
-    """How the neighbours of each point speak for it, log odds float64 (N,), or None if the plans do not ask; the least.
-
-    Args:
-        points_syx: float (N, 3), slice, y, x in pixels of the saliency maps.
-        saliency: float (S, M, M), in [0, 1].
-        settings: of the class.
-        background: of the class, from `backgrounds`.
-    """
-    rule = settings.agreement
-    if rule.mode != "neighbours":
-        return None, -np.inf
-    radius = rule.radius * saliency.shape[-1]
-    odds = agreement(points_syx, saliency, settings.tau, rule.n_slices, radius, background)
-    return odds, float(logit(rule.min_probability))
+    return distill_volume(prompts, saliency, rules)
 
 
 def distill_volume_boxes(prompts: SlicePrompts, saliency: np.ndarray, rules: Rules) -> list[BoxConsensus]:
@@ -236,16 +174,16 @@ def distill_whole_volume(
     """Distil points and boxes, and see what can be told of a whole volume only: whether anything can be trusted.
 
     Args:
-        prompts, saliency, rules, content_share: as in `distill_volume`.
+        prompts, saliency, rules: as in `distill_volume`.
+        content_share: of the slices, what the image fills.
         random: bool (k,), the classes whose points look random (`spdnet.prompts.random_points`); None to see it here.
-            Points are refused for it if the class falls back on the saliency and has no trusted box.
+            Points are refused for it if the plans have a class fall back on the saliency and it has no trusted box.
     """
-    consensus = distill_volume(prompts, saliency, rules, content_share)
+    consensus = distill_volume(prompts, saliency, rules)
     boxes = distill_volume_boxes(prompts, saliency, rules)
     n_slices, n_classes = saliency.shape[:2]
-    falls_back = [falls_back_on_saliency(rules.of_class(k)) for k in range(n_classes)]
-    has_box = [b.slices_with_box(n_slices).any() for b in boxes]
-    may_be_untrusted = np.array(falls_back, dtype=bool) & ~np.array(has_box, dtype=bool)
+    has_box = np.array([b.slices_with_box(n_slices).any() for b in boxes], dtype=bool)
+    may_be_untrusted = rules.settings.falls_back_on_saliency & ~has_box
     if random is None:
         random = _look_random(prompts, saliency, rules, content_share)
     refused = random & may_be_untrusted
@@ -277,8 +215,7 @@ def decoder_rows(
     """Which slices and classes are decoded, with which points and boxes.
 
     A slice with trusted points or a trusted box always is. One without is unless the plans say "empty", where any of
-    its pixels is salient; where the class uses peaks, or continued ones, it gets what `spdnet.prompts.stand_ins` finds
-    as its point. With raw prompts, and for a dense prompt, every slice is decoded.
+    its pixels is salient. With raw prompts, and for a dense prompt, every slice is decoded.
 
     Args:
         consensus: of `asked_points`, one per class.
@@ -287,33 +224,23 @@ def decoder_rows(
         boxes: one per class, or None for no boxes.
     """
     n_slices, n_classes, mask_size, _ = saliency.shape
-    image_size = rules.image_size
+    image_size, settings = rules.image_size, rules.settings
     slices, classes, points, edges = [], [], [], [np.zeros((0, 4))]
     for k in range(n_classes):
-        rule = rules.of_class(k)
         own_boxes = boxes[k].box_of_slices(n_slices) if boxes is not None else np.full((n_slices, 4), np.nan)
-        prompted = consensus[k].slices_with_points(n_slices) | ~np.isnan(own_boxes[:, 0])
-        decoded = prompted
-        if rule.mode != "consensus" or rules.dense_slices is not None:
+        decoded = consensus[k].slices_with_points(n_slices) | ~np.isnan(own_boxes[:, 0])
+        if settings.mode != "consensus" or rules.dense_slices is not None:
             decoded = np.ones(n_slices, dtype=bool)
-        elif rule.empty_consensus != "empty":
-            decoded = prompted | (saliency[:, k].max(axis=(1, 2)) > rule.tau)
-        stand_ins = _stand_ins(consensus[k], saliency[:, k], prompted, decoded, rule)
+        elif settings.empty_consensus == "decode":
+            decoded |= saliency[:, k].max(axis=(1, 2)) > settings.tau
         for s in np.flatnonzero(decoded).tolist():
             slices.append(s)
             classes.append(k)
-            own = stand_ins[s] if s in stand_ins else consensus[k].in_slice(s)
-            points.append(rescale_points(own, mask_size, image_size))
+            points.append(rescale_points(consensus[k].in_slice(s), mask_size, image_size))
         edges.append(_rescale_boxes(own_boxes[decoded], mask_size, image_size))
     has_box = [~np.isnan(e[:, 0]) for e in edges]
     boxes_of_rows = np.where(np.concatenate(has_box)[:, None], np.concatenate(edges), 0)
     return _rows(slices, classes, points, boxes_of_rows, np.concatenate(has_box))
-
-
-def rows_of_points(slices: list[int], classes: list[int], points_yx: list[np.ndarray]) -> DecoderRows:
-    """Rows without boxes, each with its points float (N, 2) in network pixels."""
-    n = len(slices)
-    return _rows(slices, classes, points_yx, np.zeros((n, 4)), np.zeros(n, dtype=bool))
 
 
 def _rows(
@@ -330,119 +257,16 @@ def _rows(
     return DecoderRows(*indices, padded, is_real, boxes_yxyx.astype(np.float32), has_box)
 
 
-@dataclass(frozen=True)
-class SecondLook:
-    """What a second look changes.
-
-    Attributes:
-        rows: that differ from those that were decoded, or are new.
-        readmitted: int64 (m, 3), the points that it readmits: class, slice, row among the points of the class.
-    """
-
-    rows: DecoderRows
-    readmitted: np.ndarray
-
-
-def look_again(
-    rows: DecoderRows,
-    points_syx: Sequence[np.ndarray],
-    probabilities: np.ndarray,
-    saliency: np.ndarray,
-    rules: Rules,
-) -> SecondLook:
-    """The rows that change once every slice has a mask, if the plans ask for it; see `spdnet.prompts.second_look`.
-
-    A point, or what stands in for one, that the masks of the neighbouring slices do not bear out is dropped. A slice
-    left without points and box, or that had no row, gets a place between the masks around it. If it lies beside a last
-    mask instead, it gets its points within that mask or, without such, a place there, as far as the class allows.
-
-    Args:
-        rows: what was decoded, of a volume or of adjacent slices of it, which count from 0.
-        points_syx: for each class all its points, as `points_of_class` has them, in slices that count alike; those of
-            slices that are not there do not matter.
-        probabilities: float (S, k, M, M), that was decoded from them.
-        saliency: float (S, k, M, M), in [0, 1].
-        rules: of the network.
-    """
-    n_slices, n_classes, size, _ = saliency.shape
-    image_size = rules.image_size
-    slices, classes, points, edges, has_box, readmitted = [], [], [], [np.zeros((0, 4))], [], []
-    for k in np.flatnonzero(rules.looked_at_again(n_classes)).tolist():
-        rule = rules.of_class(k)
-        own_slices = nearest_index(points_syx[k][:, 0])
-        row_of_slice = np.full(n_slices, -1)
-        own_rows = np.flatnonzero(rows.class_index == k)
-        row_of_slice[rows.slice_index[own_rows]] = own_rows
-        around = NeighbourMasks.of(probabilities[:, k] > 0.5)
-        for s, row in enumerate(row_of_slice.tolist()):
-            before = np.zeros((0, 2))
-            if row >= 0:
-                before = rescale_points(rows.points_yx[row][rows.point_is_real[row]], image_size, size)
-            after = before[around.bear_out(s, before)]
-            boxed = row >= 0 and bool(rows.has_box[row])
-            if not len(after) and not boxed:
-                after = around.bridge(s, saliency[s, k])
-                if not len(after) and rule.readmit == "on":
-                    own = np.flatnonzero(own_slices == s)
-                    own = own[around.readmit(s, points_syx[k][own, 1:])][: rule.max_points]
-                    readmitted += [(k, s, point) for point in own.tolist()]
-                    after = points_syx[k][own, 1:]
-                if not len(after) and rule.prolong == "on":
-                    after = around.prolong(s, saliency[s, k])
-            if len(after) == len(before) and (after == before).all():
-                continue
-            slices.append(s)
-            classes.append(k)
-            points.append(rescale_points(after, size, image_size))
-            edges.append(rows.box_yxyx[row : row + 1] if boxed else np.zeros((1, 4)))
-            has_box.append(boxed)
-    changed = _rows(slices, classes, points, np.concatenate(edges), np.array(has_box, dtype=bool))
-    return SecondLook(changed, np.array(readmitted, dtype=np.int64).reshape(-1, 3))
-
-
-def _stand_ins(
-    consensus: Consensus, saliency: np.ndarray, prompted: np.ndarray, decoded: np.ndarray, rule: DistillationSettings
-) -> dict[int, np.ndarray]:
-    """Points float64 (1 or 0, 2) for decoded slices without trusted prompts, as the rules of the class say."""
-    if rule.mode != "consensus":
-        return {}
-    if rule.empty_consensus == "continued":
-        return continued_peaks(saliency, consensus.slice_index, consensus.points_yx, prompted, rule.tau)
-    if rule.empty_consensus == "peak":
-        return {s: saliency_peak(saliency[s], rule.tau) for s in np.flatnonzero(decoded & ~prompted).tolist()}
-    return {}
-
-
 def reach_of_context(rules: Rules) -> int:
     """How many slices away a prompt can lie and still count: what `rows_of_slices` has to know around its slices.
 
     A dense prompt looks as far as that, too.
     """
-    return max(_reach_of_rules(rules.settings), rules.dense_slices or 0)
+    lends = rules.settings.mode == "consensus" or rules.settings.boxes.mode == "distilled"
+    return max(rules.settings.n_context if lends else 0, rules.dense_slices or 0)
 
 
-def _reach_of_rules(settings: DistillationSettings) -> int:
-    if settings.mode != "consensus":
-        return settings.n_context if settings.boxes.mode == "distilled" else 0
-    looked_at = settings.agreement.n_slices if settings.agreement.mode != "off" else 0
-    if settings.near_points != "off":
-        looked_at += NEAR_SLICES
-    if settings.trust != "saliency":
-        looked_at = max(looked_at, REACH)
-    reach = settings.n_context + looked_at
-    if settings.empty_consensus in ("auto", "continued"):
-        reach += FOLLOWED_SLICES
-    return reach
-
-
-def rows_of_slices(
-    prompts: SlicePrompts,
-    saliency: np.ndarray,
-    first: int,
-    stop: int,
-    rules: Rules,
-    content_share: float = 1.0,
-) -> DecoderRows:
+def rows_of_slices(prompts: SlicePrompts, saliency: np.ndarray, first: int, stop: int, rules: Rules) -> DecoderRows:
     """The rows that `decoder_rows` makes of a whole volume for the slices from `first` to `stop` - 1.
 
     Args:
@@ -450,7 +274,6 @@ def rows_of_slices(
         saliency: float (S, k, M, M), in [0, 1]; only the slices within `reach_of_context` need to be known yet.
         first, stop: which slices.
         rules: of the network.
-        content_share: of the slices, what the image fills.
 
     Returns:
         `slice_index` counts from the volume's first slice.
@@ -458,7 +281,7 @@ def rows_of_slices(
     reach = reach_of_context(rules)
     low, high = max(first - reach, 0), min(stop + reach, len(saliency))
     near, window = prompts.of_slices(low, high), saliency[low:high]
-    points = asked_points(near, window, rules, content_share)
+    points = asked_points(near, window, rules)
     boxes = distill_volume_boxes(near, window, rules)
     rows = decoder_rows(points, window, rules, boxes)
     rows = replace(rows, slice_index=rows.slice_index + low)

@@ -1,9 +1,8 @@
 """One volume through the network: encode every slice once, distil its prompts, decode what is to be decoded.
 
-Prediction is a stream: a slice is decoded as soon as the slices that may lend it prompts are encoded, and its embedding
-is dropped then, or a few slices later where the plans ask for a second look. So embeddings never leave the device, and
-however many slices there are, those of `DECODED_TOGETHER` and the reach of the context to either side, with two
-batches, are all that is held. The few slices that further looks give points are encoded once more.
+Prediction is a stream: a slice is decoded as soon as the slices that may lend it prompts, or that its maps show, are
+encoded, and its embedding is dropped then. So embeddings never leave the device, and however many slices there are,
+those of `DECODED_TOGETHER` and the reach of the context to either side, with two batches, are all that is held.
 """
 
 from __future__ import annotations
@@ -11,13 +10,12 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from spdnet.inference.class_rules import Rules
-from spdnet.inference.following import look_further
 from spdnet.inference.pieces import drop_lone_pieces
 from spdnet.inference.prompt_maps import PromptMaps
 from spdnet.inference.prompting import (
@@ -26,7 +24,6 @@ from spdnet.inference.prompting import (
     asked_points,
     decoder_rows,
     distill_whole_volume,
-    look_again,
     points_of_classes,
     reach_of_context,
     rows_of_slices,
@@ -37,7 +34,6 @@ from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.prompts.box_distillation import BoxConsensus
 from spdnet.prompts.distillation import Consensus
-from spdnet.prompts.second_look import LOOK_SLICES, Looks
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +62,12 @@ class VolumePrediction:
     Attributes:
         probabilities: 0 where nothing was decoded.
         saliency: of stage 1, same shape.
-        consensus: points, one per class, as looks at the masks have left them; None if no prompts were used.
+        consensus: points, one per class; None if no prompts were used.
         boxes: coarse boxes, likewise.
         random: bool (k,), the classes whose points look random; None if no prompts were used.
         refused: bool (k,), those of them whose points are refused for it; None if no prompts were used.
         untrusted: bool (k,), the classes that are predicted from the saliency alone because none of the prompts is
             trusted, those that are refused among them; None if no prompts were used.
-        looks: what looks at the masks have changed; None if there were none.
     """
 
     probabilities: np.ndarray
@@ -82,7 +77,6 @@ class VolumePrediction:
     random: np.ndarray | None = None
     refused: np.ndarray | None = None
     untrusted: np.ndarray | None = None
-    looks: Looks | None = None
 
 
 @torch.no_grad()
@@ -137,37 +131,10 @@ def predict_encoded(
     saliency = volume.saliency
     points = points_of_classes(prompts, saliency, network.image_size)
     asked = given.consensus if rules.settings.mode == "consensus" else asked_points(prompts, saliency, rules)
-    probabilities = _decode_and_look(network, volume, given, asked, points, rules, device)
+    rows = decoder_rows(asked, saliency, rules, given.boxes)
+    probabilities = decode_volume(network, volume, rows, device, PromptMaps.of(network, points, saliency))
     probabilities[:, given.untrusted] = saliency[:, given.untrusted]
     drop_lone_pieces(probabilities, points, given, rules)
-    return probabilities
-
-
-def _decode_and_look(
-    network: SPDNetwork,
-    volume: EncodedVolume,
-    given: DistilledVolume,
-    asked: list[Consensus],
-    points_syx: list[np.ndarray],
-    rules: Rules,
-    device: torch.device,
-) -> np.ndarray:
-    """Decode, and again what looks at the masks change, if the plans ask for them."""
-
-    def decode(rows: DecoderRows) -> np.ndarray:
-        return decode_volume(network, volume, rows, device, maps)[rows.slice_index, rows.class_index]
-
-    saliency = volume.saliency
-    maps = PromptMaps.of(network, points_syx, saliency)
-    rows = decoder_rows(asked, saliency, rules, given.boxes)
-    probabilities = decode_volume(network, volume, rows, device, maps)
-    if not rules.looked_at_again(saliency.shape[1]).any():
-        return probabilities
-    first_masks = probabilities > 0.5
-    found = look_again(rows, points_syx, probabilities, saliency, rules)
-    probabilities[found.rows.slice_index, found.rows.class_index] = decode(found.rows)
-    looks = Looks.of_second(first_masks, found.readmitted)
-    look_further(decode, probabilities, looks, given, points_syx, rules)
     return probabilities
 
 
@@ -214,8 +181,8 @@ def predict_volume(
     """Segment one volume.
 
     A class of which no prompt is trusted in any slice (if the decoder weighs the points, one that has none), or whose
-    points look random, is predicted from the saliency alone, as without prompts, unless the plans have the decoder
-    asked by the peaks of the saliency, or say that such slices are empty (`distill_whole_volume`).
+    points look random, is predicted from the saliency alone, as without prompts, unless the plans say that such slices
+    are empty (`distill_whole_volume`).
 
     Where the GPU's memory does not suffice for a batch, batches are halved, which is logged; only a single slice that
     does not fit is an error.
@@ -232,21 +199,17 @@ def predict_volume(
     Raises:
         torch.cuda.OutOfMemoryError: not even one slice fits.
     """
-    stream = _Stream(network, slices, prompts, settings, device, content_share)
+    stream = _Stream(network, slices, prompts, settings, device)
     stream.run(batch_size)
+    probabilities, saliency = stream.probabilities, stream.saliency
     if prompts is None:
-        return VolumePrediction(stream.probabilities, stream.saliency, None)
-    found = distill_whole_volume(prompts, stream.saliency, stream.rules, content_share, random)
-    maps, consensus, looks = (stream.probabilities, stream.saliency), found.consensus, None
-    if stream.first_masks is not None:
-        second = Looks.of_second(stream.first_masks, stream.readmitted[~found.untrusted[stream.readmitted[:, 0]]])
-        decode = functools.partial(_encode_and_decode, network, slices, stream.maps, BatchSize(batch_size), device)
-        looks = look_further(decode, stream.probabilities, second, found, stream.points, stream.rules)
-        for k in np.flatnonzero(stream.rules.looked_at_again(len(consensus))).tolist():
-            consensus[k] = looks.of_class(k, consensus[k], stream.points[k], stream.saliency[:, k])
-    stream.probabilities[:, found.untrusted] = stream.saliency[:, found.untrusted]
-    drop_lone_pieces(stream.probabilities, stream.points, found, stream.rules)
-    return VolumePrediction(*maps, consensus, found.boxes, found.random, found.refused, found.untrusted, looks)
+        return VolumePrediction(probabilities, saliency, None)
+    found = distill_whole_volume(prompts, saliency, stream.rules, content_share, random)
+    probabilities[:, found.untrusted] = saliency[:, found.untrusted]
+    drop_lone_pieces(probabilities, stream.points, found, stream.rules)
+    return VolumePrediction(
+        probabilities, saliency, found.consensus, found.boxes, found.random, found.refused, found.untrusted
+    )
 
 
 class BatchSize:
@@ -296,22 +259,15 @@ class _Stream:
         prompts: SlicePrompts | None,
         settings: DistillationSettings,
         device: torch.device,
-        content_share: float = 1.0,
     ) -> None:
         self.network, self.slices, self.prompts = network, slices, prompts
-        self.rules, self.device, self.content_share = Rules.of(settings, network), device, content_share
+        self.rules, self.device = Rules.of(settings, network), device
         self.saliency = self.probabilities = np.zeros(0, dtype=np.float32)  # made when their shape is known
         self._reach = reach_of_context(self.rules)
-        self._looks_again = prompts is not None and bool(self.rules.looked_at_again(network.n_classes).any())
-        self._embeddings: list[torch.Tensor] = []  # of the slices from `_kept_from` on
+        self._embeddings: list[torch.Tensor] = []  # of the slices from `_decoded` on
         self._encoded = self._decoded = 0  # so many slices
-        self._kept_from = 0  # the first slice that awaits its first or its second look
         self._salient: tuple[slice, _Download] | None = None
         self._masks: list[_Masks] = []
-        self._rows: list[DecoderRows] = []  # of the slices that a second look may still need
-        self._changed: list[_Masks] = []  # by second looks, which see first masks alone
-        self.first_masks: np.ndarray | None = None
-        self.readmitted = np.zeros((0, 3), dtype=np.int64)
         self._decoder_batch = BatchSize(_decoder_batch(device))
 
     @functools.cached_property
@@ -335,10 +291,7 @@ class _Stream:
         self._take_saliency()
         while self._decoded < len(self.slices):
             self._decode_until(min(self._decoded + DECODED_TOGETHER, len(self.slices)))
-        self._take(self._masks)
-        if self._looks_again:
-            self.first_masks = self.probabilities > 0.5
-            self._take(self._changed)
+        self._take_masks()
 
     def _encode(self, part: slice) -> None:
         embeddings, saliency = _encode(self.network, self.slices[part], self.device)
@@ -358,55 +311,30 @@ class _Stream:
             self.saliency[part] = found
             self._encoded, self._salient = part.stop, None
 
-    def _take(self, masks: list[_Masks]) -> None:
-        for place, download in masks:
+    def _take_masks(self) -> None:
+        for place, download in self._masks:
             self.probabilities[place] = download.wait()
-        masks.clear()
+        self._masks.clear()
 
     def _decode_until(self, stop: int) -> None:
         """Decode the slices up to `stop`, and drop what no later one needs; nothing to decode without prompts."""
-        first, self._decoded = self._decoded, stop
-        if self.prompts is None:
-            return
-        rows = rows_of_slices(self.prompts, self.saliency, first, stop, self.rules, self.content_share)
-        self._embeddings = [torch.cat(self._embeddings)]
-        self._take(self._masks)
-        self._decode(rows, self._masks)
-        keep_from = self._look_again(rows, stop) if self._looks_again else stop
-        self._embeddings = [self._embeddings[0][keep_from - self._kept_from :].clone()]
-        self._kept_from = keep_from
+        first = self._decoded
+        if self.prompts is not None:
+            rows = rows_of_slices(self.prompts, self.saliency, first, stop, self.rules)
+            embeddings = torch.cat(self._embeddings)
+            self._take_masks()
+            self._decode(rows, embeddings, first)
+            self._embeddings = [embeddings[stop - first :].clone()]
+        self._decoded = stop
 
-    def _look_again(self, rows: DecoderRows, stop: int) -> int:
-        """A second look at all slices whose neighbours have masks; returns the first slice that awaits one."""
-        self._rows.append(rows)
-        first = self._kept_from
-        seen = stop if stop == len(self.slices) else max(stop - LOOK_SLICES, first)
-        low = max(first - LOOK_SLICES, 0)
-        self._take(self._masks)
-        known = DecoderRows.concatenate(self._rows)
-        known = known.select(known.slice_index >= low)
-        window = self.probabilities[low:stop], self.saliency[low:stop]
-        own = replace(known, slice_index=known.slice_index - low)
-        points = [p - (low, 0, 0) for p in self.points]
-        found = look_again(own, points, *window, self.rules)
-        changed, readmitted = found.rows, found.readmitted + np.array([0, low, 0])
-        changed = replace(changed, slice_index=changed.slice_index + low)
-        changed = changed.select((changed.slice_index >= first) & (changed.slice_index < seen))
-        readmitted = readmitted[(readmitted[:, 1] >= first) & (readmitted[:, 1] < seen)]
-        self.readmitted = np.concatenate([self.readmitted, readmitted])
-        self._decode(changed, self._changed)
-        self._rows = [known]
-        return seen
-
-    def _decode(self, rows: DecoderRows, masks: list[_Masks]) -> None:
-        """Have rows decoded; what comes of them is appended to `masks`."""
-        embeddings = self._embeddings[0]
+    def _decode(self, rows: DecoderRows, embeddings: torch.Tensor, first: int) -> None:
+        """Have rows decoded, given the embeddings of the slices from `first` on."""
 
         def decode(part: slice) -> None:
-            own = embeddings[torch.from_numpy(rows.slice_index[part] - self._kept_from).to(self.device)]
+            own = embeddings[torch.from_numpy(rows.slice_index[part] - first).to(self.device)]
             place = rows.slice_index[part], rows.class_index[part]
             decoded = _decode(self.network, own, rows.select(part), self.maps, self.device)
-            masks.append((place, _Download(decoded)))
+            self._masks.append((place, _Download(decoded)))
 
         self._decoder_batch.run(decode, len(rows))
 
@@ -444,25 +372,6 @@ def _encode(network: SPDNetwork, slices: np.ndarray, device: torch.device) -> tu
         encoded = network.encode(images)
         logits = network.saliency_logits(encoded)
     return encoded.to(torch.float16), torch.sigmoid(logits.float())
-
-
-def _encode_and_decode(
-    network: SPDNetwork,
-    slices: np.ndarray,
-    maps: PromptMaps | None,
-    batches: BatchSize,
-    device: torch.device,
-    rows: DecoderRows,
-) -> np.ndarray:
-    """Probabilities float32 (r, M, M) of rows, at most one for each slice, whose embeddings are no more there."""
-    decoded = []
-
-    def compute(part: slice) -> None:
-        embeddings, _ = _encode(network, slices[rows.slice_index[part]], device)
-        decoded.append(_decode(network, embeddings, rows.select(part), maps, device).cpu().numpy())
-
-    batches.run(compute, len(rows))
-    return np.concatenate(decoded)
 
 
 def _decode(

@@ -6,7 +6,6 @@ a side, which covers the same square at another resolution.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -18,37 +17,10 @@ from spdnet.network.decoding import decode_masks
 from spdnet.network.dense_prompt import DensePrompt
 from spdnet.network.lora import adapters_disabled, add_lora, set_lora_dropout
 from spdnet.network.saliency_head import SaliencyHead
-from spdnet.prompts.learned_trust import LearnedTrust
 
 EMBEDDING_CHANNELS = 256
-_TRUST = "trust_"
-
-
-def measured_buffers(n_classes: int) -> dict[str, torch.Tensor]:
-    """What stage 2 learns of the training cases by counting and the like, for each class: part of a trained model.
-
-    The values, float32 (n_classes, ...), are those of a model that has learned nothing, as older ones.
-    """
-    shares = {
-        "point_precision": 1.0,
-        "peak_precision": 1.0,
-        "continued_precision": 0.0,
-        "continued_per_peak": 0.0,
-        "salient_share": 0.0,
-        "near_precision": 0.0,
-        "look_precision": 0.0,
-        "readmit_precision": 0.0,
-        "prolong_precision": 0.0,
-        "follow_precision": 0.0,
-        "confirmed_share": 0.0,
-        f"{_TRUST}is_learned": 0.0,
-    }
-    buffers = {name: torch.full((n_classes,), value) for name, value in shares.items()}
-    trust = {_TRUST + name: torch.zeros(n_classes, *shape) for name, shape in LearnedTrust.shapes().items()}
-    return {**buffers, **trust}
-
-
-MEASURED = tuple(measured_buffers(1))  # their names
+# What stage 2 counts in the training cases, for each class: part of a trained model.
+MEASURED = ("salient_share", "confirmed_share")
 
 
 class SPDNetwork(nn.Module):
@@ -67,25 +39,9 @@ class SPDNetwork(nn.Module):
     Attributes:
         is_prediction_form: `optimize_for_prediction` has been here; the network cannot be trained or loaded any more.
         encoder_dtype: format of the encoder's frozen matrices; another one than float32 in that form only.
-        point_precision: float32 (n_classes,), of the points that saliency alone trusts in the training cases, the share
-            that is on the target, as stage 2 measured it; 1 where there was none. Part of `own_state`.
-        peak_precision: the same of the most salient pixels of training slices without trusted prompts.
-        continued_precision: the same of `continued_peaks` (`spdnet.prompts.stand_ins`); 0 where there was none.
-        continued_per_peak: how many of these there were for each of those most salient pixels.
-        near_precision: the same of `add_near_points` (`spdnet.prompts.near_points`); 0 where there was none.
-        look_precision: of what a second look (`spdnet.prompts.second_look`) would change in training cases if the masks
-            were perfect, the share that is for the better; 0 where there was nothing.
-        readmit_precision: of the points that it would readmit beside last masks, the share that is on the target; 0
-            where there was none.
-        prolong_precision: the same of the places that it would add there.
-        follow_precision: the same of the points that further looks would follow there (`spdnet.inference.following`); 1
-            where there was none, 0 in a model that has not counted them.
-        confirmed_share: float32 (n_classes,), of the target in the training cases, the share that is in pieces with a
-            point; 0 where there was none.
         salient_share: float32 (n_classes,), of the points of the training cases the share that is salient in its own
-            slice; 0 where there was none.
-        trust_is_learned: float32 (n_classes,), 1 for the classes that have a `LearnedTrust`
-            (`spdnet.prompts.learned_trust`); its arrays are the buffers `trust_...`, (n_classes, ...).
+            slice, as stage 2 measured it; 0 where there was none. Part of `own_state`.
+        confirmed_share: likewise, of the target in the training cases, the share that is in pieces with a point.
     """
 
     def __init__(
@@ -109,20 +65,10 @@ class SPDNetwork(nn.Module):
         self.mask_size = 4 * backbone.grid(image_size)
         self.channel_projection = nn.Conv2d(n_channels, 3, kernel_size=1) if n_channels > 3 else None
         self.image_encoder: Any = parts.image_encoder
-        self.point_precision: torch.Tensor
-        self.peak_precision: torch.Tensor
-        self.continued_precision: torch.Tensor
-        self.continued_per_peak: torch.Tensor
         self.salient_share: torch.Tensor
-        self.near_precision: torch.Tensor
-        self.look_precision: torch.Tensor
-        self.readmit_precision: torch.Tensor
-        self.prolong_precision: torch.Tensor
-        self.follow_precision: torch.Tensor
         self.confirmed_share: torch.Tensor
-        self.trust_is_learned: torch.Tensor
-        for name, value in measured_buffers(n_classes).items():
-            self.register_buffer(name, value)
+        for name in MEASURED:
+            self.register_buffer(name, torch.zeros(n_classes))
         self.pixel_mean: torch.Tensor
         self.pixel_std: torch.Tensor
         self.prompt_encoder: Any = parts.prompt_encoder
@@ -243,23 +189,6 @@ class SPDNetwork(nn.Module):
         """What stage 2 trains: mask decoder, class embedding and dense prompt."""
         return {n: p for n, p in self.named_parameters() if _part(n) == 2}
 
-    def learned_trust(self) -> tuple[LearnedTrust | None, ...]:
-        """For each class which points to trust; None where that was not learned."""
-        names = LearnedTrust.shapes()
-        arrays = {name: self.get_buffer(_TRUST + name).cpu().numpy() for name in names}
-        known = self.trust_is_learned.cpu().numpy() > 0
-        return tuple(
-            LearnedTrust(**{name: array[k] for name, array in arrays.items()}) if known[k] else None
-            for k in range(self.n_classes)
-        )
-
-    def learn_trust(self, trust: Sequence[LearnedTrust | None]) -> None:
-        """Keep for each class which points to trust; None where that is not known."""
-        for k, of_class in enumerate(trust):
-            self.trust_is_learned[k] = float(of_class is not None)
-            for name in LearnedTrust.shapes() if of_class is not None else ():
-                self.get_buffer(_TRUST + name)[k] = torch.from_numpy(getattr(of_class, name))
-
     def own_state(self) -> dict[str, torch.Tensor]:
         """All that differs from the published SAM: what a checkpoint has to hold."""
         return {n: p.detach().cpu().clone() for n, p in self._own().items()}
@@ -273,7 +202,6 @@ class SPDNetwork(nn.Module):
         """
         self._refuse_prediction_form()
         own = self._own()
-        state = {**measured_buffers(self.n_classes), **state}
         if own.keys() != state.keys():
             raise KeyError(f"missing {sorted(own.keys() - state.keys())}, unknown {sorted(state.keys() - own.keys())}")
         for name, parameter in own.items():

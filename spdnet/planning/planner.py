@@ -19,8 +19,6 @@ from spdnet.planning.embedding_rule import choose_storage
 from spdnet.planning.fingerprint import CaseFingerprint, Fingerprint
 from spdnet.planning.nnunet_plans import nnunet_keys
 from spdnet.planning.plans import (
-    LOOKS,
-    AgreementSettings,
     AugmentationSettings,
     ConsistencySettings,
     DensePromptSettings,
@@ -272,48 +270,17 @@ class SPDPlanner:
         return augmentation
 
     def choose_distillation(self) -> DistillationSettings:
-        """The paper's tau and n; scattered points agree with their neighbours if need be. A 2D data set has none."""
-        f = self.fingerprint
-        flat = self.is_flat()
-        scattered = f.prompt_statistics is None or f.prompt_type == "points"  # without files: the recipe's
-        look_again = dict.fromkeys(LOOKS, "auto")
-        settings = DistillationSettings(
-            mode="weighed",
-            trust="auto",
-            random_points="refuse",
-            near_points="auto",
-            lone_pieces="auto",
-            **look_again,  # type: ignore[arg-type]
-        )
-        self.reasons["trust"] = (
-            "points that saliency confirms; learned if stage 2 finds that stage 1 misses many of the right ones"
-        )
+        """Weighed points, the paper's tau and n; local validation where there are no neighbouring slices."""
         self.reasons["random_points"] = "points that hit the saliency like random ones may be those of another image"
-        self.reasons["near_points"] = "stage 2 sees by the training cases whether their place alone tells"
-        self.reasons["empty_consensus"] = "stage 2 sees by the training cases whether salient pixels can stand in"
+        if self.is_flat():
+            self.reasons["distillation"] = "2D images have no neighbouring slices: local validation only"
+            return DistillationSettings(n_context=0, random_points="refuse")
         self.reasons["distillation"] = (
-            "2D images have no neighbouring slices: local validation only"
-            if flat
-            else "the decoder weighs all points by maps of them and of the saliency; with the mode consensus it gets "
-            "those that the rules below trust. tau 0.5 and n 2 as in the paper"
+            "the decoder weighs all points by maps of them and of the saliency; with the mode consensus it gets those "
+            "that saliency confirms. tau 0.5 and n 2 as in the paper"
         )
-        if flat:
-            self.reasons["trust"] = "points that saliency confirms"
-            alone = dict.fromkeys(LOOKS, "off")
-            flat_rules = {"mode": "consensus", "trust": "saliency", "n_context": 0, "near_points": "off"}
-            return replace(settings, **flat_rules, lone_pieces="keep", **alone)  # type: ignore[arg-type]
-        self.reasons["second_look"] = "stage 2 sees by the training cases whether it changes things for the better"
-        self.reasons["readmit"] = "stage 2 sees by the training cases whether points beside the last mask are right"
-        self.reasons["prolong"] = "stage 2 sees by the training cases whether targets reach further than trusted points"
-        self.reasons["follow"] = "stage 2 sees by the training cases whether slices with most points beside are right"
         self.reasons["lone_pieces"] = "stage 2 sees by the training cases whether all pieces of a target hold points"
-        if scattered:
-            settings = replace(settings, agreement=AgreementSettings("auto"))
-            self.reasons["agreement"] = (
-                "scattered points: the target's come slice after slice, those of chance do not; asked if stage 2 finds "
-                "that saliency alone does not tell them apart"
-            )
-        return settings
+        return DistillationSettings(mode="weighed", random_points="refuse", lone_pieces="auto")
 
     def is_flat(self) -> bool:
         """Whether all images are 2D."""
@@ -433,19 +400,9 @@ class SPDPlannerPaper(SPDPlanner):
     def choose_distillation(self) -> DistillationSettings:
         """Salient points reach the decoder, and no others; a slice without any gets none."""
         settings = super().choose_distillation()
-        self.reasons.pop("agreement", None)
-        for name in ("distillation", "empty_consensus", "random_points", "near_points", "lone_pieces", *LOOKS):
+        for name in ("distillation", "random_points", "lone_pieces"):
             self.reasons[name] = "as in the paper"
-        return replace(
-            settings,
-            mode="consensus",
-            empty_consensus="decode",
-            random_points="keep",
-            near_points="off",
-            lone_pieces="keep",
-            agreement=AgreementSettings(),
-            **dict.fromkeys(LOOKS, "off"),  # type: ignore[arg-type]
-        )
+        return DistillationSettings(n_context=settings.n_context)
 
     def choose_prompts(self) -> PromptSettings:
         """Files as they are."""

@@ -97,83 +97,27 @@ class BoxSettings:
 
 
 @dataclass(frozen=True)
-class AgreementSettings:
-    """Whether points are trusted that look like chance hits beside the points of neighbouring slices; our extension.
-
-    Attributes:
-        mode: "off" (the paper's), "neighbours", or "auto": for each class "neighbours" if stage 2 finds that less than
-            85 % of the points that saliency alone trusts in the training cases are on the target, else "off".
-        n_slices: slices to either side whose points count.
-        radius: what counts as near, as a share of the image's side.
-        min_probability: of being on the target rather than by chance, see `spdnet.prompts.agreement`.
-    """
-
-    mode: Literal["off", "neighbours", "auto"] = "off"
-    n_slices: int = 8
-    radius: float = 1 / 7
-    min_probability: float = 0.6
-
-    def __post_init__(self) -> None:
-        name = "spd.distillation.agreement"
-        if self.n_slices < 1:
-            raise PlansError(f"{name}.n_slices is {self.n_slices}; it must be 1 or more")
-        if not 0 < self.radius < math.inf:
-            raise PlansError(f"{name}.radius is {self.radius}; it must be above 0")
-        if not 0 < self.min_probability < 1:
-            raise PlansError(f"{name}.min_probability is {self.min_probability}; it must be between 0 and 1")
-
-
-LOOKS = ("second_look", "readmit", "prolong", "follow")  # what depends on masks, of the fields below
-
-
-@dataclass(frozen=True)
 class DistillationSettings:
     """Contextual Prompt Distillation.
 
     Attributes:
-        mode: which points reach the decoder. "consensus" (the paper's): those that are trusted, by the rules below.
-            "raw": every point in its own slice, as plain SAM would get them. "weighed": likewise, but with the maps of
-            `dense_prompt`, by which stage 2 learns what each is worth; the consensus then only tells what saliency
-            makes of the points. Our extension.
+        mode: which points reach the decoder. "consensus" (the paper's): those that are trusted. "raw": every point in
+            its own slice, as plain SAM would get them. "weighed": likewise, but with the maps of `dense_prompt`, by
+            which stage 2 learns what each is worth; the consensus then only tells what saliency makes of the points.
+            Our extension.
         tau: saliency threshold.
         n_context: slices to either side that may lend points.
         max_points: points per slice and class that reach the decoder.
-        trust: which points count: "saliency" (the paper's: those that are salient, by the rules below), or "learned":
-            those that are likely enough to be on the target by what stage 2 learned from the training cases
-            (`spdnet.prompts.learned_trust`); `agreement` and `near_points` are not asked then. Classes whose training
-            cases have too few points to learn from are judged by saliency. "auto": for each class "learned" if stage 2
-            finds that stage 1 misses many of the points on the target in the training cases. Our extensions.
-        min_trust: probability above which a point is trusted in a slice, where that was learned.
-        empty_consensus: what a slice without trusted points gets: "decode" (where any pixel is salient it is decoded
-            from SAM's "not a point" token alone), "peak" (likewise, but from the most salient pixel if the salient
-            ones are one connected piece), "continued" (likewise, if the piece continues one with a trusted point from
-            slice to slice), "auto" (for each class that of "peak" and "continued" with more pixels on the target than
-            off it in such slices of the training cases, by how many more; "decode" if neither has) or "empty" (an empty
-            mask). "peak", "continued" and "auto" are our extensions.
+        empty_consensus: what a slice without trusted points gets with "consensus": "decode" (where any pixel is salient
+            it is decoded from SAM's "not a point" token alone) or "empty" (an empty mask).
         random_points: what becomes of the points of a class that are salient no more often than random ones in a
             volume (`spdnet.prompts.random_points`): "keep" (the paper's) or "refuse": the class is predicted from the
-            saliency alone, with a warning, if no box is trusted and, with "consensus", the rule for slices without
-            trusted points is "continued" or "decode". Our extension.
-        near_points: whether a slice without trusted points gets those of its own that lie near trusted ones of
-            neighbouring slices, salient or not (`spdnet.prompts.near_points`): "off" (the paper's), "on", or "auto":
-            for each class "on" if stage 2 finds most such points on the target in the training cases. Our extension.
-        second_look: "off" (the paper's), "on", or "auto": for each class "on" if stage 2 finds that most of what it
-            would change in the training cases is for the better. When every slice has a mask, points that most of the
-            masks of neighbouring slices leave out are dropped, slices without any get a place between the masks around
-            them, and what has changed is decoded again (`spdnet.prompts.second_look`). Not with raw prompts, nor where
-            slices without trusted points are "empty". Our extension.
-        readmit: "off" (the paper's), "on", or "auto": for each class "on" if stage 2 finds that most such points of the
-            training cases are on the target. In a slice without any trusted one that lies beside a last mask, a second
-            look then readmits the points that lie within that mask. Our extension.
-        prolong: the same of places: it adds one where no point was readmitted. Our extension.
-        follow: likewise, for slices that are still empty after a second look: whether further looks go on from mask to
-            mask, with the trusted points that the new masks bear out, and with the points of slices most of which lie
-            in a mask beside them. Our extension.
+            saliency alone, with a warning, if no box is trusted and slices without trusted points are not to be
+            "empty". Our extension.
         lone_pieces: what becomes of a mask's pieces that hold no point and meet no trusted box
             (`spdnet.inference.pieces`): "keep" (the paper's), "drop", or "auto": for each class "drop" if stage 2 finds
             that nearly all of the target in the training cases is in pieces that hold one. None is dropped where no
             piece holds one, nor where a volume's points are salient no more often than random ones. Our extension.
-        agreement: of the points of neighbouring slices.
         boxes: the same for coarse boxes, with this tau and n_context.
     """
 
@@ -181,18 +125,15 @@ class DistillationSettings:
     tau: float = 0.5
     n_context: int = 2
     max_points: int = 10
-    empty_consensus: Literal["auto", "peak", "continued", "decode", "empty"] = "auto"
-    trust: Literal["saliency", "learned", "auto"] = "saliency"
-    min_trust: float = 0.5
+    empty_consensus: Literal["decode", "empty"] = "decode"
     random_points: Literal["refuse", "keep"] = "keep"
-    near_points: Literal["off", "on", "auto"] = "off"
-    second_look: Literal["off", "on", "auto"] = "off"
-    readmit: Literal["off", "on", "auto"] = "off"
-    prolong: Literal["off", "on", "auto"] = "off"
-    follow: Literal["off", "on", "auto"] = "off"
     lone_pieces: Literal["keep", "drop", "auto"] = "keep"
-    agreement: AgreementSettings = AgreementSettings()
     boxes: BoxSettings = BoxSettings()
+
+    @property
+    def falls_back_on_saliency(self) -> bool:
+        """Whether a volume of which nothing is trusted is predicted from the saliency alone."""
+        return self.mode == "weighed" or (self.mode == "consensus" and self.empty_consensus == "decode")
 
 
 @dataclass(frozen=True)
@@ -530,7 +471,10 @@ def settings_from_dict(kind: type[Settings], content: Any, where: str) -> Settin
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(content.keys() - fields.keys())
     if unknown:
-        raise PlansError(f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(fields)}")
+        raise PlansError(
+            f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(fields)}. Plans of another version of "
+            "spdnet have to be made anew with spd_plan_and_preprocess, and their models trained anew"
+        )
     values = {}
     for name, declared in fields.items():
         if name in content:
@@ -568,7 +512,7 @@ _RANGES: dict[type, dict[str, _Range]] = {
     SPDSettings: {"image_size": _Range(1, 8192), "pixel_spacing_mm": _POSITIVE},
     LoraSettings: {"rank": _NOT_NEGATIVE, "alpha": _NOT_NEGATIVE, "dropout": _SHARE},
     LossSettings: dict.fromkeys(("dice_weight", "focal_weight", "focal_gamma", "dice_epsilon"), _NOT_NEGATIVE),
-    DistillationSettings: {"tau": _SHARE, "n_context": _NOT_NEGATIVE, "max_points": _FROM_ONE, "min_trust": _SHARE},
+    DistillationSettings: {"tau": _SHARE, "n_context": _NOT_NEGATIVE, "max_points": _FROM_ONE},
     DensePromptSettings: {"n_slices": _NOT_NEGATIVE},
     ConsistencySettings: {"weight": _NOT_NEGATIVE, "run_length": _FROM_ONE},
     StageSettings: {

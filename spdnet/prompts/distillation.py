@@ -29,8 +29,8 @@ class Consensus:
         source_slice: int64 (M,), slice in which the point was placed; equals `slice_index` for local points.
         points_yx: float64 (M, 2), position in pixels of the saliency map.
         saliency: float32 (M,), saliency at the point in the slice that it prompts.
-        own_saliency: float32 (N,), for every given point its saliency in its own slice; 0 outside the map. Where
-            saliency decides, a point was rejected everywhere if this is at most tau.
+        own_saliency: float32 (N,), for every given point its saliency in its own slice; 0 outside the map. A point was
+            rejected everywhere if this is at most tau.
     """
 
     slice_index: np.ndarray
@@ -54,26 +54,6 @@ class Consensus:
         """The entries of a bool mask (M,) or of an array of indices; what is known of the given points stays."""
         names = "slice_index", "point_index", "source_slice", "points_yx", "saliency"
         return replace(self, **{name: getattr(self, name)[chosen] for name in names})
-
-    def with_points(self, point_index: np.ndarray, points_syx: np.ndarray, saliency: np.ndarray) -> Consensus:
-        """The consensus with more of the given points, each in its own slice, behind those that it has there.
-
-        Args:
-            point_index: int64 (m,), rows of points that lie within the maps.
-            points_syx: float (N, 3), slice, y, x in pixels of the saliency maps, as they were distilled.
-            saliency: float (S, H, W), the maps.
-        """
-        points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)[point_index]
-        pixel = nearest_index(points)
-        together = replace(
-            self,
-            slice_index=np.concatenate([self.slice_index, pixel[:, 0]]),
-            point_index=np.concatenate([self.point_index, point_index]),
-            source_slice=np.concatenate([self.source_slice, pixel[:, 0]]),
-            points_yx=np.concatenate([self.points_yx, points[:, 1:]]),
-            saliency=np.concatenate([self.saliency, saliency[tuple(pixel.T)].astype(np.float32)]),
-        )
-        return together.select(np.argsort(together.slice_index, kind="stable"))
 
     def slices_with_points(self, n_slices: int) -> np.ndarray:
         """bool (n_slices,): which slices have a consensus."""
@@ -136,14 +116,7 @@ def point_uses(points_syx: np.ndarray, shape: tuple[int, ...], n_context: int) -
     return PointUses(slices[rows, columns], points, index[points, 0], index[points, 1:])
 
 
-def distill_prompts(
-    points_syx: np.ndarray,
-    saliency: np.ndarray,
-    tau: float,
-    n_context: int,
-    agreement: np.ndarray | None = None,
-    min_agreement: float = -np.inf,
-) -> Consensus:
+def distill_prompts(points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_context: int) -> Consensus:
     """Distil the noisy points of one volume and class (equations of CPD, arXiv 2604.23314).
 
     Args:
@@ -152,8 +125,6 @@ def distill_prompts(
         saliency: float (S, H, W) in [0, 1].
         tau: a point is salient where the nearest pixel exceeds this.
         n_context: how many slices to either side may lend points; 0 is local validation only.
-        agreement: float (N,), how the neighbours of each point speak for it; None: not asked.
-        min_agreement: points with less are not trusted. NaN is not less.
 
     Returns:
         The consensus of every slice, sorted by slice, local points first, then by distance of the source slice.
@@ -162,29 +133,12 @@ def distill_prompts(
     uses = point_uses(points, saliency.shape, n_context)
     here = uses.saliency(saliency)
     own = uses.at_home(here, len(points))
-    trusted = own > tau
-    if agreement is not None:
-        trusted &= ~(agreement < min_agreement)
-    return consensus_of(points, uses, here, own, (here > tau) & trusted[uses.point_index])
-
-
-def consensus_of(
-    points_syx: np.ndarray, uses: PointUses, here: np.ndarray, own_saliency: np.ndarray, chosen: np.ndarray
-) -> Consensus:
-    """The consensus of the uses that are chosen, sorted.
-
-    Args:
-        points_syx: float64 (N, 3).
-        uses: of these points.
-        here: float32 (Q,), saliency of each use.
-        own_saliency: float32 (N,).
-        chosen: bool (Q,).
-    """
+    chosen = (here > tau) & (own > tau)[uses.point_index]
     kept, here = uses.select(chosen), here[chosen]
     order = kept.order()
     kept = kept.select(order)
-    places = points_syx[kept.point_index, 1:]
-    return Consensus(kept.slice_index, kept.point_index, kept.source_slice, places, here[order], own_saliency)
+    places = points[kept.point_index, 1:]
+    return Consensus(kept.slice_index, kept.point_index, kept.source_slice, places, here[order], own)
 
 
 def raw_prompts(points_syx: np.ndarray, n_slices: int) -> Consensus:

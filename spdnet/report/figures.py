@@ -34,13 +34,8 @@ REFERENCE, PREDICTION, RAW = "#56B4E9", "#E69F00", "#F0E442"
 _MARKERS: dict[str, tuple[str, str, str]] = {  # what is shown: marker, colour, legend
     "KEPT_LOCAL": ("o", "#009E73", "kept: in its own slice"),
     "KEPT_CONTEXT": ("D", "#0072B2", "kept: lent by a neighbouring slice"),
-    "KEPT_NEAR": ("D", "#009E73", "kept: near trusted points of neighbouring slices"),
-    "KEPT_MASKS": ("^", "#009E73", "kept: in the mask of a neighbouring slice"),
     "REJECTED_OWN": ("x", "#D55E00", "rejected"),
-    "REJECTED_UNLIKELY": ("x", "#D55E00", "rejected: unlikely to be on the target"),
     "REJECTED_RANDOM": ("x", "#CC79A7", "rejected: the points of this volume look random"),
-    "REJECTED_ALONE": ("x", "#E69F00", "rejected: neighbouring slices do not agree"),
-    "REJECTED_MASKS": ("v", "#E69F00", "rejected: left out by the masks of neighbouring slices"),
 }
 _ROWS = 4
 _PANEL_INCHES, _TITLE_INCHES, _LEGEND_INCHES, _LEGEND_LINE_INCHES = 2.2, 0.3, 0.35, 0.16
@@ -239,7 +234,6 @@ def _mark_judged(axis: Axes, points: Sequence[JudgedPoint], slice_index: int) ->
     What another slice could have lent, and was not trusted to, is not shown.
     """
     shown = set()
-    points = [p for p in points if p.is_at_home or p.fate is not Fate.REJECTED_UNLIKELY]
     for name in reversed(_MARKERS):
         marker, colour, _ = _MARKERS[name]
         chosen = [(p.x, p.y) for p in points if p.target_slice == slice_index and p.fate is Fate[name]]

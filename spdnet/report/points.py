@@ -34,7 +34,6 @@ class JudgedPoint:
         own_saliency, saliency: at the point in either slice; NaN outside the maps.
         threshold: what it was compared with.
         fate: what became of it.
-        probability: of being on the target in the target slice, where trust was learned; NaN elsewhere.
     """
 
     number: int
@@ -47,7 +46,6 @@ class JudgedPoint:
     saliency: float
     threshold: float
     fate: Fate
-    probability: float = math.nan
 
     @property
     def is_at_home(self) -> bool:
@@ -92,7 +90,6 @@ def _judged_point(row: dict[str, str], at_syx: list[float], shift: int, labels: 
     return JudgedPoint(
         int(row["point"]), labels.names.index(row["label"]), source, target, at_syx[1], at_syx[2],
         saliency[0], saliency[1], float(row["threshold"]), Fate(row["fate"]),
-        float(row.get("probability") or "nan"),  # older tables have none
     )  # fmt: skip
 
 
@@ -135,13 +132,11 @@ def _counts(points: list[JudgedPoint], masks: np.ndarray) -> dict[str, int]:
 
 
 def judged_point_to_plain(point: JudgedPoint) -> list[Any]:
-    """A row for the page: number, class, source, target, y, x, own saliency, saliency, threshold, fate's name, and the
-    probability.
-    """
+    """A row for the page: number, class, source, target, y, x, own saliency, saliency, threshold, fate's name."""
     values = (_or_none(point.own_saliency), _or_none(point.saliency), point.threshold)
     return [
         point.number, point.class_index, point.source_slice, point.target_slice, round(point.y, 2), round(point.x, 2),
-        *values, point.fate.name, _or_none(point.probability),
+        *values, point.fate.name,
     ]  # fmt: skip
 
 

@@ -93,77 +93,21 @@ def _distillation(p: dict[str, Any]) -> str:
         return "none: every point goes to the decoder as it is"
     if d["mode"] == "weighed":
         return f"every point goes to the decoder, which weighs it by maps; at most {d['max_points']} per slice"
-    counts = f"its saliency is above {d['tau']:g}"
-    likely = f"{d.get('min_trust', 0.5):.0%} likely to be on the target"
-    learned = f"it is at least {likely}, by what was learned in training"
-    if d.get("trust") == "learned":
-        counts = learned
-    elif d.get("trust") == "auto":
-        counts += f", or, in classes of which saliency misses many, if {learned}"
     return (
-        f"a point counts if {counts}; lent to {d['n_context']} slices on either side; "
+        f"a point counts if its saliency is above {d['tau']:g}; lent to {d['n_context']} slices on either side; "
         f"at most {d['max_points']} points per slice"
     )
 
 
-def _agreement(p: dict[str, Any]) -> str:
-    rule = p["distillation"]["agreement"]
-    if p["distillation"]["mode"] != "consensus":
-        return "not asked for"
-    if p["distillation"].get("trust") == "learned":
-        return "part of what is learned"
-    asked = (
-        f"a point must be {rule['min_probability']:.0%} likely to be on the target, by the points of "
-        f"{rule['n_slices']} slices on either side"
-    )
-    ways = {"off": "not asked for", "neighbours": asked, "auto": f"where the training cases call for it, {asked}"}
-    return ways[rule["mode"]]
-
-
 def _without_points(p: dict[str, Any]) -> str:
-    if p["distillation"]["mode"] != "consensus":
-        return "decoded without a point"
-    peak, continued = "their most salient pixel", "the most salient pixel of what continues a trusted point's piece"
-    ways = {
-        "peak": f"prompted by {peak}",
-        "continued": f"prompted by {continued}",
-        "auto": f"prompted by {peak}, or by {continued}, where the training cases bear it out",
-        "decode": "decoded without a point",
-        "empty": "empty",
-    }
-    return ways[p["distillation"]["empty_consensus"]]
+    is_empty = p["distillation"]["mode"] == "consensus" and p["distillation"]["empty_consensus"] == "empty"
+    return "empty" if is_empty else "decoded without a point"
 
 
 def _random_points(p: dict[str, Any]) -> str:
     if p["distillation"]["mode"] == "raw" or p["distillation"]["random_points"] == "keep":
         return "used all the same"
     return "refused where nothing can stand in for them: such a volume is predicted from the saliency alone"
-
-
-def _near_points(p: dict[str, Any]) -> str:
-    if p["distillation"]["mode"] != "consensus":
-        return "not asked for"
-    if p["distillation"].get("trust") == "learned":
-        return "part of what is learned"
-    ways = {
-        "off": "not trusted",
-        "on": "trusted where a slice has no other",
-        "auto": "trusted where a slice has no other and the training cases bear it out",
-    }
-    return ways[p["distillation"]["near_points"]]
-
-
-def _second_look(p: dict[str, Any]) -> str:
-    if p["distillation"]["mode"] != "consensus" or p["distillation"].get("second_look", "off") == "off":
-        return "not asked for"
-    text = "points that most of them leave out are dropped, gaps between them are bridged"
-    if p["distillation"].get("readmit", "off") != "off":
-        text += ", points beside the last one are readmitted"
-    if p["distillation"].get("prolong", "off") != "off":
-        text += ", ends are prolonged by a slice"
-    if p["distillation"].get("follow", "off") != "off":
-        text += ", empty slices with most points beside a mask are followed"
-    return f"{text}, where the training cases bear it out" if p["distillation"]["second_look"] == "auto" else text
 
 
 def _lone_pieces(p: dict[str, Any]) -> str:
@@ -208,10 +152,7 @@ _TOPICS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("lora", "Adapters", lambda p: f"LoRA of rank {p['lora']['rank']}"),
     ("prompts", "Prompts in training", _prompts),
     ("distillation", "Distillation", _distillation),
-    ("agreement", "Agreement of neighbouring slices", _agreement),
     ("empty_consensus", "Slices without trusted points", _without_points),
-    ("near_points", "Points near trusted ones of neighbouring slices", _near_points),
-    ("second_look", "Masks of neighbouring slices", _second_look),
     ("dense_prompt", "Dense prompt", _dense_prompt),
     ("lone_pieces", "Pieces of masks without any point", _lone_pieces),
     ("random_points", "Volumes whose points look random", _random_points),

@@ -83,8 +83,6 @@ def test_a_row_has_points_a_box_both_or_neither() -> None:
     prompts = prompts_of([[0, *POINT], [2, *POINT]], [[1, *COARSE], [2, *COARSE]], [0, 0])
     rows = make_rows(prompts, saliency, DistillationSettings(**LOCAL, empty_consensus="decode"))
     assert as_list(rows) == [(0, 0, 1, None), (0, 1, 0, SHRUNK), (0, 2, 1, SHRUNK), (0, 3, 0, None)]
-    peaks = make_rows(prompts, saliency, DistillationSettings(**LOCAL))
-    assert as_list(peaks) == [*as_list(rows)[:3], (0, 3, 1, None)], "a box needs no peak beside it"
     assert rows.box_yxyx.dtype == np.float32
     assert not rows.box_yxyx[~rows.has_box].any()
     wider = make_rows(prompts, saliency, DistillationSettings(n_context=0, boxes=BoxSettings(margin=0.25)))

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from spdnet.inference import volume
+from spdnet.inference import prompting, volume
 from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompt_maps import SIGMAS_ACROSS, PromptMaps
 from spdnet.inference.prompting import (
+    DecoderRows,
     asked_points,
     decoder_rows,
     distill_volume,
     distill_whole_volume,
     points_of_classes,
-    rows_of_points,
     rows_of_slices,
 )
 from spdnet.inference.volume import encode_volume, predict_encoded, predict_volume
@@ -28,6 +28,11 @@ from spdnet.prompts import SlicePrompts
 CPU = torch.device("cpu")
 N_SLICES, SIZE, MAP = 11, 56, 28
 REACH = 2
+
+
+def rows_without_boxes(slices: list[int], classes: list[int], points_yx: list[np.ndarray]) -> DecoderRows:
+    n = len(slices)
+    return prompting._rows(slices, classes, points_yx, np.zeros((n, 4)), np.zeros(n, dtype=bool))
 
 
 def network_with_dense_prompt(trained: bool) -> SPDNetwork:
@@ -56,7 +61,7 @@ def test_maps_are_points_and_saliency_of_the_slices_around() -> None:
     points = points_of_classes(prompts, saliency, SIZE)
     maps = PromptMaps.of(network_with_dense_prompt(False), points, saliency)
     assert maps is not None
-    rows = rows_of_points([1, 9, 4, 5], [0, 0, 1, 1], [np.zeros((0, 2)), *rng.uniform(0, SIZE, (3, 2, 2))])
+    rows = rows_without_boxes([1, 9, 4, 5], [0, 0, 1, 1], [np.zeros((0, 2)), *rng.uniform(0, SIZE, (3, 2, 2))])
     found = maps.of_rows(rows, CPU).numpy()
     assert found.shape == (4, 1 + 2 * (2 * REACH + 1), MAP, MAP)
 
@@ -86,7 +91,7 @@ def test_maps_on_a_gpu_are_those_on_the_cpu() -> None:
     points = points_of_classes(some_prompts(), saliency, SIZE)
     maps = PromptMaps.of(network_with_dense_prompt(False), points, saliency)
     assert maps is not None
-    rows = rows_of_points([1, 4], [0, 1], [np.array([[3.0, 5.0]]), np.array([[30.0, 50.0], [1.0, 2.0]])])
+    rows = rows_without_boxes([1, 4], [0, 1], [np.array([[3.0, 5.0]]), np.array([[30.0, 50.0], [1.0, 2.0]])])
     on_gpu = maps.of_rows(rows, torch.device("cuda"))
     torch.testing.assert_close(on_gpu.cpu(), maps.of_rows(rows, CPU))
 
@@ -145,17 +150,13 @@ def test_every_slice_is_decoded_for_it(mode: str) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [3, 20])
-@pytest.mark.parametrize("looks", ["off", "on"])
 @pytest.mark.parametrize("mode", ["raw", "consensus", "weighed"])
-def test_the_stream_is_the_whole_volume_at_once(
-    mode: str, looks: str, batch_size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_stream_is_the_whole_volume_at_once(mode: str, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where no rule looks as far as the maps do."""
     monkeypatch.setattr(volume, "DECODED_TOGETHER", 3)
     network = network_with_dense_prompt(True)
     slices = np.random.default_rng(0).random((N_SLICES, 1, SIZE, SIZE)).astype(np.float16)
-    all_looks = dict.fromkeys(("second_look", "readmit", "prolong", "follow"), looks)
-    settings = DistillationSettings(mode=mode, n_context=0, empty_consensus="peak", **all_looks)  # type: ignore[arg-type]
+    settings = DistillationSettings(mode=mode, n_context=0)  # type: ignore[arg-type]
     streamed = predict_volume(network, slices, some_prompts(), settings, batch_size, CPU)
     encoded = encode_volume(network, slices, batch_size, CPU)
     rules = Rules.of(settings, network)

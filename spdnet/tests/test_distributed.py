@@ -22,18 +22,16 @@ from spdnet.errors import ConfigurationError
 from spdnet.network.checkpoint import read_checkpoint
 from spdnet.network.spd_network import MEASURED
 from spdnet.planning.plans import LossSettings, SelectionSettings
-from spdnet.prompts.learned_trust import LearnedTrust
 from spdnet.tests.conftest import Workspace
+from spdnet.tests.test_case_shares import ELSEWHERE, N_SLICES, ON_TARGET, a_variant, from_files, tiny_network
 from spdnet.tests.test_training import make_trainer, records
-from spdnet.tests.test_trust import ELSEWHERE, N_SLICES, ON_TARGET, a_variant, from_files, tiny_network
 from spdnet.training.batch_shares import balanced_shares, share_batches
+from spdnet.training.case_shares import CaseShares, Share
 from spdnet.training.distributed import Team, check_processes, current_team
 from spdnet.training.losses import consistency_loss, segmentation_loss
 from spdnet.training.prompt_stage import PromptStage
 from spdnet.training.sampling import BatchRequest, SliceBatches
 from spdnet.training.trainer import SPDTrainer
-from spdnet.training.trust import TrustMeasurement
-from spdnet.training.trust_learning import Examples
 
 CPU = torch.device("cpu")
 
@@ -170,17 +168,10 @@ def test_the_shared_loss_is_that_of_the_whole_batch_and_its_gradient_too(
 
 
 def test_what_the_main_process_measures_holds_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def learn(*arguments: Any) -> dict[int, tuple[LearnedTrust | None, Examples]]:
-        """The main process learns, another finds too few points."""
-        arrays = {name: np.full(shape, 0.25, dtype=np.float32) for name, shape in LearnedTrust.shapes().items()}
-        trust = LearnedTrust(**arrays) if current_team().is_main else None
-        examples = Examples(np.zeros((2, *LearnedTrust.shapes()["mean"]), np.float32), np.array([True, False]))
-        return {0: (trust, examples)}
-
-    def measure(*arguments: Any) -> TrustMeasurement:
-        """Of the places of stand-ins 3 of 4 are right in the main process, and 1 of 4 in another."""
-        found = TrustMeasurement(1)
-        for share in (found.points, found.peaks, found.continued, found.look, found.salient):
+    def count(*arguments: Any) -> CaseShares:
+        """3 of 4 in the main process, and 1 of 4 in another."""
+        found = CaseShares(Share(1), Share(1), Share(1))
+        for share in (found.salient, found.seen, found.confirmed):
             share.add(0, 3 if current_team().is_main else 1, 4)
         return found
 
@@ -192,13 +183,11 @@ def test_what_the_main_process_measures_holds_for_all(tmp_path: Path, monkeypatc
         batches = [stage.describe(batch) for batch in stage._draw_batches(np.random.default_rng(0))]
         return {name: network.get_buffer(name).clone() for name in MEASURED}, batches
 
-    monkeypatch.setattr("spdnet.training.prompt_stage.learn_trust", learn)
-    monkeypatch.setattr("spdnet.training.prompt_stage.measure_trust", measure)
-    settings = from_files(trust="learned", empty_consensus="auto", second_look="auto", tau=0.0)
+    monkeypatch.setattr(CaseShares, "of", count)
+    settings = from_files(random_points="refuse", tau=0.0)
     case = a_variant(tmp_path, "a", [ON_TARGET] * N_SLICES, [[0, *ON_TARGET], [0, *ELSEWHERE]]).case
     (main, main_batches), (other, other_batches) = in_processes(2, tmp_path, work)
-    assert main["peak_precision"].tolist() == main["look_precision"].tolist() == [0.75]
-    assert main["trust_is_learned"].tolist() == [1] and (main["trust_weight_2"] == 0.25).all()
+    assert main["salient_share"].tolist() == main["confirmed_share"].tolist() == [0.75]
     for name in MEASURED:
         assert torch.equal(main[name], other[name]), name
     assert main_batches == other_batches

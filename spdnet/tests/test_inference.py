@@ -70,16 +70,7 @@ def test_salient_slices_without_points_follow_the_plans() -> None:
     rows = rows_for([[0, *SALIENT_POINT]], [0], saliency, empty_consensus="decode")
     assert rows == [(0, 0, [SALIENT_POINT]), (0, 3, [])]
     assert rows_for([], [], salient_where(4, 1, {}), empty_consensus="decode") == []
-    peak = [5.5, 9.5]  # the pixel's centre
-    rows = rows_for([[0, *SALIENT_POINT]], [0], saliency, empty_consensus="peak")
-    assert rows == [(0, 0, [SALIENT_POINT]), (0, 3, [peak])], "a trusted point needs no peak beside it"
-    assert rows_for([], [], salient_where(4, 1, {}), empty_consensus="peak") == []
-    two = saliency.copy()
-    two[3, 0, 3, 0] = 0.6
-    assert rows_for([], [], two, empty_consensus="peak") == [(0, 0, [peak]), (0, 3, [])], "which piece is meant?"
-    two[3, 0, 2, 1] = 0.6  # now they touch at a corner
-    assert rows_for([], [], two, empty_consensus="peak")[1] == (0, 3, [[9.5, 5.5]])
-    assert rows_for([], [], saliency, empty_consensus="peak", mode="raw") == [(0, s, []) for s in range(4)]
+    assert rows_for([], [], saliency, mode="raw") == [(0, s, []) for s in range(4)]
 
 
 def test_raw_prompts_decode_every_slice_with_all_its_points() -> None:

@@ -22,13 +22,7 @@ class Equivariant:
     """A network that mirrors with its input: it sees every pixel, and the distance to every point, alike."""
 
     image_size, n_classes, dense_prompt = SIZE, 1, None
-    point_precision = peak_precision = continued_precision = torch.ones(1)
-    salient_share = near_precision = look_precision = torch.zeros(1)
-    readmit_precision = prolong_precision = follow_precision = torch.zeros(1)
-    continued_per_peak = confirmed_share = torch.zeros(1)
-
-    def learned_trust(self) -> tuple[None]:
-        return (None,)
+    salient_share = confirmed_share = torch.zeros(1)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         return images

@@ -20,7 +20,7 @@ from spdnet.errors import ConfigurationError, DatasetError, PlansError, PromptFi
 from spdnet.planning import Fingerprint, SPDPlanner, SPDPlans, StoredCase, extract_fingerprint
 from spdnet.planning.fingerprint import CaseFingerprint, ClassFingerprint
 from spdnet.planning.planner import PLANNERS, SPDPlannerPaper
-from spdnet.planning.plans import LOOKS, PromptSettings, RecipeSettings
+from spdnet.planning.plans import PromptSettings, RecipeSettings
 from spdnet.prompts import Markup, PromptStatistics, read_markups, write_markups
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.tiny import SPACING_ZYX_MM, blob_case
@@ -448,19 +448,13 @@ def test_the_paper_s_planner_changes_what_the_paper_says() -> None:
     assert paper.lora.dropout == 0.1
     prompted = a_fingerprint(*[a_case(prompt_statistics=POINTS)] * 2)
     both = [planner(prompted, "cpu", 8.0).plan() for planner in (SPDPlanner, SPDPlannerPaper)]
-    assert [p.settings.distillation.empty_consensus for p in both] == ["auto", "decode"]
-    assert [p.settings.distillation.agreement.mode for p in both] == ["auto", "off"]
-    assert [p.settings.distillation.near_points for p in both] == ["auto", "off"]
     assert [p.settings.distillation.random_points for p in both] == ["refuse", "keep"]
-    assert "agreement" in both[0].reasons and "agreement" not in both[1].reasons
     assert [p.settings.dense_prompt.mode for p in both] == ["maps", "none"]
     assert [p.settings.distillation.lone_pieces for p in both] == ["auto", "keep"]
     parts = ("loss", "stage1", "stage2", "lora", "distillation", "dense_prompt")
     assert replace(paper, **{part: getattr(ours, part) for part in parts}) == ours
-    for name in LOOKS:
-        assert [getattr(p.settings.distillation, name) for p in both] == ["auto", "off"]
     assert [p.settings.distillation.mode for p in both] == ["weighed", "consensus"]
-    extensions = ("mode", "empty_consensus", "agreement", "near_points", "random_points", "lone_pieces", *LOOKS)
+    extensions = ("mode", "random_points", "lone_pieces")
     rest = replace(paper.distillation, **{name: getattr(ours.distillation, name) for name in extensions})
     assert rest == ours.distillation
     assert PLANNERS["SPDPlannerPaper"] is SPDPlannerPaper
@@ -564,28 +558,6 @@ def test_two_dimensional_data_has_no_context() -> None:
     plans = plan(a_fingerprint(flat, flat))
     assert plans.settings.distillation.n_context == 0
     assert "2D" in plans.reasons["slicing_axis"]
-
-
-BOXES = PromptStatistics(slices=10, target_slices=10, boxes=10)
-
-
-@pytest.mark.parametrize(
-    ("prompts", "n_slices", "n_curves", "mode"),
-    [
-        (POINTS, 12, 0, "auto"),
-        (POINTS, 12, 1, "off"),
-        (POINTS, 1, 0, "off"),
-        (None, 12, 0, "auto"),
-        (BOXES, 12, 0, "off"),
-    ],
-)
-def test_scattered_points_are_to_agree_with_their_neighbours(
-    prompts: PromptStatistics | None, n_slices: int, n_curves: int, mode: str
-) -> None:
-    case = a_case(prompt_statistics=prompts, prompt_curves=n_curves, n_slices=n_slices)
-    plans = plan(a_fingerprint(case, case))
-    assert plans.settings.distillation.agreement.mode == mode
-    assert ("agreement" in plans.reasons) == (mode == "auto")
 
 
 def test_prompts_come_from_files_where_every_case_has_one() -> None:

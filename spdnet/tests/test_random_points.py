@@ -26,7 +26,7 @@ from spdnet.tests.tiny import measured_shares
 
 SIZE, N_SLICES, CPU = 56, 20, torch.device("cpu")
 RULE = DistillationSettings(empty_consensus="decode", random_points="refuse")
-TRAINED = measured_shares(peaks=[0], continued=[1], salient=[0.5])
+TRAINED = measured_shares(salient=[0.5])
 
 
 def by_loop(points: np.ndarray, saliency: np.ndarray, tau: float) -> tuple[int, int, float]:
@@ -114,16 +114,13 @@ def test_points_are_refused_only_where_nothing_stands_in_for_them() -> None:
     assert refused(prompts, saliency, Rules(RULE, SIZE, TRAINED)).tolist() == [True]
     never: list[tuple[DistillationSettings, MeasuredShares | None]] = [
         (replace(RULE, random_points="keep"), TRAINED),
-        (replace(RULE, empty_consensus="peak"), TRAINED),
         (replace(RULE, empty_consensus="empty"), TRAINED),
         (replace(RULE, mode="raw"), TRAINED),
         (RULE, None),
         (RULE, replace(TRAINED, salient=np.zeros(1))),
-        (replace(RULE, empty_consensus="auto"), replace(TRAINED, peaks=np.ones(1))),
     ]
     for settings, measured in never:
         assert not refused(prompts, saliency, Rules(settings, SIZE, measured)).any()
-    assert refused(prompts, saliency, Rules(replace(RULE, empty_consensus="auto"), SIZE, TRAINED)).all()
     boxes = SliceBoxes(np.array([2]), np.array([[-0.5, -0.5, 55.5, 55.5]]), np.array([0]))
     boxed = replace(prompts, boxes=boxes)
     assert not refused(boxed, saliency, Rules(RULE, SIZE, TRAINED)).any()
@@ -163,7 +160,7 @@ def test_right_points_of_another_class_do_not_make_a_class_look_random() -> None
     of_first = np.column_stack([np.arange(N_SLICES), rng.uniform(2, 31, (N_SLICES, 2))])
     of_second = np.column_stack([np.repeat(np.arange(N_SLICES), 3), rng.uniform(40, 49, (3 * N_SLICES, 2))])
     right = SlicePrompts(np.concatenate([of_first, of_second]), np.full(4 * N_SLICES, ALL_CLASSES))
-    trained = measured_shares(2, peaks=[0, 0], continued=[1, 1], salient=[0.8, 0.8])
+    trained = measured_shares(2, salient=[0.8, 0.8])
     assert refused(right, saliency, Rules(RULE, SIZE, trained)).tolist() == [False, False]
     outcomes = []
     for seed in range(40):

@@ -8,7 +8,7 @@ import json
 import re
 import shlex
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from PIL import Image
 from spdnet.cli import predict
 from spdnet.cli.report import main
 from spdnet.dataset import get_reader
-from spdnet.planning.plans import AgreementSettings, DistillationSettings
+from spdnet.planning.plans import DistillationSettings
 from spdnet.report.cases import read_case
 from spdnet.report.page import json_text, render_page
 from spdnet.report.sources import prediction_source
@@ -181,25 +181,19 @@ def test_the_page_asks_for_nothing_from_outside(folders: ReportFolders, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("agreement", "empty", "words"),
+    ("mode", "empty", "points", "without"),
     [
-        ("off", "decode", ("not asked for", "decoded without a point")),
-        (
-            "auto",
-            "auto",
-            ("where the training cases call for it, a point must", "prompted by their most"),
-        ),
-        ("neighbours", "continued", ("a point must be 60% likely", "prompted by the most salient pixel of what")),
+        ("weighed", "decode", "every point goes to the decoder, which weighs it", "decoded without a point"),
+        ("consensus", "decode", "a point counts if its saliency is above 0.5; lent to 2 slices", "decoded without"),
+        ("consensus", "empty", "a point counts if its saliency is above 0.5", "empty"),
+        ("raw", "empty", "none: every point goes to the decoder as it is", "decoded without a point"),
     ],
 )
-def test_the_rules_of_distillation_are_told(agreement: str, empty: str, words: tuple[str, str]) -> None:
-    rule = DistillationSettings(agreement=AgreementSettings(agreement), empty_consensus=empty)
+def test_the_rules_of_distillation_are_told(mode: str, empty: str, points: str, without: str) -> None:
+    rule = DistillationSettings(mode=mode, empty_consensus=empty)  # type: ignore[arg-type]
     rows = {r["topic"]: r["choice"] for r in plans_in_words({"distillation": asdict(rule)})}
-    assert rows["Agreement of neighbouring slices"].startswith(words[0])
-    assert rows["Slices without trusted points"].startswith(words[1])
-    raw = {r["topic"]: r["choice"] for r in plans_in_words({"distillation": asdict(replace(rule, mode="raw"))})}
-    assert raw["Agreement of neighbouring slices"] == "not asked for"
-    assert raw["Slices without trusted points"] == "decoded without a point"
+    assert rows["Distillation"].startswith(points)
+    assert rows["Slices without trusted points"].startswith(without)
 
 
 @pytest.mark.parametrize(

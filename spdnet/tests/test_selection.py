@@ -17,11 +17,10 @@ from spdnet.planning import SPDSettings
 from spdnet.planning.plans import SelectionSettings
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.test_training import interrupted_after, make_trainer, run
+from spdnet.training.case_shares import CaseShares
 from spdnet.training.embedding_store import StoredVariant
 from spdnet.training.selection import TOLERANCE, Checked, WeightSelection, hold_out
 from spdnet.training.trainer import SPDTrainer
-from spdnet.training.trust import TrustMeasurement, measure_trust
-from spdnet.training.trust_learning import learn_trust
 
 
 @pytest.mark.parametrize(
@@ -205,31 +204,23 @@ def test_stage_2_measures_on_the_cases_that_stage_1_held_out(
     planned: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[list[str]] = []
-    emphasised: list[set[str]] = []
+    of = CaseShares.of
 
-    def measure(variants: list[StoredVariant], *arguments: Any) -> TrustMeasurement:
+    def count(variants: list[StoredVariant], *arguments: Any) -> CaseShares:
         measured.append([v.case.case for v in variants])
-        return measure_trust(variants, *arguments)
+        return of(variants, *arguments)
 
-    def learn(variants: Any, settings: Any, seed: Any, stop: Any, held_out: set[str], classes: Any) -> Any:
-        emphasised.append(held_out)
-        return learn_trust(variants, settings, seed, stop, held_out, classes)
-
-    def learning(settings: SPDSettings) -> SPDSettings:
-        return replace(settings, distillation=replace(settings.distillation, mode="consensus", trust="learned"))
-
-    monkeypatch.setattr("spdnet.training.prompt_stage.measure_trust", measure)
-    monkeypatch.setattr("spdnet.training.prompt_stage.learn_trust", learn)
-    first = run(make_trainer(planned, "all", (1, 1), change=lambda s: holding_out(learning(s))))
+    monkeypatch.setattr(CaseShares, "of", count)
+    first = run(make_trainer(planned, "all", (1, 1), change=holding_out))
     held_out = [c.case for c in first.held_out_cases]
     file = first.output_folder / "checkpoint_final.pth"
-    other = make_trainer(planned, "all", (1, 1), change=learning)  # its own plans hold out none
+    other = make_trainer(planned, "all", (1, 1))  # its own plans hold out none
     other.initialize()
     other.start_from_stage1(file)
     other.run_training()
-    assert measured == [held_out] * 2 and emphasised == [set(held_out)] * 2
-    run(make_trainer(planned, "all", (1, 1), change=learning))
-    assert len(measured[-1]) == len(first.train_cases) and not emphasised[-1], "without any, all count alike"
+    assert measured == [held_out] * 2
+    run(make_trainer(planned, "all", (1, 1)))
+    assert len(measured[-1]) == len(first.train_cases), "without any, all count"
 
 
 def test_the_held_out_cases_are_scored_by_weighted_cross_entropy(planned: Workspace) -> None:

@@ -45,24 +45,23 @@ def threshold_between(network: SPDNetwork, slices: np.ndarray) -> tuple[float, S
     return float((saliency[2, 0].min() + saliency[2, 0].max()) / 2), points[0], points[1]
 
 
-@pytest.mark.parametrize("rule", ["decode", "continued"])
 def test_a_class_without_any_trusted_prompt_is_predicted_as_without_prompts(
-    rule: str, network: SPDNetwork, slices: np.ndarray
+    network: SPDNetwork, slices: np.ndarray
 ) -> None:
     tau, rejected, trusted = threshold_between(network, slices)
     alone = predict(network, slices, None)
-    none = predict(network, slices, rejected, tau=tau, empty_consensus=rule, n_context=0)
+    none = predict(network, slices, rejected, tau=tau, n_context=0)
     assert none.untrusted is not None and none.untrusted.tolist() == [True, True]
     assert np.array_equal(none.probabilities, alone.probabilities)
-    one = predict(network, slices, SlicePrompts.concatenate([rejected, trusted]), tau=tau, empty_consensus=rule)
+    one = predict(network, slices, SlicePrompts.concatenate([rejected, trusted]), tau=tau)
     assert one.untrusted is not None and one.untrusted.tolist() == [False, True]
     assert not np.array_equal(one.probabilities[:, 0], alone.probabilities[:, 0])
     assert np.array_equal(one.probabilities[:, 1], alone.probabilities[:, 1])
 
 
-def test_peaks_empty_slices_raw_points_and_boxes_are_decoded(network: SPDNetwork, slices: np.ndarray) -> None:
+def test_empty_slices_raw_points_and_boxes_are_decoded(network: SPDNetwork, slices: np.ndarray) -> None:
     tau, rejected, _ = threshold_between(network, slices)
-    for settings in ({"empty_consensus": "peak"}, {"empty_consensus": "empty"}, {"mode": "raw"}):
+    for settings in ({"empty_consensus": "empty"}, {"mode": "raw"}):
         found = predict(network, slices, rejected, tau=tau, **settings)
         assert found.untrusted is not None and not found.untrusted.any()
     boxes = SliceBoxes(np.array([2]), np.array([[-0.5, -0.5, 55.5, 55.5]]), np.array([0]))
@@ -120,11 +119,11 @@ def test_a_class_that_the_decoder_weighs_is_untrusted_only_without_points_or_wit
 def test_folds_that_disagree_are_told(trained: Workspace, caplog: pytest.LogCaptureFixture) -> None:
     predictor = SPDPredictor(device="cpu", allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trained.model(), (0, 0))
-    nothing = replace(predictor.plans.settings.distillation, mode="consensus", tau=1.0, empty_consensus="auto")
-    predictor.plans = replace(predictor.plans, settings=replace(predictor.plans.settings, distillation=nothing))
-    for network, share in zip(predictor.networks, (1.0, 0.0), strict=True):  # the first has peaks stand in
-        network.peak_precision.fill_(share)
-        network.continued_precision.fill_(0.0)
+    consensus = replace(predictor.plans.settings.distillation, mode="consensus", tau=0.5, random_points="keep")
+    predictor.plans = replace(predictor.plans, settings=replace(predictor.plans.settings, distillation=consensus))
+    for network, bias in zip(predictor.networks, (20.0, -20.0), strict=True):  # to the first everything is salient
+        last = [p for name, p in network.saliency_head.named_parameters() if name.endswith("bias")][-1]
+        last.data.fill_(bias)
     image = np.random.default_rng(0).random((1, 6, 24, 28)).astype(np.float32)
     points = np.array([[2.0, 10.0, 12.0]])
     with caplog.at_level(logging.WARNING):

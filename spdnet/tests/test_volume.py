@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from spdnet.geometry import rescale_points
 from spdnet.inference import volume
 from spdnet.inference.class_rules import Rules
-from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.prompting import (
-    DecoderRows,
     decoder_rows,
     distill_volume,
     distill_volume_boxes,
     distill_whole_volume,
     rows_of_slices,
 )
-from spdnet.inference.volume import BatchSize, decode_volume, encode_volume, predict_encoded, predict_volume
+from spdnet.inference.volume import BatchSize, encode_volume, predict_encoded, predict_volume
 from spdnet.network import SPDNetwork, build_network
-from spdnet.planning.plans import AgreementSettings, BoxSettings, DistillationSettings
+from spdnet.planning.plans import BoxSettings, DistillationSettings
 from spdnet.prompts import SliceBoxes, SlicePrompts
-from spdnet.prompts.second_look import LOOK_SLICES, NeighbourMasks
 
 CPU = torch.device("cpu")
 N_SLICES, SIZE, MAP = 11, 56, 28
@@ -36,10 +31,7 @@ SETTINGS = [
     DistillationSettings(tau=0.5, n_context=2),
     DistillationSettings(tau=0.5, n_context=0, empty_consensus="empty"),
     DistillationSettings(tau=0.45, n_context=5, max_points=3),
-    DistillationSettings(tau=0.5, n_context=1, empty_consensus="continued"),
     DistillationSettings(tau=0.5, n_context=1, boxes=BoxSettings(mode="distilled", min_salient_share=0.3)),
-    DistillationSettings(n_context=1, near_points="on", agreement=AgreementSettings("neighbours", 1, 0.5, 0.3)),
-    DistillationSettings(n_context=1, second_look="on", boxes=BoxSettings(mode="distilled", min_salient_share=0.3)),
     DistillationSettings(mode="raw", boxes=BoxSettings(mode="raw")),
 ]
 
@@ -65,21 +57,6 @@ def random_prompts(n_slices: int = N_SLICES) -> SlicePrompts:
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(volume, "DECODED_TOGETHER", 3)
-
-
-@pytest.fixture
-def following_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Masks are squares round the points, of a value that the embedding tells; an untrained decoder's are noise."""
-
-    def decode(network: Any, embeddings: torch.Tensor, rows: DecoderRows, maps: None, device: Any) -> torch.Tensor:
-        inside = 0.6 + 0.4 * torch.sigmoid(embeddings.float().mean(dim=(1, 2, 3)))
-        masks = torch.full((len(inside), MAP, MAP), 0.2)
-        for mask, value, points, real in zip(masks, inside, rows.points_yx, rows.point_is_real, strict=True):
-            for y, x in (points[real] * MAP / SIZE).astype(int):
-                mask[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3] = value
-        return masks
-
-    monkeypatch.setattr(volume, "_decode", decode)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -123,15 +100,6 @@ def test_the_stream_is_the_whole_volume_at_once(settings: DistillationSettings, 
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_the_stream_is_told_how_much_of_the_slices_is_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, slices = tiny_volume()
-    told = []
-    monkeypatch.setattr(volume, "rows_of_slices", lambda *given: told.append(given[-1]) or rows_of_slices(*given))
-    predict_volume(network, slices, random_prompts(), SETTINGS[0], 4, CPU, 0.6)
-    assert len(told) > 1 and set(told) == {0.6}
-
-
-@pytest.mark.usefixtures("small_steps")
 @pytest.mark.gpu
 def test_the_stream_on_a_gpu_is_that_on_the_cpu() -> None:
     network, slices = tiny_volume()
@@ -159,12 +127,10 @@ def test_embeddings_are_held_for_a_bounded_number_of_slices(monkeypatch: pytest.
     monkeypatch.setattr(volume, "_decode", lambda network, own, *more: torch.ones(len(own), 28, 28))
     monkeypatch.setattr(volume, "_Stream", Watched)
     slices = np.broadcast_to(np.zeros(1, dtype=np.float16), (900, 1, SIZE, SIZE))
-    for look, more in (("off", 0), ("on", LOOK_SLICES)):
-        settings = replace(SETTINGS[0], second_look=look)
-        prediction = predict_volume(network, slices, random_prompts(900), settings, 8, CPU)
-        assert prediction.probabilities.min() == 1  # all were decoded
-        assert max(held) <= volume.DECODED_TOGETHER + settings.n_context + more + 2 * 8
-        held.clear()
+    prediction = predict_volume(network, slices, random_prompts(900), SETTINGS[0], 8, CPU)
+    assert prediction.probabilities.min() == 1  # all were decoded
+    assert max(held) <= volume.DECODED_TOGETHER + SETTINGS[0].n_context + 2 * 8
+    held.clear()
     predict_volume(network, slices, None, SETTINGS[0], 8, CPU)
     assert max(held) == 0
 
@@ -200,7 +166,7 @@ class FullBeyond:
 
 
 @pytest.mark.usefixtures("small_steps")
-@pytest.mark.parametrize("settings", [SETTINGS[0], SETTINGS[4]])
+@pytest.mark.parametrize("settings", [SETTINGS[0], SETTINGS[3]])
 def test_batches_that_do_not_fit_are_halved_and_it_is_said_once(
     settings: DistillationSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -238,118 +204,3 @@ def test_other_errors_are_not_retried() -> None:
 
     with pytest.raises(RuntimeError, match="another"):
         BatchSize(8).run(fail, 20)
-
-
-@pytest.mark.usefixtures("small_steps", "following_decoder")
-@pytest.mark.parametrize("beside", ["off", "on"])
-@pytest.mark.parametrize("batch_size", [3, 20])
-def test_the_stream_looks_again_as_the_whole_volume_does(batch_size: int, beside: Literal["off", "on"]) -> None:
-    network, slices = tiny_volume()
-    prompts, settings = (
-        random_prompts(),
-        DistillationSettings(n_context=1, second_look="on", readmit=beside, prolong=beside, follow=beside),
-    )
-    streamed = predict_volume(network, slices, prompts, settings, batch_size, CPU)
-    encoded = encode_volume(network, slices, batch_size, CPU)
-    given = distill_whole_volume(prompts, encoded.saliency, Rules(settings, SIZE))
-    rows = decoder_rows(given.consensus, encoded.saliency, Rules(settings, SIZE), given.boxes)
-    once = decode_volume(network, encoded, rows, CPU)
-    twice = predict_encoded(network, encoded, given, prompts, Rules(settings, network.image_size), CPU)
-    assert 5 < np.count_nonzero(np.abs(twice - once).max(axis=(2, 3)) > 0.1) < 2 * N_SLICES
-    np.testing.assert_allclose(streamed.probabilities, twice, atol=1e-4)
-
-
-@pytest.mark.usefixtures("following_decoder")
-@pytest.mark.parametrize(("shares", "looks"), [([0.0, 0.0], False), ([0.0, 1.0], True)])
-def test_auto_asks_only_where_the_training_cases_bear_it_out(shares: list[float], looks: bool) -> None:
-    network, slices = tiny_volume()
-    network.look_precision.copy_(torch.tensor(shares))
-    settings = DistillationSettings(n_context=1, second_look="auto")
-    once, found = (
-        predict_volume(network, slices, random_prompts(), s, 4, CPU)
-        for s in (replace(settings, second_look="off"), settings)
-    )
-    assert (found.looks is not None) == looks
-    changed = np.abs(found.probabilities - once.probabilities).max(axis=(0, 2, 3)) > 0.1
-    assert changed.tolist() == [False, looks]
-
-
-@pytest.mark.usefixtures("small_steps", "following_decoder")
-def test_a_second_look_changes_masks_and_drops_points() -> None:
-    network, slices = tiny_volume()
-    settings = next(s for s in SETTINGS if s.second_look == "on")
-    once, twice = (
-        predict_volume(network, slices, random_prompts(), replace(settings, second_look=look), 3, CPU)
-        for look in ("off", "on")
-    )
-    assert once.looks is None and twice.looks is not None
-    np.testing.assert_array_equal(twice.looks.first_masks, once.probabilities > 0.5)
-    assert once.consensus is not None and twice.consensus is not None
-    first_masks = twice.looks.first_masks.swapaxes(0, 1)
-    for before, after, masks in zip(once.consensus, twice.consensus, first_masks, strict=True):
-        assert 0 < len(after.slice_index) < len(before.slice_index)
-        assert NeighbourMasks.of(masks).bear_out(after.slice_index, after.points_yx).all()
-    changed = np.abs(twice.probabilities - once.probabilities).max(axis=(2, 3)) > 1e-3
-    assert changed.any() and not changed.all()
-
-
-@pytest.mark.usefixtures("small_steps", "following_decoder")
-@pytest.mark.parametrize("batch_size", [2, 20])
-def test_the_stream_follows_points_as_the_whole_volume_does(batch_size: int) -> None:
-    """Slices are encoded once more: their embeddings, which tell the value of a mask, are those of the slice."""
-    network, slices = tiny_volume()
-    saliency = encode_volume(network, slices, batch_size, CPU).saliency
-    tau = float(np.quantile(saliency[5, 0], 0.9))
-    place = np.argwhere(saliency[5, 0] > tau)[0]
-    settings = DistillationSettings(
-        n_context=0, tau=tau, empty_consensus="decode", second_look="on", follow="on", readmit="on"
-    )
-    points = np.array([[s, *(place + shift)] for s in range(N_SLICES) for shift in (0, 0.3)])
-    hit = np.array([saliency[s, 0, place[0], place[1]] > tau for s in range(N_SLICES)])
-    points[:, 1:] = rescale_points(points[:, 1:], MAP, SIZE)
-    prompts = SlicePrompts(points, np.zeros(len(points), dtype=np.int64))
-    found = predict_volume(network, slices, prompts, settings, batch_size, CPU)
-    encoded = encode_volume(network, slices, batch_size, CPU)
-    given = distill_whole_volume(prompts, encoded.saliency, Rules(settings, SIZE))
-    whole = predict_encoded(network, encoded, given, prompts, Rules(settings, network.image_size), CPU)
-    np.testing.assert_allclose(found.probabilities[:, 0], whole[:, 0], atol=5e-3)
-    assert found.looks is not None and found.consensus is not None
-    followed = np.unique(found.looks.readmitted[:, 1])
-    assert len(followed) > 2 and not hit[followed].any()
-    assert found.consensus[0].slices_with_points(N_SLICES)[followed].all()
-    without = predict_volume(network, slices, prompts, replace(settings, follow="off"), batch_size, CPU)
-    assert (found.probabilities[:, 0].max(axis=(1, 2)) > 0.5).sum() > (
-        without.probabilities[:, 0].max(axis=(1, 2)) > 0.5
-    ).sum()
-
-
-@pytest.mark.usefixtures("small_steps", "following_decoder")
-@pytest.mark.parametrize("follow", ["off", "on"])
-@pytest.mark.parametrize("batch_size", [3, 20])
-def test_what_is_readmitted_is_told(batch_size: int, follow: Literal["off", "on"]) -> None:
-    network, slices = tiny_volume()
-    saliency = encode_volume(network, slices, batch_size, CPU).saliency
-    tau = float(np.median(saliency))
-    looks = {"second_look": "on", "readmit": "on", "follow": follow}
-    settings = DistillationSettings(n_context=0, tau=tau, empty_consensus="decode", **looks)  # type: ignore[arg-type]
-    rng = np.random.default_rng(5)
-    points = np.column_stack([rng.integers(0, N_SLICES, 300), rng.integers(0, MAP, (300, 2))])
-    is_salient = saliency[points[:, 0], :, points[:, 1], points[:, 2]] > tau
-    in_the_middle = np.abs(points[:, 0] - N_SLICES // 2) <= 2
-    points = points[np.where(in_the_middle, is_salient.all(axis=1), ~is_salient.any(axis=1))].astype(np.float64)
-    points[:, 1:] = rescale_points(points[:, 1:], MAP, SIZE)
-    prompts = SlicePrompts(points, np.full(len(points), -1))
-    found = predict_volume(network, slices, prompts, settings, batch_size, CPU)
-    assert found.consensus is not None and found.looks is not None
-    assert len(found.looks.readmitted) > 3
-    for k, consensus in enumerate(found.consensus):
-        own = found.looks.readmitted[found.looks.readmitted[:, 0] == k]
-        told = set(zip(consensus.slice_index.tolist(), consensus.point_index.tolist(), strict=True))
-        assert {(s, point) for _, s, point in own.tolist()} <= told
-        assert (np.diff(consensus.slice_index) >= 0).all()
-    seen = found.refused, found.looks
-    judged = judge_prompts(prompts, found.saliency, Rules(settings, SIZE), *seen)
-    for consensus, fates in zip(found.consensus, judged.fates, strict=True):
-        kept = [row for row, fate in enumerate(fates.fates) if fate.is_kept]
-        by_fates = set(zip(fates.target_slice[kept].tolist(), fates.point_index[kept].tolist(), strict=True))
-        assert by_fates == set(zip(consensus.slice_index.tolist(), consensus.point_index.tolist(), strict=True))

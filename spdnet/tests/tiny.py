@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +13,9 @@ import SimpleITK as sitk
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
-from spdnet.inference.class_rules import BUFFERS, MeasuredShares
+from spdnet.inference.class_rules import MeasuredShares
 from spdnet.network.backbones import Backbone, SamParts, adapt_sam, register_backbone
-from spdnet.network.spd_network import EMBEDDING_CHANNELS, measured_buffers
+from spdnet.network.spd_network import EMBEDDING_CHANNELS
 from spdnet.planning.plans import (
     AugmentationSettings,
     ConsistencySettings,
@@ -61,8 +61,7 @@ def build_tiny_sam() -> Sam:
 
 def measured_shares(n_classes: int = 1, **shares: Sequence[float]) -> MeasuredShares:
     """What stage 2 might have measured; what is not told is as in a network that was not trained."""
-    buffers = measured_buffers(n_classes)
-    values = {field: buffers[buffer].numpy() for field, buffer in BUFFERS.items()}
+    values = {field.name: np.zeros(n_classes, dtype=np.float32) for field in fields(MeasuredShares)}
     return MeasuredShares(**values | {field: np.array(given, dtype=np.float32) for field, given in shares.items()})
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spdnet.inference.class_rules import Rules, falls_back_on_saliency
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompt_maps import PromptMaps
 from spdnet.inference.prompting import (
     DecoderRows,
@@ -30,38 +30,27 @@ from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
 from spdnet.network.spd_network import MEASURED
 from spdnet.planning import SPDSettings, StoredCase
-from spdnet.planning.plans import LOOKS, StageSettings
+from spdnet.planning.plans import StageSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.training.batch_shares import share_batches
+from spdnet.training.case_shares import CaseShares
 from spdnet.training.embedding_store import EmbeddingStore, StoredVariant
 from spdnet.training.losses import consistency_loss
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
 from spdnet.training.scores import pixel_counts
 from spdnet.training.stages import Batches, Stage
-from spdnet.training.trust import count_seen, measure_trust
-from spdnet.training.trust_learning import learn_trust
 
 logger = logging.getLogger(__name__)
 
 
-# Of the training points on the target, the share that has to be salient. Else the log warns and, where the plans leave
-# trust to the training cases, it is learned.
-LEAST_SEEN = 2 / 3
+LEAST_SEEN = 2 / 3  # of the training points on the target, the share that has to be salient; else the log warns
+_MISSES_MANY = {
+    "weighed": "stage 1 misses many of the points on it, and the decoder has to do without its word",
+    "consensus": "stage 1 misses many of the points on it, and the consensus adds little to what saliency finds",
+}
 _TRAIN_ANEW = (
     "Train stage 1 anew, with another --seed or for longer, or on labels of all that may be the target (-stage1_from)"
 )
-_MISSES_MANY = {
-    "weighed": ": stage 1 misses many of the points on it, and the decoder has to do without its word. " + _TRAIN_ANEW,
-    "saliency": (
-        ": stage 1 misses many of the points on it, and distillation adds little to what saliency finds. " + _TRAIN_ANEW
-    ),
-    "learned": ": stage 1 misses many of the points on it; others than salient ones may be trusted. " + _TRAIN_ANEW,
-}
-_WAYS = {
-    "peak": "from that pixel",
-    "continued": "from the pixel of what continues, the others without a point",
-    "decode": "without a point",
-}
 
 
 @dataclass(frozen=True)
@@ -124,112 +113,39 @@ class PromptStage(Stage):
         self._val = self.team.share([variants[0] for variants in stored])
 
     def decide(self, class_names: Sequence[str]) -> list[str]:
-        """Measure what decides about "auto" and about random points, if the plans ask, and keep it in the network.
+        """Count in the training cases what decides about random points and lone pieces, if the plans ask.
 
-        What the main process of a team finds holds for all. Floating-point results depend on the processor, and
-        processes that decide otherwise would draw other batches.
+        It is kept in the network. What the main process of a team finds holds for all: floating-point results depend on
+        the processor, and processes that decide otherwise would draw other batches.
         """
         plans = self.settings.distillation
-        refuses = plans.random_points == "refuse"
-        looks = [getattr(plans, name) for name in LOOKS]
-        chosen = plans.agreement.mode, plans.empty_consensus, plans.near_points, plans.lone_pieces, *looks
-        may_learn = plans.mode == "consensus" and plans.trust != "saliency"
-        if plans.mode == "raw" or not (may_learn or "auto" in chosen or (refuses and falls_back_on_saliency(plans))):
+        refuses = plans.random_points == "refuse" and plans.falls_back_on_saliency
+        if plans.mode == "raw" or not (refuses or plans.lone_pieces == "auto"):
             return []
         variants = [variants[0] for variants in self._train]
         held_out = {case.case for case in self.held_out_cases}
         honest = [v for v in variants if v.case.case in held_out] or variants
-        seen = count_seen(honest, self.settings, self.seed, self.stop)
-        misses_many = seen.values(1) < LEAST_SEEN
-        lines = self._learn_trust(variants, misses_many, class_names) if may_learn else []
-        found = measure_trust(honest, self.settings, self.seed, self.stop, self.network.learned_trust())
-        found.shares().keep_in(self.network)
+        found = CaseShares.of(honest, self.settings, self.seed, self.stop)
+        found.measured().keep_in(self.network)
         self.team.take_from_main(self.network.get_buffer(name) for name in MEASURED)
         rules = Rules.of(plans, self.network)
-        looked = rules.looked_at_again(len(class_names))
+        seen, lines = found.seen.values(1), []
         for k, name in enumerate(class_names):
-            rule = rules.of_class(k)
-            if seen.n[k]:
-                lines.append(f"{name}: of the points on it in the training cases, {seen.in_words(k)} are salient")
-                if misses_many[k]:
-                    way = "weighed" if plans.mode == "weighed" else rule.trust
-                    lines.append(f"warning: {name}{_MISSES_MANY[way]}")
-            if plans.agreement.mode == "auto" and rule.trust == "saliency":
-                asked = "are asked too" if rule.agreement.mode == "neighbours" else "need not be asked"
-                lines.append(
-                    f"{name}: of the points that saliency trusts in the training cases, {found.points.in_words(k)} are "
-                    f"on it; the neighbouring slices {asked}"
-                )
-            if plans.empty_consensus == "auto" and plans.mode == "consensus":
-                lines.append(
-                    f"{name}: in training slices without a trusted prompt, {found.peaks.in_words(k)} most salient "
-                    f"pixels are on it, and {found.continued.in_words(k)} of those in what continues a trusted point's "
-                    f"piece; such slices are decoded {_WAYS[rule.empty_consensus]}"
-                )
-            if plans.near_points == "auto" and rule.trust == "saliency":
-                use = "such points are trusted" if rule.near_points == "on" else "place alone is no reason to trust one"
-                lines.append(
-                    f"{name}: in training slices without a trusted point, {found.near.in_words(k)} points near trusted "
-                    f"ones of neighbouring slices are on it; {use}"
-                )
-            if plans.second_look == "auto" and plans.mode == "consensus":
-                use = "they are looked at again" if rule.second_look == "on" else "no second look"
-                lines.append(
-                    f"{name}: with perfect masks, {found.look.in_words(k)} changes that a second look at the training "
-                    f"cases' slices would make are for the better; {use}"
-                )
-            beside = (
-                (plans.readmit, rule.readmit, "points that a second look could readmit", "readmits", found.readmit),
-                (plans.prolong, rule.prolong, "places that a second look could add", "adds", found.prolong),
-                (plans.follow, rule.follow, "points that further looks could follow", "follows", found.follow),
-            )
-            for planned, decided, what, does, share in beside if looked[k] else ():
-                if planned == "auto":
-                    use = "them" if decided == "on" else "none"
-                    lines.append(
-                        f"{name}: of the {what} beside last masks in the training cases, {share.in_words(k)} are on "
-                        f"it; it {does} {use} there"
-                    )
+            if found.seen.n[k]:
+                lines.append(f"{name}: of the points on it in the training cases, {found.seen.in_words(k)} are salient")
+                if seen[k] < LEAST_SEEN:
+                    lines.append(f"warning: {name}: {_MISSES_MANY[plans.mode]}. {_TRAIN_ANEW}")
             if plans.lone_pieces == "auto":
-                becomes = "dropped" if rule.lone_pieces == "drop" else "kept"
+                becomes = "dropped" if rules.drops_pieces(k) else "kept"
                 lines.append(
                     f"{name}: of the target in the training cases, {found.confirmed.values(0)[k]:.0%} is in pieces "
                     f"with a point; pieces of masks without any are {becomes}"
                 )
-            if refuses and falls_back_on_saliency(rule) and found.salient.n[k]:
+            if refuses and found.salient.n[k]:
                 lines.append(
                     f"{name}: of all points of the training cases, {found.salient.in_words(k)} are salient; a volume "
                     "whose points are so no more often than random ones is predicted from the saliency alone"
                 )
-        return lines
-
-    def _learn_trust(
-        self, variants: list[StoredVariant], misses_many: np.ndarray, class_names: Sequence[str]
-    ) -> list[str]:
-        """Learn from the training cases which points to trust, keep it in the network, and say how well it tells.
-
-        With "auto", only classes of which stage 1 misses many points: `misses_many`, bool (k,).
-        """
-        classes = list(range(len(class_names)))
-        if self.settings.distillation.trust == "auto":
-            classes = np.flatnonzero(misses_many).tolist()
-        held_out = {case.case for case in self.held_out_cases}
-        learned = learn_trust(variants, self.settings, self.seed, self.stop, held_out, classes) if classes else {}
-        self.network.learn_trust([learned[k][0] if k in learned else None for k in range(len(class_names))])
-        lines = []
-        for k, (trust, examples) in learned.items():
-            name, on_target = class_names[k], examples.on_target
-            counted = f"{name}: of {len(on_target)} places that points of the training cases would prompt"
-            if trust is None:
-                lines.append(
-                    f"{counted}, {on_target.sum()} are on it: too few of a kind to learn from, saliency decides"
-                )
-                continue
-            trusted = trust.probability(examples.features) > self.settings.distillation.min_trust
-            lines.append(
-                f"{counted}, {trusted.sum()} are trusted; {(trusted & on_target).sum()} of these are on it, and "
-                f"{(~trusted & on_target).sum()} of the others"
-            )
         return lines
 
     def finish(self) -> None:
@@ -286,12 +202,10 @@ class PromptStage(Stage):
         counts = pixel_counts(found.numpy(), masks.numpy(), None if valid is None else valid.numpy())
         return {"loss": loss.numpy(), **counts}
 
-    def _rows(
-        self, prompts: SlicePrompts, saliency: np.ndarray, rng: np.random.Generator, content_share: float = 1.0
-    ) -> DecoderRows:
+    def _rows(self, prompts: SlicePrompts, saliency: np.ndarray, rng: np.random.Generator) -> DecoderRows:
         """Decoder rows of a variant to train on: only a share of the trusted boxes stays, as the plans say."""
         rules = Rules.of(self.settings.distillation, self.network)
-        points = asked_points(prompts, saliency, rules, content_share)
+        points = asked_points(prompts, saliency, rules)
         boxes = distill_volume_boxes(prompts, saliency, rules)
         if len(prompts.boxes):
             share = self.settings.prompts.box_share
@@ -305,7 +219,7 @@ class PromptStage(Stage):
             variant = variants[rng.integers(len(variants))]
             prompts = variant.move(draw_prompts(variant.case, self.settings.prompts, rng))
             saliency = np.asarray(variant.saliency, dtype=np.float32)
-            rows = self._rows(prompts, saliency, rng, variant.content_share)
+            rows = self._rows(prompts, saliency, rng)
             points = points_of_classes(prompts, saliency, self.network.image_size)
             maps = PromptMaps.of(self.network, points, saliency)
             runs += [_Run(variant, rows, part, maps) for part in _cut(rows, self.settings.consistency.run_length, rng)]

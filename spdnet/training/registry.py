@@ -34,14 +34,7 @@ TRAINERS: dict[str, type[SPDTrainer]] = {
         ablations.SPDTrainerSAMTuning,
         ablations.SPDTrainerTruePoints,
         ablations.SPDTrainerEmptyMask,
-        ablations.SPDTrainerNoAgreement,
-        ablations.SPDTrainerLearnedTrust,
-        ablations.SPDTrainerSaliencyTrust,
-        ablations.SPDTrainerNoNear,
-        ablations.SPDTrainerNoSecondLook,
-        ablations.SPDTrainerNoProlong,
         ablations.SPDTrainerKeepRandom,
-        ablations.SPDTrainerNoPeak,
         ablations.SPDTrainerPlateau,
     )
 }

@@ -66,8 +66,7 @@ def validate_cases(
         judged = saliency = None
         if s.distillation.mode != "raw":
             saliency = prediction.saliency
-            rules, seen = Rules.of(s.distillation, network), (prediction.refused, prediction.looks)
-            judged = judge_prompts(prompts, saliency, rules, *seen, case.mapping.content_share)
+            judged = judge_prompts(prompts, saliency, Rules.of(s.distillation, network), prediction.refused)
         target, maps = folder / case.case, prediction.probabilities
         result = NetworkResult(case.case, target, maps, case.mapping, case.geometry, judged, saliency)
         finish_case(result, tools, save_probabilities)

@@ -23,7 +23,7 @@ from evidence.case_prediction import predict_test_cases, prediction_parser
 from evidence.consensus import Distiller
 from evidence.jobs import RunRecord
 from evidence.methods.base import Method
-from evidence.methods.spd import PLANS, STAGE1, device, plan, trained_spd
+from evidence.methods.spd import PLANS, STAGE1, device, plan, shared_stage1
 from evidence.workspace import Workspace
 from spdnet.cli.common import entry_point
 from spdnet.dataset import RawDataset
@@ -103,7 +103,7 @@ class FrozenSAM(Method):
         """Plan, and train SPD if its consensus is needed and nobody has."""
         plan(workspace, workspace.raw.name)
         if self.source == "consensus":
-            trained_spd(workspace)
+            shared_stage1(workspace)
 
     def predict(self, workspace: Workspace, prompts: Path, output: Path) -> None:
         """Predict all test cases."""
@@ -111,7 +111,7 @@ class FrozenSAM(Method):
         command: list[str | Path] = ["python", "-m", "evidence.methods.frozen_sam", workspace.raw]
         command += ["-source", self.source, "-plans", workspace.preprocessed() / f"{PLANS}.json", "-prompts", given]
         if self.source == "consensus":
-            command += ["-stage1", trained_spd(workspace)]
+            command += ["-stage1", shared_stage1(workspace)]
         command += ["-seed", str(workspace.setting.seed), "-o", output, *device(workspace)]
         workspace.run(command, f"{self.name}_predict", f"{self.name}/predict")
 

@@ -38,7 +38,7 @@ from evidence.consensus import CONSENSUS_ALONE, Distiller
 from evidence.heatmaps import raw_heat_map
 from evidence.jobs import RunRecord
 from evidence.methods.base import Method
-from evidence.methods.spd import PLANS, STAGE1, device, plan, trained_spd
+from evidence.methods.spd import PLANS, STAGE1, device, plan, shared_stage1
 from evidence.workspace import EXECUTABLES, Workspace
 from spdnet.cli.common import entry_point
 from spdnet.dataset import RawDataset
@@ -159,7 +159,7 @@ class NNUNet(Method):
         command: list[str | Path] = ["python", "-m", "evidence.methods.nnunet", workspace.raw, "-images", images]
         command += ["-prompts", prompts, "-plans", workspace.preprocessed() / f"{PLANS}.json", "-o", output]
         if self.points == "consensus":
-            command += ["-stage1", trained_spd(workspace)]
+            command += ["-stage1", shared_stage1(workspace)]
         if self.points == "imitated" and what == "train":
             cases = workspace.preprocessed() / f"{PLANS}_2d"
             command += ["-imitations", str(IMITATIONS), "-cases", cases, "-seed", str(workspace.setting.seed)]

@@ -14,7 +14,6 @@ from evidence.methods.base import Method
 from evidence.right_points import keep_right_points
 from evidence.workspace import Workspace
 from spdnet.planning import SPDPlans
-from spdnet.planning.plans import LOOKS, AgreementSettings
 
 PLANS = "SPDPlans"
 STAGE1 = "stage 1, shared"
@@ -167,13 +166,6 @@ def shared_stage1(workspace: Workspace) -> Path:
     return train(workspace, dataset.name, "SPDTrainerStage1", PLANS, (workspace.budget.epochs[0], 0), STAGE1)
 
 
-def trained_spd(workspace: Workspace) -> Path:
-    """Checkpoint of SPD itself, trained if it is not there: its stage 1, and what it measured on the training cases."""
-    spd = METHODS["spd"]
-    spd.train(workspace)
-    return workspace.results() / f"{spd.trainer}__{spd.plans}__2d" / "fold_all" / "checkpoint_final.pth"
-
-
 def _toward(neighbour: Literal["previous", "next"]) -> SPD:
     title = f"SPD, consistency with the {neighbour} slice"
     return SPD(f"psc_{neighbour}", title, "ablation", consistency=(("toward", neighbour),))
@@ -188,29 +180,6 @@ def _choice(name: str, title: str, **parts: dict[str, Any]) -> SPD:
     """SPD with some fields of parts of its plans set, whatever the planner chose."""
     given: dict[str, Any] = {part: tuple(fields.items()) for part, fields in parts.items()}
     return SPD(name, title, "choice", **given)
-
-
-def _rule(name: str, title: str, **distillation: Any) -> SPD:
-    """The consensus with some of its rules set, whatever the planner chose."""
-    return _choice(name, title, distillation={**dict(_CONSENSUS), **distillation}, dense_prompt=dict(_SAMS_OWN))
-
-
-def _rules(mode: Literal["off", "neighbours"], rule: Literal["decode", "peak", "continued"]) -> SPD:
-    """Agreement and stand-ins fixed, of four slices as in the table of docs/choices.md."""
-    fixed = {"agreement": AgreementSettings(mode, n_slices=4), "empty_consensus": rule}
-    return _rule(f"rules_{mode}_{rule}", f"consensus, agreement {mode}, {rule}", **fixed)
-
-
-def _agreement(n_slices: int, percent: int) -> SPD:
-    agreement = AgreementSettings("neighbours", n_slices, min_probability=percent / 100)
-    title = f"consensus, agreement of {n_slices} slices, {percent} %, no peaks"
-    return _rule(f"agreement_n{n_slices}_p{percent}", title, agreement=agreement, empty_consensus="decode")
-
-
-def _with_weights_of(model: str, name: str, title: str, **distillation: Any) -> SPD:
-    """Another method's weights, used by other rules; those of the consensus are set beside its own."""
-    given = {**(dict(_CONSENSUS) if model == "consensus" else {}), **distillation}
-    return SPD(name, title, "choice", distillation=tuple(given.items()), shares_stage1=False, model=model)
 
 
 def _threshold(percent: int) -> SPD:
@@ -246,40 +215,17 @@ METHODS: dict[str, SPD] = {
             only_right=True,
         ),
         SPD("ceiling", "ceiling: true points only", "ceiling", False, "SPDTrainerTruePoints", true_prompts=True),
-        _rule("agreement_on", "consensus, agreement in all classes", agreement=AgreementSettings("neighbours")),
-        _rule("agreement_off", "consensus, no agreement", agreement=AgreementSettings()),
-        _rule("peak_on", "consensus, peaks in all classes", empty_consensus="peak"),
-        _rule("peak_off", "consensus, no peaks", empty_consensus="decode"),
-        _rule("trust_learned", "consensus, learned trust", trust="learned"),
-        _rule("trust_saliency", "consensus, trust by saliency", trust="saliency"),
-        _rule("near_off", "consensus, no near points", near_points="off"),
-        _rule("near_on", "consensus, near points in all classes", near_points="on"),
-        _with_weights_of(
-            "consensus",
-            "agreement_even",
-            "consensus, points more likely right than by chance",
-            agreement=AgreementSettings("neighbours", min_probability=0.5),
+        SPD(
+            "pieces_kept",
+            "SPD, every piece of a mask kept",
+            "choice",
+            distillation=(("lone_pieces", "keep"),),
+            shares_stage1=False,
+            model="spd",
         ),
-        _with_weights_of("consensus", "second_look_off", "consensus, no second look", second_look="off"),
-        _with_weights_of(
-            "consensus",
-            "beside_off",
-            "consensus, nothing beside last masks",
-            **dict.fromkeys(("readmit", "prolong", "follow"), "off"),
-        ),
-        _with_weights_of("consensus", "follow_off", "consensus, no further looks", follow="off"),
-        _with_weights_of(
-            "consensus", "prolong_off", "consensus, beside last masks only what is readmitted", prolong="off"
-        ),
-        _with_weights_of(
-            "consensus", "prolong_on", "consensus, prolonged in all classes", second_look="on", prolong="on"
-        ),
-        _with_weights_of("spd", "pieces_kept", "SPD, every piece of a mask kept", lone_pieces="keep"),
         _choice("maps_n0", "SPD, maps of its own slice alone", dense_prompt={"n_slices": 0}),
         _choice("maps_n1", "SPD, maps of one slice to either side", dense_prompt={"n_slices": 1}),
-        _choice(
-            "maps_of_consensus", "SPD, consensus points and maps", distillation={"mode": "consensus", "follow": "off"}
-        ),
+        _choice("maps_of_consensus", "SPD, consensus points and maps", distillation={"mode": "consensus"}),
         SPD(
             "any_rotation",
             "SPD, any rotation, both flips, scale 0.7 to 1.4",
@@ -293,20 +239,10 @@ METHODS: dict[str, SPD] = {
         _choice(
             "without_extensions",
             "SPD without our extensions",
-            distillation={
-                **dict(_CONSENSUS),
-                "trust": "saliency",
-                "agreement": AgreementSettings(),
-                "empty_consensus": "decode",
-                "random_points": "keep",
-                "near_points": "off",
-                **dict.fromkeys(LOOKS, "off"),
-            },
+            distillation={**dict(_CONSENSUS), "random_points": "keep"},
             prompts={"imitated_share": 0.0},
             dense_prompt=dict(_SAMS_OWN),
         ),
-        *(_rules(mode, rule) for mode in ("off", "neighbours") for rule in ("decode", "peak", "continued")),
-        *(_agreement(n, percent) for n, percent in ((4, 90), (4, 70), (8, 90))),
         *(_toward(neighbour) for neighbour in ("previous", "next")),
         *(_context(n) for n in (0, 1, 3, 4)),
         *(_threshold(percent) for percent in (10, 20, 30, 40, 60, 70, 80, 90)),

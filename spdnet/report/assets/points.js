@@ -5,12 +5,7 @@ const POINT_KINDS = {
   raw: { label: "as given", short: "as given", colour: "#F0E442", shape: "ring", shown: true },
   kept: { label: "kept", short: "kept", colour: "#009E73", shape: "disc", shown: true },
   borrowed: { label: "kept, lent by a neighbouring slice", short: "lent", colour: "#0072B2", shape: "diamond", shown: true },
-  near: { label: "kept, near trusted points of neighbouring slices", short: "near", colour: "#009E73", shape: "diamond", shown: true },
-  readmitted: { label: "kept, in the mask of a neighbouring slice", short: "readmitted", colour: "#009E73", shape: "triangle", shown: true },
   rejected: { label: "rejected in its own slice", short: "rejected", colour: "#D55E00", shape: "cross", shown: true },
-  unlikely: { label: "unlikely to be on the target", short: "unlikely", colour: "#D55E00", shape: "cross", shown: true },
-  alone: { label: "salient, but the neighbouring slices do not agree", short: "alone", colour: "#E69F00", shape: "cross", shown: true },
-  overruled: { label: "trusted, but the masks of the neighbouring slices leave it out", short: "overruled", colour: "#E69F00", shape: "triangle", shown: true },
   random: { label: "trusted by itself, but the points of this volume look random", short: "random", colour: "#CC79A7", shape: "cross", shown: true },
   declined: { label: "could be lent, but not trusted here", short: "not trusted here", colour: "#CC79A7", shape: "triangle", shown: false },
   surplus: { label: "left out: too many", short: "left out", colour: "#999999", shape: "square", shown: true },
@@ -19,24 +14,18 @@ const POINT_KINDS = {
 const KIND_OF_FATE = {
   KEPT_LOCAL: "kept",
   KEPT_CONTEXT: "borrowed",
-  KEPT_NEAR: "near",
-  KEPT_MASKS: "readmitted",
   REJECTED_OWN: "rejected",
   OUTSIDE: "rejected",
-  REJECTED_UNLIKELY: "unlikely",
-  REJECTED_ALONE: "alone",
   REJECTED_RANDOM: "random",
   REJECTED_HERE: "declined",
-  REJECTED_MASKS: "overruled",
   OVER_LIMIT: "surplus",
 };
-const DRAWING_ORDER = ["box", "raw", "declined", "rejected", "unlikely", "alone", "overruled", "random", "surplus", "borrowed", "near", "readmitted", "kept"];
+const DRAWING_ORDER = ["box", "raw", "declined", "rejected", "random", "surplus", "borrowed", "kept"];
 
-function namedPoint([number, classIndex, source, target, y, x, own, saliency, threshold, fate, probability]) {
+function namedPoint([number, classIndex, source, target, y, x, own, saliency, threshold, fate]) {
   let kind = KIND_OF_FATE[fate];
   if (fate === "REJECTED_HERE" && source === target) kind = "rejected";
-  if (fate === "REJECTED_UNLIKELY" && source !== target) kind = "declined";
-  return { number, classIndex, source, target, y, x, own, saliency, threshold, fate, kind, probability };
+  return { number, classIndex, source, target, y, x, own, saliency, threshold, fate, kind };
 }
 
 // Points to draw in a slice: those given there, and those judged for it; in the order of drawing.
@@ -57,7 +46,6 @@ function describePoint(point) {
   const name = overview.classes.length > 1 ? ` for ${overview.classes[point.classIndex].name}` : "";
   const lines = [`Point ${point.number}${name}: ${POINT_KINDS[point.kind].label}`];
   lines.push(`saliency here ${decimals(point.saliency, 2)}, threshold ${decimals(point.threshold, 2)}`);
-  if (point.probability !== null) lines.push(`on the target here: ${decimals(100 * point.probability, 0)} % likely`);
   if (point.source !== point.target) {
     lines.push(`from slice ${point.source}, saliency there ${decimals(point.own, 2)}`);
   }

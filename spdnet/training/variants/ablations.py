@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from spdnet.planning import SPDSettings
-from spdnet.planning.plans import LOOKS, AgreementSettings, DensePromptSettings, DistillationSettings, RecipeSettings
+from spdnet.planning.plans import DensePromptSettings, DistillationSettings, RecipeSettings
 from spdnet.training.trainer import SPDTrainer
 
 
@@ -35,9 +35,6 @@ def _consensus(settings: SPDSettings, **changes: Any) -> SPDSettings:
     return replace(settings, dense_prompt=DensePromptSettings())
 
 
-_NO_LOOK = dict.fromkeys(LOOKS, "off")
-
-
 def _distilled(settings: SPDSettings, **changes: Any) -> SPDSettings:
     """The settings with other fields of their distillation."""
     return replace(settings, distillation=replace(settings.distillation, **changes))
@@ -52,23 +49,22 @@ class SPDTrainerNoPSC(SPDTrainer):
         return replace(settings, consistency=replace(settings.consistency, weight=0.0))
 
 
-class SPDTrainerLocalOnly(SPDTrainer):
-    """The consensus by local validation only: neighbouring slices lend no points and are not asked about any."""
-
-    @staticmethod
-    def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """n = 0, no agreement, no near points, no second look."""
-        local = {"n_context": 0, "trust": "saliency", "near_points": "off", "agreement": AgreementSettings()}
-        return _consensus(settings, **local, **_NO_LOOK)
-
-
 class SPDTrainerConsensus(SPDTrainer):
-    """The decoder is given the points that are trusted, the consensus, and no maps; every piece of a mask is kept."""
+    """The decoder is given the points that saliency confirms, the consensus, and no maps; every piece is kept."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """The consensus by the rules of the plans."""
+        """The consensus of the plans' tau and n."""
         return _consensus(settings)
+
+
+class SPDTrainerLocalOnly(SPDTrainer):
+    """The consensus by local validation only: neighbouring slices lend no points."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """n = 0."""
+        return _consensus(settings, n_context=0)
 
 
 class SPDTrainerKeepPieces(SPDTrainer):
@@ -78,24 +74,6 @@ class SPDTrainerKeepPieces(SPDTrainer):
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Lone pieces kept."""
         return _distilled(settings, lone_pieces="keep")
-
-
-class SPDTrainerLearnedTrust(SPDTrainer):
-    """The consensus; which points to trust is learned from the training cases, not by saliency and rules."""
-
-    @staticmethod
-    def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """Learned trust."""
-        return _consensus(settings, trust="learned")
-
-
-class SPDTrainerSaliencyTrust(SPDTrainer):
-    """The consensus; saliency decides which points to trust, also where stage 1 misses many of the right ones."""
-
-    @staticmethod
-    def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """Trust by saliency."""
-        return _consensus(settings, trust="saliency")
 
 
 class SPDTrainerRawPrompts(SPDTrainer):
@@ -173,42 +151,6 @@ class SPDTrainerEmptyMask(SPDTrainer):
         return _consensus(settings, empty_consensus="empty")
 
 
-class SPDTrainerNoAgreement(SPDTrainer):
-    """The consensus; every salient point is trusted, whatever those of the slices around it say."""
-
-    @staticmethod
-    def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """Agreement off."""
-        return _consensus(settings, agreement=AgreementSettings())
-
-
-class SPDTrainerNoNear(SPDTrainer):
-    """The consensus; only salient points are trusted, wherever the others lie."""
-
-    @staticmethod
-    def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """Near points off."""
-        return _consensus(settings, near_points="off")
-
-
-class SPDTrainerNoSecondLook(SPDTrainer):
-    """The consensus; the masks of neighbouring slices have no say in a slice's points."""
-
-    @staticmethod
-    def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """The second look off."""
-        return _consensus(settings, **_NO_LOOK)
-
-
-class SPDTrainerNoProlong(SPDTrainer):
-    """The consensus; the second look leaves slices beside a last mask as they are."""
-
-    @staticmethod
-    def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """No point is readmitted or followed, no place added there."""
-        return _consensus(settings, readmit="off", prolong="off", follow="off")
-
-
 class SPDTrainerKeepRandom(SPDTrainer):
     """No volume's points are refused because they look random."""
 
@@ -216,15 +158,6 @@ class SPDTrainerKeepRandom(SPDTrainer):
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Random points kept."""
         return _distilled(settings, random_points="keep")
-
-
-class SPDTrainerNoPeak(SPDTrainer):
-    """The consensus; slices without trusted points are decoded without any point."""
-
-    @staticmethod
-    def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """Empty consensus, SAM's "not a point" token alone."""
-        return _consensus(settings, empty_consensus="decode")
 
 
 class SPDTrainerPlateau(SPDTrainer):
