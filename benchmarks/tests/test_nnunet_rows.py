@@ -18,6 +18,7 @@ from stage1_file import write_plans, write_stage1
 from evidence.case_prediction import prepared_cases
 from evidence.heatmaps import heat_map, raw_heat_map
 from evidence.jobs import Setting
+from evidence.lone_pieces import drop_lone_pieces
 from evidence.methods.nnunet import IMITATIONS, METHODS, TRAINERS, _divide_batch, main, progress, pseudo_dices
 from evidence.noise import NOISES, write_test_prompts, write_training_prompts
 from evidence.slices import heat_maps
@@ -134,6 +135,32 @@ def test_channels_of_the_consensus_have_what_the_saliency_trusts(tmp_path: Path)
     for heat in found[True]:
         assert np.flatnonzero(heat.any(axis=(1, 2))).tolist() == [3, 4, 5], "lent to both neighbours"
         assert heat[4, 6, 11] > 0.9
+
+
+def test_pieces_without_points_are_dropped_on_the_image_s_own_grid(tmp_path: Path) -> None:
+    """Of two classes: the first one's list speaks for it alone, the other one for both."""
+    image = case_with_points(tmp_path, "oblique and flipped", [(4, 6, 11)])
+    reader = get_reader("SimpleITKIO")
+    geometry = reader.read_geometry(image)
+    (tmp_path / "imagesTs").mkdir()
+    (tmp_path / "imagesTs" / image.name).symlink_to(image)
+    label_map = np.zeros(SHAPE, dtype=np.uint8)
+    label_map[1:3, 2:4, 3:6], label_map[6:8, 1:3, 3:6] = 1, 1
+    label_map[1:3, 8:10, 12:15], label_map[4, 6, 11] = 2, 2
+    voxels = {"one": (2.3, 2.6, 3.6), "anything": (4, 6, 11)}
+    markups = [Markup(n, "points", geometry.voxel_to_world(np.array([p])), ("",)) for n, p in voxels.items()]
+    write_markups(tmp_path / "prompts" / "case.mrk.json", markups)
+    output = tmp_path / "found"
+    output.mkdir()
+    reader.write_segmentation(output / "case.nii.gz", label_map, geometry)
+    drop_lone_pieces(tmp_path, tmp_path / "prompts", output)
+    expected = label_map.copy()
+    expected[6:8, 1:3, 3:6] = expected[1:3, 8:10, 12:15] = 0
+    found, written = reader.read_label(output / "case.nii.gz")
+    assert np.array_equal(found, expected) and written.difference(geometry) is None
+    write_markups(tmp_path / "prompts" / "case.mrk.json", markups[:1])
+    drop_lone_pieces(tmp_path, tmp_path / "prompts", output)
+    assert np.array_equal(reader.read_label(output / "case.nii.gz")[0], expected), "none of the second has a point now"
 
 
 def test_imitations_stand_beside_the_points_of_the_files(tmp_path: Path) -> None:

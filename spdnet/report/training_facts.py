@@ -107,7 +107,7 @@ def _without_points(p: dict[str, Any]) -> str:
 def _random_points(p: dict[str, Any]) -> str:
     if p["distillation"]["mode"] == "raw" or p["distillation"]["random_points"] == "keep":
         return "used all the same"
-    return "refused where nothing can stand in for them: such a volume is predicted from the saliency alone"
+    return "refused: such a volume is predicted from the saliency alone"
 
 
 def _lone_pieces(p: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ ones, all raw points, or the consensus. "All" are those that a slice itself has.
 neighbouring slices, all points of these, unvalidated, are a further source; true points are the upper end.
 
 The network runs as in SPD: the decoder's single mask, the plans' input size, the points of one class at a time. Slices
-without points get an empty mask; so the consensus is the paper's, without SPD's peaks. A curve has one point for
+without points get an empty mask; so the consensus is the paper's. A curve has one point for
 each visit to a slice, as for every method.
 
     python -m evidence.methods.frozen_sam RAW -source all -plans FILE -prompts FOLDER -o FOLDER

@@ -37,6 +37,7 @@ from evidence.case_prediction import prepared_cases
 from evidence.consensus import CONSENSUS_ALONE, Distiller
 from evidence.heatmaps import raw_heat_map
 from evidence.jobs import RunRecord
+from evidence.lone_pieces import drop_lone_pieces
 from evidence.methods.base import Method
 from evidence.methods.spd import PLANS, STAGE1, device, plan, shared_stage1
 from evidence.workspace import EXECUTABLES, Workspace
@@ -71,9 +72,18 @@ class NNUNet(Method):
 
     Attributes:
         points: what its further channels show.
+        drops_lone_pieces: whether pieces of its masks without any of the given points are dropped, as SPD's are.
+        model_of: name of the method that its model is one with; its own if empty.
     """
 
     points: Literal["none", "raw", "imitated", "consensus"] = "none"
+    drops_lone_pieces: bool = False
+    model_of: str = ""
+
+    @property
+    def model_name(self) -> str:
+        """Name of the method that its model is trained for."""
+        return self.model_of or self.name
 
     def missing(self, workspace: Workspace) -> str | None:
         """Whether the package is there."""
@@ -94,7 +104,7 @@ class NNUNet(Method):
 
     def training_steps(self) -> list[str]:
         """Its own, and the shared stage 1 if that gives it its points."""
-        return [*super().training_steps(), *([STAGE1] if self.points == "consensus" else [])]
+        return [f"{self.model_name}/train", *([STAGE1] if self.points == "consensus" else [])]
 
     def train(self, workspace: Workspace) -> None:
         """Make the channels, let nnU-Net plan and preprocess, and train, going on where it stopped."""
@@ -121,6 +131,8 @@ class NNUNet(Method):
         command: list[str | Path] = ["nnUNetv2_predict", "-i", images, "-o", output, "-d", self._dataset(workspace)]
         command += ["-tr", TRAINER, "-c", "2d", "-f", "all", "-npp", workers, "-nps", workers, *_device(workspace)]
         self._run(workspace, command, "predict")
+        if self.drops_lone_pieces:
+            drop_lone_pieces(workspace.raw, prompts, output)
 
     def _plan(self, workspace: Workspace) -> None:
         dataset = self._dataset(workspace)
@@ -139,7 +151,7 @@ class NNUNet(Method):
         raw, target = RawDataset(workspace.raw), workspace.raw.with_name(self._dataset(workspace))
         if target.exists():
             return
-        partial = workspace.root / f"{self.name}_in_the_making"
+        partial = workspace.root / f"{self.model_name}_in_the_making"
         shutil.rmtree(partial, ignore_errors=True)
         self._make_images(workspace, raw.folder / "imagesTr", raw.folder / "promptsTr", partial / "imagesTr", "train")
         make_folder(partial / "labelsTr")
@@ -163,7 +175,12 @@ class NNUNet(Method):
         if self.points == "imitated" and what == "train":
             cases = workspace.preprocessed() / f"{PLANS}_2d"
             command += ["-imitations", str(IMITATIONS), "-cases", cases, "-seed", str(workspace.setting.seed)]
-        workspace.run([*command, *device(workspace)], f"{self.name}_{what}", f"{self.name}/{what}")
+        self._measure(workspace, [*command, *device(workspace)], what)
+
+    def _measure(self, workspace: Workspace, command: list[str | Path], what: str) -> None:
+        """Run a part of "train" or "predict"."""
+        name = self.model_name if what == "train" else self.name
+        workspace.run(command, f"{name}_{what}", f"{name}/{what}")
 
     def _run(self, workspace: Workspace, command: list[str | Path], what: str) -> None:
         variables: dict[str, object] = {
@@ -177,8 +194,7 @@ class NNUNet(Method):
         if command[0] == "nnUNetv2_plan_and_preprocess":  # it cannot do without a process
             variables["nnUNet_n_proc_DA"] = PROCESSES
         settings = [f"{name}={value}" for name, value in variables.items()]
-        words: list[str | Path] = ["env", *settings, EXECUTABLES / command[0], *command[1:]]
-        workspace.run(words, f"{self.name}_{what}", f"{self.name}/{what}")
+        self._measure(workspace, ["env", *settings, EXECUTABLES / command[0], *command[1:]], what)
 
     def _dataset(self, workspace: Workspace) -> str:
         if self.points == "none":
@@ -310,6 +326,14 @@ METHODS: dict[str, NNUNet] = {
     for m in (
         NNUNet("nnunet", "nnU-Net v2, 2d", _GROUP, uses_prompts=False),
         NNUNet("nnunet_raw_points", "nnU-Net v2, 2d, raw points as channel", _GROUP, points="raw"),
+        NNUNet(
+            "nnunet_raw_points_pieces",
+            "nnU-Net v2, 2d, raw points as channel, pieces without points dropped",
+            _GROUP,
+            points="raw",
+            drops_lone_pieces=True,
+            model_of="nnunet_raw_points",
+        ),
         NNUNet(
             "nnunet_imitated_points", "nnU-Net v2, 2d, raw and imitated points as channel", _GROUP, points="imitated"
         ),
