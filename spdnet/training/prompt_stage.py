@@ -1,7 +1,7 @@
-"""Stage 2, prompt-guided segmentation: the mask decoder learns to follow the consensus prompts.
+"""Stage 2, prompt-guided segmentation: the mask decoder learns to make masks from prompts, and what these are worth.
 
-Encoder, LoRA and saliency head are frozen, so each case is encoded once. Every epoch draws fresh prompts,
-distils them, and makes batches of runs of adjacent slices, so that the consistency term finds its pairs.
+Encoder, LoRA and saliency head are frozen, so each case is encoded once. Every epoch draws prompts, makes of them what
+the decoder is asked, and puts runs of adjacent slices into batches, so that the consistency term finds its pairs.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ logger = logging.getLogger(__name__)
 
 LEAST_SEEN = 2 / 3  # of the training points on the target, the share that has to be salient; else the log warns
 _MISSES_MANY = {
-    "weighed": "stage 1 misses many of the points on it, and the decoder has to do without its word",
-    "consensus": "stage 1 misses many of the points on it, and the consensus adds little to what saliency finds",
+    "weighed": ": stage 1 misses many of the points on it, and the decoder has to do without its word",
+    "consensus": ": stage 1 misses many of the points on it, and the consensus adds little to what saliency finds",
 }
 _TRAIN_ANEW = (
     "Train stage 1 anew, with another --seed or for longer, or on labels of all that may be the target (-stage1_from)"
@@ -134,7 +134,7 @@ class PromptStage(Stage):
             if found.seen.n[k]:
                 lines.append(f"{name}: of the points on it in the training cases, {found.seen.in_words(k)} are salient")
                 if seen[k] < LEAST_SEEN:
-                    lines.append(f"warning: {name}: {_MISSES_MANY[plans.mode]}. {_TRAIN_ANEW}")
+                    lines.append(f"warning: {name}{_MISSES_MANY[plans.mode]}. {_TRAIN_ANEW}")
             if plans.lone_pieces == "auto":
                 becomes = "dropped" if rules.drops_pieces(k) else "kept"
                 lines.append(
