@@ -320,6 +320,9 @@ class SPDPlanner:
             self.reasons["prompts"] = f"promptsTr holds a file for each of the {n_cases} training cases: {seen}"
             if not statistics.points:
                 return PromptSettings("files")
+            if statistics.is_line and recipe.mode != "centreline":
+                self.reasons["prompts"] += "; they follow one another as along a line, which no recipe resembles"
+                return PromptSettings("files", recipe)
             self.reasons["prompts"] += (
                 f"; {100 * IMITATED_SHARE:.0f} % of the draws are simulated to resemble them, freshly each epoch: "
                 f"{_in_words(recipe)}"

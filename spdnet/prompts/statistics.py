@@ -25,6 +25,7 @@ _SMOOTH_SHARE_OF_SPREAD = 0.25
 _SMOOTH_PIXELS = 1.5
 _MOSTLY_SINGLE = 0.8
 _MOSTLY_SMOOTH = 0.5
+_MOSTLY_SHORT = 0.75  # a line has more short steps, points drawn one by one far fewer: see docs/choices.md
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class PromptStatistics:
         point_triples: three adjacent slices with exactly one point each.
         smooth_triples: those whose middle point lies near the straight line between the others: nearer to its middle
             than a quarter of the in-plane spread of the class's points, or than 1.5 pixels.
+        steps: from a point to the next one in the file, where lengths are known.
+        short_steps: those that lead to one of the two points that are nearest in 3D.
         boxes: boxes in slices of the volume, one for each slice that a box is cut into.
         slices_with_boxes: slices with at least one box.
         target_slices_with_boxes: slices with target and at least one box.
@@ -68,6 +71,8 @@ class PromptStatistics:
     single_point_slices: int = 0
     point_triples: int = 0
     smooth_triples: int = 0
+    steps: int = 0
+    short_steps: int = 0
     boxes: int = 0
     slices_with_boxes: int = 0
     target_slices_with_boxes: int = 0
@@ -96,6 +101,11 @@ class PromptStatistics:
     def is_unnamed(self) -> bool:
         """Whether most points do not say which of several classes they are for."""
         return self.together is not None and 2 * self.unnamed_points > self.together.points
+
+    @property
+    def is_line(self) -> bool:
+        """Whether points follow one another in their files, as those along a bowel do."""
+        return self.steps > 0 and self.short_steps >= _MOSTLY_SHORT * self.steps
 
     @property
     def precision(self) -> float:
@@ -213,6 +223,7 @@ def _count_points(prompts: SlicePrompts, masks: np.ndarray, mm_per_pixel: Sequen
     inside[in_square] = masks[tuple(pixels[in_square].T)]
     per_slice = np.bincount(pixels[:, 0], minlength=len(masks))
     n_triples, n_smooth = _count_triples(points[:, 1:], pixels[:, 0], per_slice)
+    n_steps, n_short = (0, 0) if mm_per_pixel is None else _count_steps(points, mm_per_pixel)
     return PromptStatistics(
         points=len(pixels),
         points_inside=int(inside.sum()),
@@ -223,6 +234,8 @@ def _count_points(prompts: SlicePrompts, masks: np.ndarray, mm_per_pixel: Sequen
         single_point_slices=int((per_slice == 1).sum()),
         point_triples=n_triples,
         smooth_triples=n_smooth,
+        steps=n_steps,
+        short_steps=n_short,
         outside_distance_counts=() if mm_per_pixel is None else _distances(points[~inside], masks, mm_per_pixel),
     )
 
@@ -240,6 +253,17 @@ def _count_triples(points_yx: np.ndarray, slices: np.ndarray, per_slice: np.ndar
     singles = points_yx[of_slice[is_single]]
     spread = np.sqrt(np.sum((singles - singles.mean(axis=0)) ** 2, axis=1).mean())
     return len(middles), int((deviation < max(_SMOOTH_SHARE_OF_SPREAD * spread, _SMOOTH_PIXELS)).sum())
+
+
+def _count_steps(points_syx: np.ndarray, mm_per_pixel: Sequence[float]) -> tuple[int, int]:
+    """Steps from point to point, and those to one of the two nearest; none where a fourth point is missing."""
+    if len(points_syx) < 4:
+        return 0, 0
+    rows_mm, columns_mm, slices_mm = mm_per_pixel
+    places = points_syx * np.array([slices_mm, rows_mm, columns_mm])
+    _, nearest = cKDTree(places).query(places, 3)  # the point itself among them
+    is_short = (nearest[:-1] == np.arange(1, len(places))[:, None]).any(axis=1)
+    return len(is_short), int(is_short.sum())
 
 
 def _distances(points_syx: np.ndarray, masks: np.ndarray, mm_per_pixel: Sequence[float]) -> tuple[int, ...]:

@@ -560,6 +560,18 @@ def test_two_dimensional_data_has_no_context() -> None:
     assert "2D" in plans.reasons["slicing_axis"]
 
 
+def test_points_that_form_lines_are_not_imitated_by_scattered_ones() -> None:
+    line = replace(POINTS, steps=8, short_steps=7)
+    assert line.is_line
+    own = plan(a_fingerprint(*[a_case(prompt_statistics=line)] * 2))
+    assert own.settings.prompts.source == "files" and own.settings.prompts.imitated_share == 0
+    assert "follow one another" in own.reasons["prompts"]
+    curves = plan(a_fingerprint(*[a_case(prompt_statistics=line, prompt_curves=1)] * 2))
+    assert curves.settings.prompts.recipe.mode == "centreline" and curves.settings.prompts.imitated_share == 0.5
+    some = plan(a_fingerprint(a_case(prompt_statistics=line), a_case()))
+    assert some.settings.prompts.source == "simulated"
+
+
 def test_prompts_come_from_files_where_every_case_has_one() -> None:
     filed = a_fingerprint(*[a_case(prompt_statistics=POINTS)] * 2)
     recipe = RecipeSettings("bad_points", {"bad": 0.6, "points_per_slice": 3})

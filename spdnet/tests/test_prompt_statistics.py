@@ -160,6 +160,36 @@ def test_one_point_on_a_straight_line_is_smooth_and_a_jump_is_not() -> None:
     assert (count_prompts(pair, masks).point_triples, count_prompts(pair, masks).single_point_slices) == (1, 5)
 
 
+@pytest.mark.parametrize(
+    ("mode", "parameters", "is_line"),
+    [
+        ("centreline", {"drift_mm": 8.0}, True),
+        ("recipe", {}, False),
+        ("true_points", {"points_per_slice": 1}, False),
+        ("true_points", {"points_per_slice": 4}, False),
+        ("bad_points", {"bad": 0.5, "points_per_slice": 2}, False),
+    ],
+)
+def test_points_of_a_line_follow_one_another(mode: str, parameters: dict[str, Any], is_line: bool) -> None:
+    masks, total = tube_masks(), PromptStatistics()
+    for seed in range(5):
+        drawn = make_recipe(mode, parameters).draw(masks, ((0, 64), (0, 64)), MM, np.random.default_rng(seed))
+        total = total + count_prompts(drawn, masks, MM)
+    assert total.is_line == is_line
+    assert not count_prompts(drawn, masks).is_line, "lengths are not known"
+
+
+def test_steps_are_counted_in_the_order_of_the_file() -> None:
+    """There and back again through the same slices: several points in a slice, and yet a line."""
+    masks = np.ones((9, 1, 64, 64), dtype=bool)
+    line = points_of([[s, 10, 10] for s in range(9)] + [[8 - s, 10, 50] for s in range(9)])
+    found = count_prompts(line, masks, MM)
+    assert (found.steps, found.short_steps) == (17, 16), "the turn is long"
+    mixed = line.select(np.random.default_rng(0).permutation(18))
+    assert found.is_line and not count_prompts(mixed, masks, MM).is_line
+    assert count_prompts(line.select(np.arange(3)), masks, MM).steps == 0 and not PromptStatistics().is_line
+
+
 def test_points_without_a_class_are_counted_once_beside() -> None:
     masks = np.zeros((4, 2, 8, 8), dtype=bool)
     masks[:2, 0, :4], masks[1:3, 1, 4:] = True, True
