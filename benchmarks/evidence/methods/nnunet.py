@@ -62,8 +62,8 @@ DATASETS = {  # number and end of the name
 IMITATED = "_imitated"  # between the names of a volume and of its copy
 IMITATIONS = 3  # of each training volume, beside the volume with the points of its file
 FILES_ALONE = (
-    "in training it sees the points of the files alone; SPD and the other methods also imitations of them, unless these "
-    "form lines"
+    "in training it sees the points of the files alone; SPD and the other methods also imitations of them, unless these"
+    " form lines"
 )
 LAST_SHARE = 0.25  # of the epochs, over which the slope of the pseudo-Dice is told
 RISING = 0.001  # an epoch; a pseudo-Dice with a larger slope at the end was still rising
