@@ -55,8 +55,6 @@ NOT_RUN: tuple[tuple[str, str, str], ...] = (
     ("docs/choices.md", "benchmarks/", "hours of training"),
     ("docs/results.md", "pip install", "needs a package registry"),
     ("docs/results.md", "python benchmarks/nnunet_dropin.py", "needs nnunetv2; nnunet/test_dropin.py runs it"),
-    ("docs/choices.md", "spd_demo", "minutes of training; test_demo.py runs it shortened"),
-    ("docs/choices.md", "spd_simulate_prompts", "of the real data of the benchmark; run on README.md"),
     ("docs/choices.md", "spd_plan_and_preprocess", "of the real data of the benchmark; run on README.md"),
     ("docs/speed.md", "python benchmarks/speed.py", "test_speed_benchmark.py runs it shortened"),
     ("docs/results.md", "python benchmarks/run.py", "hours of work; it is a benchmark"),

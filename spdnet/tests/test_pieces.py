@@ -18,7 +18,6 @@ from spdnet.network import build_network
 from spdnet.planning.plans import BoxSettings, DistillationSettings
 from spdnet.prompts import SliceBoxes, SlicePrompts
 from spdnet.prompts.box_distillation import raw_boxes
-from spdnet.tests.tiny import measured_shares
 
 SIZE = 40
 NO_POINTS = np.zeros((0, 3))
@@ -85,14 +84,6 @@ def test_they_are_dropped_where_others_are_confirmed(
     expected = three_pieces() & ~(np.arange(6) < 2)[:, None, None] | three_pieces() & (np.arange(SIZE) >= 30)
     np.testing.assert_array_equal(changed, expected if dropped else np.zeros_like(changed))
     assert not probabilities[:, 0][changed].any()
-
-
-def test_the_training_cases_decide() -> None:
-    plans = DistillationSettings(lone_pieces="auto")
-    for shares, expected in ((None, ["keep", "keep"]), ([0.96, 0.9], ["drop", "keep"])):
-        measured = None if shares is None else measured_shares(2, confirmed=shares)
-        rules = Rules(plans, SIZE, measured)
-        assert [rules.of_class(k).lone_pieces for k in range(2)] == expected
 
 
 def test_prediction_and_validation_drop_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

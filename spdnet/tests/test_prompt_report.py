@@ -58,7 +58,6 @@ def test_every_point_is_told_in_a_markup_and_in_the_table(trained: Workspace) ->
             for row in own:
                 decided = float(row["saliency_here"])
                 assert (decided > float(row["threshold"])) == (row["fate"].startswith(("kept", "left out")))
-                assert row["probability"] == "", "trust was not learned"
         markups = read_markups(folder / "prompts" / f"{case.case}.mrk.json")
         assert sum(len(m.points_lps_mm) for m in markups) == len(rows)
         assert {m.name.split(", ", 1)[1] for m in markups} == {r["fate"] for r in rows} <= {f.value for f in Fate}
