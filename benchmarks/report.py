@@ -33,8 +33,6 @@ empty masks count 1, one empty mask 0), target-slice DSC over slices with target
 both masks have foreground, volume Dice over cases; then over classes. Several seeds are averaged per case first.
 Brackets are 95 % bootstrap intervals over cases; they do not hold the noise between trainings, which the standard
 deviation between seeds shows. Differences are paired by case.
-
-On development test volumes "SPD" and its variants are those of the time: the consensus, without maps.
 """
 GOAL_NOTE = (
     "Judged on the test part with all training volumes, by the measured value; below is every setting. "
@@ -51,8 +49,9 @@ PER_CONDITION: tuple[tuple[str, str, str, Callable[[Collection, Condition], Figu
      "both have.", figures.cases),
     ("noise", "noise curves", "One training, tested with ever worse prompts. Bands are 95 % intervals over cases, dots "
      "single seeds; dashed lines ignore prompts. All of the seeds that SPD has there.", figures.noise_curves),
-    ("sweeps", "n and tau (the paper's Figure 7, and the threshold behind its Figure 8)", "SPD with other numbers of "
-     "context slices and thresholds. Whiskers are 95 % intervals of the paired difference to SPD.", figures.sweeps),
+    ("sweeps", "n and tau (the paper's Figure 7, and the threshold behind its Figure 8)", "The paper's "
+     "consensus with other numbers of context slices and thresholds, and SPD as a line. Whiskers are 95 % intervals of "
+     "the paired difference to the consensus of the paper's numbers.", figures.sweeps),
     ("consistency", "consistency between slices (Figure 6)", "Consistency with no other slice, the one before, the one "
      "after, or both. Whiskers as above.", figures.consistency),
     ("frozen", "frozen SAM (Figure 5)", "SAM as it was published, prompted with raw points, all points, and what "

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evidence.collection import (
+    CONSENSUS,
     LADDERS,
     NNUNET,
     RAW,
@@ -159,27 +160,31 @@ def forest(collection: Collection, condition: Condition) -> Figure | None:
 
 @mpl.rc_context(STYLE)
 def sweeps(collection: Collection, condition: Condition) -> Figure | None:
-    """SPD with other numbers of context slices n and thresholds tau; whiskers are of the paired difference to SPD."""
-    spd, rows = collection.runs(condition, SPD), collection.rows(condition)
+    """The consensus with other numbers of context slices n and thresholds tau, and SPD as a line.
+
+    Whiskers are of the paired difference to the consensus with the usual ones.
+    """
+    spd, usual_runs = (collection.runs(condition, name) for name in (SPD, CONSENSUS))
+    rows = collection.rows(condition)
     panels = [
         ("context slices n on each side", 2.0, _numbered(rows, r"spd_context(\d+)", 1.0)),
         ("saliency threshold tau", 0.5, _numbered(rows, r"spd_tau(\d+)", 0.01)),
     ]
     panels = [panel for panel in panels if panel[2]]
-    if spd is None or not spd.results or not panels:
+    if spd is None or not spd.results or usual_runs is None or not usual_runs.results or not panels:
         return None
-    default = estimate(spd.results, DSC.name).mean
+    default, of_spd = (estimate(runs.results, DSC.name).mean for runs in (usual_runs, spd))
     figure = new_figure(2.6, WIDTH if len(panels) == 2 else 0.6 * WIDTH)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     title_above(figure, collection.short_title(condition))
     for axis, (title, usual, variants) in zip(axes, panels, strict=True):
-        axis.axhline(default, color=SPD_COLOUR, linewidth=0.9, linestyle=DASHES)
+        axis.axhline(of_spd, color=SPD_COLOUR, linewidth=0.9, linestyle=DASHES, label="SPD")
         for value, runs in variants:
-            axis.plot([value, value], _against_spd(runs, spd), color=OTHER_COLOUR, linewidth=1.4)
+            axis.plot([value, value], _against(runs, usual_runs), color=OTHER_COLOUR, linewidth=1.4)
         x, means = zip(*((value, estimate(r.results, DSC.name).mean) for value, r in variants), strict=True)
         axis.plot(x, means, "o", color=OTHER_COLOUR, label="variants")
-        axis.plot(usual, default, "o", color=SPD_COLOUR, markersize=7, label="SPD")
-        axis.annotate("SPD", (usual, default), (0, 7), textcoords="offset points", color=SPD_COLOUR, ha="center")
+        axis.plot(usual, default, "o", color=INK, markersize=7, label="consensus")
+        axis.annotate("as in the paper", (usual, default), (0, 7), textcoords="offset points", color=INK, ha="center")
         axis.set_xticks(sorted([*x, usual]))
         axis.set_xlabel(title)
         axis.margins(x=0.08, y=0.12)
@@ -201,7 +206,7 @@ def consistency(collection: Collection, condition: Condition) -> Figure | None:
     axis.axvline(estimate(spd.results, DSC.name).mean, color=SPD_COLOUR, linewidth=0.9, linestyle=DASHES)
     for y, runs in enumerate(rows):
         mean, colour = estimate(runs.results, DSC.name).mean, SPD_COLOUR if runs is spd else OTHER_COLOUR
-        axis.plot(_against_spd(runs, spd), [y, y], color=colour, linewidth=1.4)
+        axis.plot(_against(runs, spd), [y, y], color=colour, linewidth=1.4)
         axis.plot(mean, y, "o", color=colour, markersize=6, label=runs.method.title)
         _write_right(axis, y, f"{mean:.1f}")
     axis.set_yticks(range(len(rows)), [r.method.title for r in rows])
@@ -388,10 +393,10 @@ def _bars(rows: Sequence[Runs], metrics: Sequence[str], title: str) -> Figure:
     return figure
 
 
-def _against_spd(runs: Runs, spd: Runs) -> tuple[float, float]:
-    """The interval of the paired difference to SPD, round the method's own mean; NaN for SPD itself."""
-    found = difference(runs.results, spd.results, DSC.name)
-    if runs is spd or found is None:
+def _against(runs: Runs, other: Runs) -> tuple[float, float]:
+    """The interval of the paired difference to another method, round the method's own mean; NaN for that one itself."""
+    found = difference(runs.results, other.results, DSC.name)
+    if runs is other or found is None:
         return math.nan, math.nan
     shift = estimate(runs.results, DSC.name).mean - found.estimate.mean
     return found.estimate.low + shift, found.estimate.high + shift

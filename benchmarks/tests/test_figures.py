@@ -106,12 +106,18 @@ def test_forest_has_paired_differences_and_arrows_for_far_ones() -> None:
 
 
 def test_sweeps_have_their_numbers_and_the_default() -> None:
-    made = collection(
-        level("spd", 80), level("spd_context0", 74), level("spd_context4", 81), level("spd_tau30", 79)
-    )  # fmt: skip
+    variants = level("spd_context0", 74), level("spd_context4", 81), level("spd_tau30", 79)
+    made = collection(level("spd", 85), level("consensus", 80), *variants)
     context, threshold = drawn(figures.sweeps(made, made.conditions[0])).axes
-    assert lines(context) == {"variants": ([0, 4], pytest.approx([74, 81])), "SPD": ([2], pytest.approx([80]))}
-    assert lines(threshold) == {"variants": ([0.3], pytest.approx([79])), "SPD": ([0.5], pytest.approx([80]))}
+    usual = {"SPD": (pytest.approx([0, 1]), pytest.approx([85, 85]))}
+    assert lines(context) == usual | {
+        "variants": ([0, 4], pytest.approx([74, 81])), "consensus": ([2], pytest.approx([80]))
+    }  # fmt: skip
+    assert lines(threshold) == usual | {
+        "variants": ([0.3], pytest.approx([79])), "consensus": ([0.5], pytest.approx([80]))
+    }  # fmt: skip
+    without = collection(level("spd", 85), *variants)
+    assert figures.sweeps(without, without.conditions[0]) is None
 
 
 def test_consistency_and_frozen_prompts() -> None:
