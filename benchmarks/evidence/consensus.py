@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from spdnet.errors import ModelError
+from spdnet.geometry import rescale_points
 from spdnet.inference.class_rules import Rules
-from spdnet.inference.prompting import decoder_rows, distill_volume
+from spdnet.inference.prompting import distill_volume
 from spdnet.inference.volume import predict_volume
 from spdnet.network.checkpoint import read_checkpoint
 from spdnet.network.precision import compute_dtype, place
@@ -39,7 +40,7 @@ class Distiller:
 
     def __init__(self, settings: SPDSettings, n_classes: int, trained: Path, device: torch.device) -> None:
         content = read_checkpoint(trained)
-        if difference := input_difference(content["spd"]["settings"], settings):
+        if difference := input_difference(content["spd"]["settings"], settings, of_stage1=True):
             raise ModelError(f"{trained} was trained with other plans: {difference}")
         self._settings, self._device = settings, device
         self._network = build_planned_network(settings, n_classes)
@@ -68,8 +69,10 @@ def consensus_points(prompts: SlicePrompts, saliency: np.ndarray, settings: SPDS
         saliency: float (S, k, M, M) in [0, 1].
         settings: of the plans; its `distillation` has tau and n.
     """
-    rules = Rules(replace(settings.distillation, mode="consensus", empty_consensus="empty"), settings.image_size)
-    rows = decoder_rows(distill_volume(prompts, saliency, rules), saliency, rules)
-    row, place_in_row = np.nonzero(rows.point_is_real)
-    points = np.column_stack([rows.slice_index[row], rows.points_yx[row, place_in_row]])
-    return SlicePrompts(points.astype(np.float64), rows.class_index[row])
+    rules = Rules(replace(settings.distillation, mode="consensus"), settings.image_size)
+    parts = []
+    for k, found in enumerate(distill_volume(prompts, saliency, rules)):
+        places = rescale_points(found.points_yx, saliency.shape[-1], settings.image_size)
+        points = np.column_stack([found.slice_index, places]).astype(np.float64)
+        parts.append(SlicePrompts(points, np.full(len(points), k, dtype=np.int64)))
+    return SlicePrompts.concatenate(parts)

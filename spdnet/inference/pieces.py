@@ -31,7 +31,7 @@ def drop_lone_pieces(
     prompts.
 
     Args:
-        probabilities: float32 (S, k, M, M), of all looks; changed in place.
+        probabilities: float32 (S, k, M, M), of the decoder; changed in place.
         points_syx: all points of each class, as `points_of_class` has them.
         given: the prompts of the volume, as they were distilled.
         rules: of the network.

@@ -82,7 +82,7 @@ def is_prompt_report(folder: Path, case: str) -> bool:
     """Whether what lies where the files of a case go was written by `write_prompt_report`."""
     try:
         with report_files(folder, case)[1].open(encoding="utf-8", newline="") as stream:
-            return next(csv.reader(stream), []) == list(_COLUMNS)
+            return set(_COLUMNS) <= set(next(csv.reader(stream), []))  # earlier versions had more
     except (OSError, ValueError, csv.Error):
         return False
 

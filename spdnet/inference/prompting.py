@@ -14,10 +14,9 @@ import numpy as np
 from spdnet.geometry import rescale_points
 from spdnet.inference.class_rules import Rules
 from spdnet.prompts import ALL_CLASSES, SliceBoxes, SlicePrompts
-from spdnet.prompts.background import Background
 from spdnet.prompts.box_distillation import BoxConsensus, distill_boxes, raw_boxes
 from spdnet.prompts.distillation import Consensus, distill_prompts, limit_points, raw_prompts
-from spdnet.prompts.random_points import count_hits, look_random
+from spdnet.prompts.random_points import Background, count_hits, look_random
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,24 @@ class DecoderRows:
             points_yx=np.pad(self.points_yx, ((0, 0), (0, missing), (0, 0))),
             point_is_real=np.pad(self.point_is_real, ((0, 0), (0, missing))),
         )
+
+    @staticmethod
+    def of(
+        slices: Sequence[int],
+        classes: Sequence[int],
+        points_yx: Sequence[np.ndarray],
+        boxes_yxyx: np.ndarray,
+        has_box: np.ndarray,
+    ) -> DecoderRows:
+        """Rows with different numbers of points, each float (N, 2) in network pixels, padded."""
+        longest = max((len(p) for p in points_yx), default=0)
+        padded = np.zeros((len(points_yx), longest, 2), dtype=np.float32)
+        is_real = np.zeros((len(points_yx), longest), dtype=bool)
+        for row, own in enumerate(points_yx):
+            padded[row, : len(own)] = own
+            is_real[row, : len(own)] = True
+        indices = np.array(slices, dtype=np.int64), np.array(classes, dtype=np.int64)
+        return DecoderRows(*indices, padded, is_real, boxes_yxyx.astype(np.float32), has_box)
 
     @staticmethod
     def concatenate(parts: Sequence[DecoderRows]) -> DecoderRows:
@@ -240,21 +257,7 @@ def decoder_rows(
         edges.append(_rescale_boxes(own_boxes[decoded], mask_size, image_size))
     has_box = [~np.isnan(e[:, 0]) for e in edges]
     boxes_of_rows = np.where(np.concatenate(has_box)[:, None], np.concatenate(edges), 0)
-    return _rows(slices, classes, points, boxes_of_rows, np.concatenate(has_box))
-
-
-def _rows(
-    slices: list[int], classes: list[int], points_yx: list[np.ndarray], boxes_yxyx: np.ndarray, has_box: np.ndarray
-) -> DecoderRows:
-    """Rows with different numbers of points, each float (N, 2) in network pixels, padded."""
-    longest = max((len(p) for p in points_yx), default=0)
-    padded = np.zeros((len(points_yx), longest, 2), dtype=np.float32)
-    is_real = np.zeros((len(points_yx), longest), dtype=bool)
-    for row, own in enumerate(points_yx):
-        padded[row, : len(own)] = own
-        is_real[row, : len(own)] = True
-    indices = np.array(slices, dtype=np.int64), np.array(classes, dtype=np.int64)
-    return DecoderRows(*indices, padded, is_real, boxes_yxyx.astype(np.float32), has_box)
+    return DecoderRows.of(slices, classes, points, boxes_of_rows, np.concatenate(has_box))
 
 
 def reach_of_context(rules: Rules) -> int:

@@ -130,8 +130,7 @@ def predict_encoded(
     """
     saliency = volume.saliency
     points = points_of_classes(prompts, saliency, network.image_size)
-    asked = given.consensus if rules.settings.mode == "consensus" else asked_points(prompts, saliency, rules)
-    rows = decoder_rows(asked, saliency, rules, given.boxes)
+    rows = decoder_rows(asked_points(prompts, saliency, rules), saliency, rules, given.boxes)
     probabilities = decode_volume(network, volume, rows, device, PromptMaps.of(network, points, saliency))
     probabilities[:, given.untrusted] = saliency[:, given.untrusted]
     drop_lone_pieces(probabilities, points, given, rules)
@@ -321,14 +320,15 @@ class _Stream:
         first = self._decoded
         if self.prompts is not None:
             rows = rows_of_slices(self.prompts, self.saliency, first, stop, self.rules)
-            embeddings = torch.cat(self._embeddings)
+            self._embeddings = [torch.cat(self._embeddings)]
             self._take_masks()
-            self._decode(rows, embeddings, first)
-            self._embeddings = [embeddings[stop - first :].clone()]
+            self._decode(rows, first)
+            self._embeddings = [self._embeddings[0][stop - first :].clone()]
         self._decoded = stop
 
-    def _decode(self, rows: DecoderRows, embeddings: torch.Tensor, first: int) -> None:
-        """Have rows decoded, given the embeddings of the slices from `first` on."""
+    def _decode(self, rows: DecoderRows, first: int) -> None:
+        """Have rows decoded; the embeddings are those of the slices from `first` on."""
+        (embeddings,) = self._embeddings
 
         def decode(part: slice) -> None:
             own = embeddings[torch.from_numpy(rows.slice_index[part] - first).to(self.device)]

@@ -101,7 +101,7 @@ class Fingerprint:
         has_regions: whether the classes are regions.
         foreground_intensities: for each channel statistics of the target's voxels in all cases together, named as in
             nnU-Net's fingerprint.
-        measured_from: the raw files; None in a fingerprint of an earlier version.
+        measured_from: the raw files; None in a fingerprint of an earlier version, which has to be measured again.
     """
 
     dataset_name: str
@@ -141,7 +141,7 @@ class Fingerprint:
     def out_of_date(self, now: RawFiles) -> str | None:
         """Why it has to be measured again, in words; None if the raw files are those that it was measured from."""
         if self.measured_from is None:
-            return "it was written by an earlier version, which did not note what it measured"
+            return "it was written by an earlier version, which noted less"
         return self.measured_from.difference(now)
 
     def save(self, file: Path) -> None:
@@ -196,7 +196,7 @@ class Fingerprint:
                 tuple(content["channel_names"]),
                 tuple(content["foreground_intensities"]),
                 tuple(_case_from_dict(case) for case in content["cases"]),
-                RawFiles.from_dict(content["measured_from"]) if content.get("measured_from") is not None else None,
+                RawFiles.from_dict(content["measured_from"]) if _measures_all(content) else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlansError(
@@ -415,6 +415,12 @@ def _pixel_area_mm2(geometry: ImageGeometry, slicing_axis: int) -> float:
 def _median(values: Iterable[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return float(np.median(known)) if known else None
+
+
+def _measures_all(content: dict[str, Any]) -> bool:
+    """Whether a fingerprint notes what it was measured from, and all that is counted of prompts."""
+    counted = [case["prompt_statistics"] for case in content["cases"] if case["prompt_statistics"] is not None]
+    return content.get("measured_from") is not None and all("short_steps" in counts for counts in counted)
 
 
 def _case_from_dict(content: dict[str, Any]) -> CaseFingerprint:

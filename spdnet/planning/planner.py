@@ -401,11 +401,10 @@ class SPDPlannerPaper(SPDPlanner):
         )
 
     def choose_distillation(self) -> DistillationSettings:
-        """Salient points reach the decoder, and no others; a slice without any gets none."""
-        settings = super().choose_distillation()
+        """Salient points reach the decoder, and no others; a slice without any is decoded without."""
         for name in ("distillation", "random_points", "lone_pieces"):
             self.reasons[name] = "as in the paper"
-        return DistillationSettings(n_context=settings.n_context)
+        return DistillationSettings(n_context=0 if self.is_flat() else 2)
 
     def choose_prompts(self) -> PromptSettings:
         """Files as they are."""

@@ -112,8 +112,8 @@ class DistillationSettings:
             it is decoded from SAM's "not a point" token alone) or "empty" (an empty mask).
         random_points: what becomes of the points of a class that are salient no more often than random ones in a
             volume (`spdnet.prompts.random_points`): "keep" (the paper's) or "refuse": the class is predicted from the
-            saliency alone, with a warning, if no box is trusted and slices without trusted points are not to be
-            "empty". Our extension.
+            saliency alone, with a warning, if no box is trusted; not with "raw", nor with "consensus" where slices
+            without trusted points are to be "empty". Our extension.
         lone_pieces: what becomes of a mask's pieces that hold no point and meet no trusted box
             (`spdnet.inference.pieces`): "keep" (the paper's), "drop", or "auto": for each class "drop" if stage 2 finds
             that nearly all of the target in the training cases is in pieces that hold one. None is dropped where no
@@ -472,8 +472,8 @@ def settings_from_dict(kind: type[Settings], content: Any, where: str) -> Settin
     unknown = sorted(content.keys() - fields.keys())
     if unknown:
         raise PlansError(
-            f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(fields)}. Plans of another version of "
-            "spdnet have to be made anew with spd_plan_and_preprocess, and their models trained anew"
+            f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(fields)}. If these are plans of another "
+            "version of spdnet, make them anew with spd_plan_and_preprocess"
         )
     values = {}
     for name, declared in fields.items():

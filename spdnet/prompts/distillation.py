@@ -10,7 +10,7 @@ pixel frame of the saliency maps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -60,62 +60,6 @@ class Consensus:
         return np.bincount(self.slice_index, minlength=n_slices)[:n_slices] > 0
 
 
-@dataclass(frozen=True)
-class PointUses:
-    """Which point might prompt which slice, one entry each.
-
-    Attributes:
-        slice_index: int64 (Q,), slice that would be prompted.
-        point_index: int64 (Q,), row of the point among those given.
-        source_slice: int64 (Q,), the point's own slice.
-        pixel: int64 (Q, 2), row and column of the pixel that it lies in.
-    """
-
-    slice_index: np.ndarray
-    point_index: np.ndarray
-    source_slice: np.ndarray
-    pixel: np.ndarray
-
-    @property
-    def offset(self) -> np.ndarray:
-        """int64 (Q,): from the point's own slice to the one that it would prompt."""
-        return self.slice_index - self.source_slice
-
-    def select(self, chosen: np.ndarray) -> PointUses:
-        """The entries of a bool mask (Q,) or of an array of indices."""
-        return PointUses(*(getattr(self, field.name)[chosen] for field in fields(self)))
-
-    def order(self) -> np.ndarray:
-        """Indices int64 (Q,) that sort the entries by slice, its own points first, then those of the nearest slices."""
-        return np.lexsort((self.point_index, np.abs(self.offset), self.slice_index))
-
-    def saliency(self, maps: np.ndarray) -> np.ndarray:
-        """That of maps (S, H, W), at the point in the slice that it would prompt: float32 (Q,)."""
-        return maps[self.slice_index, self.pixel[:, 0], self.pixel[:, 1]].astype(np.float32)
-
-    def at_home(self, values: np.ndarray, n_points: int) -> np.ndarray:
-        """Of values (Q,), those of every point in its own slice: (n_points,), 0 for points without a use."""
-        local = self.offset == 0
-        found = np.zeros(n_points, dtype=values.dtype)
-        found[self.point_index[local]] = values[local]
-        return found
-
-
-def point_uses(points_syx: np.ndarray, shape: tuple[int, ...], n_context: int) -> PointUses:
-    """All uses of the points that lie within maps (S, H, W), in slices at most `n_context` away, point by point.
-
-    Args:
-        points_syx: float (N, 3), slice, y, x in pixels of the maps; a point belongs to the slice whose centre plane
-            is nearest.
-    """
-    index = nearest_index(np.asarray(points_syx, dtype=np.float64).reshape(-1, 3))
-    inside = np.flatnonzero(((index >= 0) & (index < shape)).all(axis=1))
-    slices = index[inside, :1] + np.arange(-n_context, n_context + 1)
-    rows, columns = np.nonzero((slices >= 0) & (slices < shape[0]))
-    points = inside[rows]
-    return PointUses(slices[rows, columns], points, index[points, 0], index[points, 1:])
-
-
 def distill_prompts(points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_context: int) -> Consensus:
     """Distil the noisy points of one volume and class (equations of CPD, arXiv 2604.23314).
 
@@ -130,15 +74,19 @@ def distill_prompts(points_syx: np.ndarray, saliency: np.ndarray, tau: float, n_
         The consensus of every slice, sorted by slice, local points first, then by distance of the source slice.
     """
     points = np.asarray(points_syx, dtype=np.float64).reshape(-1, 3)
-    uses = point_uses(points, saliency.shape, n_context)
-    here = uses.saliency(saliency)
-    own = uses.at_home(here, len(points))
-    chosen = (here > tau) & (own > tau)[uses.point_index]
-    kept, here = uses.select(chosen), here[chosen]
-    order = kept.order()
-    kept = kept.select(order)
-    places = points[kept.point_index, 1:]
-    return Consensus(kept.slice_index, kept.point_index, kept.source_slice, places, here[order], own)
+    index = nearest_index(points)
+    inside = np.flatnonzero(((index >= 0) & (index < saliency.shape)).all(axis=1))
+    own = np.zeros(len(points), dtype=np.float32)
+    own[inside] = saliency[tuple(index[inside].T)]
+    lent = np.flatnonzero(own > tau)
+    slices = index[lent, :1] + np.arange(-n_context, n_context + 1)
+    rows, columns = np.nonzero((slices >= 0) & (slices < len(saliency)))
+    target, point = slices[rows, columns], lent[rows]
+    source, y, x = index[point].T
+    here = saliency[target, y, x].astype(np.float32)
+    kept = np.flatnonzero(here > tau)
+    kept = kept[np.lexsort((point[kept], np.abs(target - source)[kept], target[kept]))]
+    return Consensus(target[kept], point[kept], source[kept], points[point[kept], 1:], here[kept], own)
 
 
 def raw_prompts(points_syx: np.ndarray, n_slices: int) -> Consensus:

@@ -25,7 +25,8 @@ _SMOOTH_SHARE_OF_SPREAD = 0.25
 _SMOOTH_PIXELS = 1.5
 _MOSTLY_SINGLE = 0.8
 _MOSTLY_SMOOTH = 0.5
-_MOSTLY_SHORT = 0.75  # a line has more short steps, points drawn one by one far fewer: see docs/choices.md
+_MOSTLY_SHORT = 0.7  # a line has more short steps, points drawn one by one far fewer: see docs/choices.md
+_MIN_POINTS_OF_STEPS = 8  # of few points any are near
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class PromptStatistics:
         point_triples: three adjacent slices with exactly one point each.
         smooth_triples: those whose middle point lies near the straight line between the others: nearer to its middle
             than a quarter of the in-plane spread of the class's points, or than 1.5 pixels.
-        steps: from a point to the next one in the file, where lengths are known.
+        steps: from a point to the next one in the file, where that lies in another slice; counted where lengths are
+            known and a case has 8 points or more.
         short_steps: those that lead to one of the two points that are nearest in 3D.
         boxes: boxes in slices of the volume, one for each slice that a box is cut into.
         slices_with_boxes: slices with at least one box.
@@ -104,8 +106,9 @@ class PromptStatistics:
 
     @property
     def is_line(self) -> bool:
-        """Whether points follow one another in their files, as those along a bowel do."""
-        return self.steps > 0 and self.short_steps >= _MOSTLY_SHORT * self.steps
+        """Whether points, several in most slices, follow one another in their files, as those along a bowel do."""
+        are_single = self.single_point_slices >= _MOSTLY_SINGLE * self.slices_with_points
+        return not are_single and self.steps > 0 and self.short_steps >= _MOSTLY_SHORT * self.steps
 
     @property
     def precision(self) -> float:
@@ -256,14 +259,15 @@ def _count_triples(points_yx: np.ndarray, slices: np.ndarray, per_slice: np.ndar
 
 
 def _count_steps(points_syx: np.ndarray, mm_per_pixel: Sequence[float]) -> tuple[int, int]:
-    """Steps from point to point, and those to one of the two nearest; none where a fourth point is missing."""
-    if len(points_syx) < 4:
+    """Steps from point to point into another slice, and those of them to one of the two nearest points."""
+    if len(points_syx) < _MIN_POINTS_OF_STEPS:
         return 0, 0
     rows_mm, columns_mm, slices_mm = mm_per_pixel
     places = points_syx * np.array([slices_mm, rows_mm, columns_mm])
     _, nearest = cKDTree(places).query(places, 3)  # the point itself among them
+    is_step = np.diff(nearest_index(points_syx[:, 0])) != 0
     is_short = (nearest[:-1] == np.arange(1, len(places))[:, None]).any(axis=1)
-    return len(is_short), int(is_short.sum())
+    return int(is_step.sum()), int((is_step & is_short).sum())
 
 
 def _distances(points_syx: np.ndarray, masks: np.ndarray, mm_per_pixel: Sequence[float]) -> tuple[int, ...]:

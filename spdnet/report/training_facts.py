@@ -100,12 +100,15 @@ def _distillation(p: dict[str, Any]) -> str:
 
 
 def _without_points(p: dict[str, Any]) -> str:
-    is_empty = p["distillation"]["mode"] == "consensus" and p["distillation"]["empty_consensus"] == "empty"
-    return "empty" if is_empty else "decoded without a point"
+    if p["distillation"]["mode"] != "consensus":
+        return "decoded with the points they have"
+    return "empty" if p["distillation"]["empty_consensus"] == "empty" else "decoded without a point"
 
 
 def _random_points(p: dict[str, Any]) -> str:
-    if p["distillation"]["mode"] == "raw" or p["distillation"]["random_points"] == "keep":
+    d = p["distillation"]
+    falls_back = d["mode"] == "weighed" or (d["mode"] == "consensus" and d["empty_consensus"] == "decode")
+    if d["random_points"] == "keep" or not falls_back:
         return "used all the same"
     return "refused: such a volume is predicted from the saliency alone"
 

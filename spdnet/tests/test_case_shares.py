@@ -196,7 +196,7 @@ def test_stage_2_measures_and_says_so(mode: str, tmp_path: Path) -> None:
 
 
 def test_the_validation_during_training_is_of_what_is_predicted(tmp_path: Path) -> None:
-    settings = from_files(empty_consensus="decode", tau=0.5)
+    settings = from_files()
     network, counts = tiny_network(n_classes=1), {}
     for name, point in (("off", ELSEWHERE), ("on", ON_TARGET)):
         folder = tmp_path / name

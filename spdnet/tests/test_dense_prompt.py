@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from spdnet.inference import prompting, volume
+from spdnet.inference import volume
 from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompt_maps import SIGMAS_ACROSS, PromptMaps
 from spdnet.inference.prompting import (
@@ -23,7 +23,7 @@ from spdnet.inference.prompting import (
 from spdnet.inference.volume import encode_volume, predict_encoded, predict_volume
 from spdnet.network import SPDNetwork, build_network
 from spdnet.planning.plans import DistillationSettings
-from spdnet.prompts import SlicePrompts
+from spdnet.prompts import SliceBoxes, SlicePrompts
 
 CPU = torch.device("cpu")
 N_SLICES, SIZE, MAP = 11, 56, 28
@@ -32,7 +32,7 @@ REACH = 2
 
 def rows_without_boxes(slices: list[int], classes: list[int], points_yx: list[np.ndarray]) -> DecoderRows:
     n = len(slices)
-    return prompting._rows(slices, classes, points_yx, np.zeros((n, 4)), np.zeros(n, dtype=bool))
+    return DecoderRows.of(slices, classes, points_yx, np.zeros((n, 4)), np.zeros(n, dtype=bool))
 
 
 def network_with_dense_prompt(trained: bool) -> SPDNetwork:
@@ -151,17 +151,25 @@ def test_every_slice_is_decoded_for_it(mode: str) -> None:
 
 @pytest.mark.parametrize("batch_size", [3, 20])
 @pytest.mark.parametrize("mode", ["raw", "consensus", "weighed"])
-def test_the_stream_is_the_whole_volume_at_once(mode: str, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where no rule looks as far as the maps do."""
+@pytest.mark.parametrize("n_context", [0, REACH + 3])
+def test_the_stream_is_the_whole_volume_at_once(
+    n_context: int, mode: str, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where points and boxes are lent less far, or farther, than the maps look."""
     monkeypatch.setattr(volume, "DECODED_TOGETHER", 3)
     network = network_with_dense_prompt(True)
     slices = np.random.default_rng(0).random((N_SLICES, 1, SIZE, SIZE)).astype(np.float16)
-    settings = DistillationSettings(mode=mode, n_context=0)  # type: ignore[arg-type]
-    streamed = predict_volume(network, slices, some_prompts(), settings, batch_size, CPU)
+    settings = DistillationSettings(mode=mode, n_context=n_context)  # type: ignore[arg-type]
+    boxes = SliceBoxes(
+        np.array([1, 8]), np.array([[4.0, 4.0, 40.0, 40.0], [10.0, 12.0, 50.0, 50.0]]), np.array([0, -1])
+    )
+    prompts = replace(some_prompts(), boxes=boxes)
+    streamed = predict_volume(network, slices, prompts, settings, batch_size, CPU)
     encoded = encode_volume(network, slices, batch_size, CPU)
     rules = Rules.of(settings, network)
-    given = distill_whole_volume(some_prompts(), encoded.saliency, rules)
-    expected = predict_encoded(network, encoded, given, some_prompts(), rules, CPU)
+    given = distill_whole_volume(prompts, encoded.saliency, rules)
+    assert max(len(b.slice_index) for b in given.boxes) > 1
+    expected = predict_encoded(network, encoded, given, prompts, rules, CPU)
     assert np.ptp(expected) > 0.5
     np.testing.assert_allclose(streamed.probabilities, expected, atol=2e-2)  # other batches, bfloat16
 

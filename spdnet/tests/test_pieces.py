@@ -1,4 +1,4 @@
-"""Pieces of masks without any prompt: which they are, when they are dropped, and what decides."""
+"""Pieces of masks without any prompt: which they are, and when they are dropped."""
 
 from __future__ import annotations
 

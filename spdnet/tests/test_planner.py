@@ -20,7 +20,7 @@ from spdnet.errors import ConfigurationError, DatasetError, PlansError, PromptFi
 from spdnet.planning import Fingerprint, SPDPlanner, SPDPlans, StoredCase, extract_fingerprint
 from spdnet.planning.fingerprint import CaseFingerprint, ClassFingerprint
 from spdnet.planning.planner import PLANNERS, SPDPlannerPaper
-from spdnet.planning.plans import PromptSettings, RecipeSettings
+from spdnet.planning.plans import DistillationSettings, PromptSettings, RecipeSettings
 from spdnet.prompts import Markup, PromptStatistics, read_markups, write_markups
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.tiny import SPACING_ZYX_MM, blob_case
@@ -218,7 +218,7 @@ def test_a_fingerprint_is_measured_again_if_its_files_have_changed(
     content = json.loads(file.read_text(encoding="utf-8"))
     del content["measured_from"]
     file.write_text(json.dumps(content), encoding="utf-8")
-    assert "(it was written by an earlier version, which did not note what it measured)" in extract("--outside", "drop")
+    assert "(it was written by an earlier version, which noted less)" in extract("--outside", "drop")
 
 
 def test_prompts_that_come_later_are_planned_with(planned: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -556,12 +556,13 @@ def test_two_dimensional_data_has_no_context() -> None:
     assert plan().settings.distillation.n_context == 2
     flat = a_case(n_slices=1, shape=(1, 100, 80), has_patient_axes=False, nonzero_box=((0, 1), (0, 100), (0, 80)))
     plans = plan(a_fingerprint(flat, flat))
-    assert plans.settings.distillation.n_context == 0
+    assert plans.settings.distillation == DistillationSettings("consensus", n_context=0, random_points="refuse")
+    assert plans.settings.dense_prompt.mode == "none"
     assert "2D" in plans.reasons["slicing_axis"]
 
 
 def test_points_that_form_lines_are_not_imitated_by_scattered_ones() -> None:
-    line = replace(POINTS, steps=8, short_steps=7)
+    line = replace(POINTS, slices_with_points=10, steps=80, short_steps=70)
     assert line.is_line
     own = plan(a_fingerprint(*[a_case(prompt_statistics=line)] * 2))
     assert own.settings.prompts.source == "files" and own.settings.prompts.imitated_share == 0

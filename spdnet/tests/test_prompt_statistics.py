@@ -160,34 +160,39 @@ def test_one_point_on_a_straight_line_is_smooth_and_a_jump_is_not() -> None:
     assert (count_prompts(pair, masks).point_triples, count_prompts(pair, masks).single_point_slices) == (1, 5)
 
 
+@pytest.mark.parametrize("slice_mm", [1.0, 3.0, 8.0])
 @pytest.mark.parametrize(
-    ("mode", "parameters", "is_line"),
+    ("mode", "parameters"),
     [
-        ("centreline", {"drift_mm": 8.0}, True),
-        ("recipe", {}, False),
-        ("true_points", {"points_per_slice": 1}, False),
-        ("true_points", {"points_per_slice": 4}, False),
-        ("bad_points", {"bad": 0.5, "points_per_slice": 2}, False),
+        ("recipe", {}),
+        ("true_points", {"points_per_slice": 1}),
+        ("true_points", {"points_per_slice": 2}),
+        ("true_points", {"points_per_slice": 4}),
+        ("bad_points", {"bad": 0.5, "points_per_slice": 3}),
     ],
 )
-def test_points_of_a_line_follow_one_another(mode: str, parameters: dict[str, Any], is_line: bool) -> None:
-    masks, total = tube_masks(), PromptStatistics()
+def test_points_drawn_one_by_one_are_no_line(mode: str, parameters: dict[str, Any], slice_mm: float) -> None:
+    """However thick the slices are; also points in file order by slice, one in each."""
+    masks, total, mm = tube_masks(), PromptStatistics(), (1.0, 1.0, slice_mm)
     for seed in range(5):
-        drawn = make_recipe(mode, parameters).draw(masks, ((0, 64), (0, 64)), MM, np.random.default_rng(seed))
-        total = total + count_prompts(drawn, masks, MM)
-    assert total.is_line == is_line
-    assert not count_prompts(drawn, masks).is_line, "lengths are not known"
+        drawn = make_recipe(mode, parameters).draw(masks, ((0, 64), (0, 64)), mm, np.random.default_rng(seed))
+        total = total + count_prompts(drawn, masks, mm)
+    assert total.steps > 100 and not total.is_line
+    if parameters.get("points_per_slice") != 1:
+        assert total.short_steps < 0.5 * total.steps
 
 
-def test_steps_are_counted_in_the_order_of_the_file() -> None:
-    """There and back again through the same slices: several points in a slice, and yet a line."""
+def test_points_that_follow_one_another_are_a_line() -> None:
+    """There and back again through the same slices."""
     masks = np.ones((9, 1, 64, 64), dtype=bool)
     line = points_of([[s, 10, 10] for s in range(9)] + [[8 - s, 10, 50] for s in range(9)])
     found = count_prompts(line, masks, MM)
-    assert (found.steps, found.short_steps) == (17, 16), "the turn is long"
+    assert (found.steps, found.short_steps) == (16, 16), "the turn stays in its slice"
+    assert found.is_line and not count_prompts(line, masks).is_line, "lengths are not known"
     mixed = line.select(np.random.default_rng(0).permutation(18))
-    assert found.is_line and not count_prompts(mixed, masks, MM).is_line
-    assert count_prompts(line.select(np.arange(3)), masks, MM).steps == 0 and not PromptStatistics().is_line
+    assert not count_prompts(mixed, masks, MM).is_line, "in the order of the file"
+    assert not count_prompts(line.select(np.arange(9)), masks, MM).is_line, "one in each slice"
+    assert count_prompts(line.select(np.arange(7)), masks, MM).steps == 0 and not PromptStatistics().is_line
 
 
 def test_points_without_a_class_are_counted_once_beside() -> None:

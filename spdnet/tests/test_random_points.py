@@ -19,9 +19,8 @@ from spdnet.inference.volume import VolumePrediction, predict_volume
 from spdnet.network import SPDNetwork, build_network
 from spdnet.planning.plans import BoxSettings, DistillationSettings
 from spdnet.prompts import ALL_CLASSES, SliceBoxes, SlicePrompts
-from spdnet.prompts.background import Background
 from spdnet.prompts.fates import Fate
-from spdnet.prompts.random_points import MAX_SHARE, MIN_ODDS, Hits, count_hits, look_random
+from spdnet.prompts.random_points import MAX_SHARE, MIN_ODDS, Background, Hits, count_hits, look_random
 from spdnet.tests.tiny import measured_shares
 
 SIZE, N_SLICES, CPU = 56, 20, torch.device("cpu")

@@ -183,10 +183,10 @@ def test_the_page_asks_for_nothing_from_outside(folders: ReportFolders, tmp_path
 @pytest.mark.parametrize(
     ("mode", "empty", "points", "without"),
     [
-        ("weighed", "decode", "every point goes to the decoder, which weighs it", "decoded without a point"),
+        ("weighed", "decode", "every point goes to the decoder, which weighs it", "decoded with the points they have"),
         ("consensus", "decode", "a point counts if its saliency is above 0.5; lent to 2 slices", "decoded without"),
         ("consensus", "empty", "a point counts if its saliency is above 0.5", "empty"),
-        ("raw", "empty", "none: every point goes to the decoder as it is", "decoded without a point"),
+        ("raw", "empty", "none: every point goes to the decoder as it is", "decoded with the points they have"),
     ],
 )
 def test_the_rules_of_distillation_are_told(mode: str, empty: str, points: str, without: str) -> None:

@@ -37,7 +37,7 @@ from spdnet.planning.plans import (
 )
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.tiny import tiny_settings
-from spdnet.training.embedding_store import EmbeddingStore, StoredVariant
+from spdnet.training.embedding_store import EmbeddingStore
 from spdnet.training.losses import consistency_loss
 from spdnet.training.pretrained import load_pretrained_weights
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
@@ -333,19 +333,6 @@ def test_stored_variants_move_slices_masks_and_points_alike(planned: Workspace, 
     assert not list((tmp_path / "store").iterdir())
 
 
-def test_variants_know_how_much_of_them_is_image(planned: Workspace, tmp_path: Path) -> None:
-    case = stored_cases(planned, 1)[0]
-    share = case.mapping.content_share
-    assert share < 1, "rows are farther apart than columns"
-    shares = {
-        transform: StoredVariant(case, transform, tmp_path, "unused").content_share
-        for transform in (SliceTransform(), SliceTransform(angle_degrees=90, flip_rows=True), SliceTransform(scale=0.5))
-    }
-    assert list(shares.values()) == pytest.approx([share, share, share / 4], abs=0.01)
-    larger = StoredVariant(case, SliceTransform(scale=1.2), tmp_path, "unused").content_share
-    assert share < larger < 1.44 * share, "what is moved out of the square does not count"
-
-
 def test_kept_embeddings_are_used_again_only_where_they_fit(planned: Workspace, tmp_path: Path) -> None:
     case = stored_cases(planned, 1)[0]
     network = tiny_network(tiny_settings())
@@ -399,6 +386,23 @@ def test_pairs_are_adjacent_slices_of_one_run_that_both_hold_target() -> None:
     assert _adjacent_pairs(runs, masks).tolist() == [[3, 4], [5, 6]]
     assert _adjacent_pairs(runs, np.zeros_like(masks)).shape == (0, 2)
     assert _adjacent_pairs([_Run(variant, rows, np.array([3]), None)], masks[:1]).shape == (0, 2)
+
+
+def test_the_validation_of_stage_2_knows_how_much_of_the_slices_is_image(
+    planned: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = []
+
+    def spy(*given: Any) -> DistilledVolume:
+        told.append(given[3])
+        return distill_whole_volume(*given)
+
+    monkeypatch.setattr("spdnet.training.prompt_stage.distill_whole_volume", spy)
+    stage = prompt_stage(planned, tiny_settings(), tmp_path)
+    stage.prepare()
+    variants = stage._train[0]
+    stage.validation_scores(variants[0])
+    assert told == [variants[0].case.mapping.content_share] and told[0] < 1
 
 
 def test_batches_of_stage_2_hold_whole_runs_and_keep_to_the_plans(planned: Workspace, tmp_path: Path) -> None:

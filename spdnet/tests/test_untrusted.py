@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from spdnet.inference import SPDPredictor
+from spdnet.inference import SPDPredictor, volume
+from spdnet.inference.prompting import DistilledVolume, distill_whole_volume
 from spdnet.inference.volume import VolumePrediction, predict_volume
 from spdnet.network import SPDNetwork, build_network
 from spdnet.planning.plans import DistillationSettings
@@ -132,3 +134,19 @@ def test_folds_that_disagree_are_told(trained: Workspace, caplog: pytest.LogCapt
         )
     (record,) = [r for r in caplog.records if "none of the prompts" in r.message]
     assert "can be trusted in 1 of 2 folds; predicted" in record.message
+
+
+def test_it_is_known_how_much_of_the_slices_is_image(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def spy(*given: Any) -> DistilledVolume:
+        told.append(given[3])
+        return distill_whole_volume(*given)
+
+    monkeypatch.setattr(volume, "distill_whole_volume", spy)
+    predictor = SPDPredictor(device="cpu", allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(trained.model(), 0)
+    image = np.random.default_rng(0).random((1, 6, 20, 40)).astype(np.float32)
+    points = np.array([[2.0, 10.0, 12.0]])
+    predictor.predict_single_npy_array(image, {"spacing": (3.0, 1.0, 1.0)}, points_zyx=points)
+    assert told == [pytest.approx(0.5, abs=0.1)]

@@ -13,6 +13,7 @@ import torch
 from spdnet.inference import volume
 from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompting import (
+    DecoderRows,
     decoder_rows,
     distill_volume,
     distill_volume_boxes,
@@ -122,6 +123,10 @@ def test_embeddings_are_held_for_a_bounded_number_of_slices(monkeypatch: pytest.
         def _encode(self, part: slice) -> None:
             super()._encode(part)
             held.append(sum(len(e) for e in self._embeddings))
+
+        def _decode(self, rows: DecoderRows, first: int) -> None:
+            assert len(self._embeddings) == 1, "no second copy"
+            super()._decode(rows, first)
 
     monkeypatch.setattr(volume, "_encode", encode)
     monkeypatch.setattr(volume, "_decode", lambda network, own, *more: torch.ones(len(own), 28, 28))

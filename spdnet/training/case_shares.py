@@ -17,7 +17,6 @@ from spdnet.inference.pieces import lone_pieces
 from spdnet.inference.prompting import backgrounds, points_of_class
 from spdnet.planning import SPDSettings
 from spdnet.prompts import SlicePrompts
-from spdnet.prompts.distillation import point_uses
 from spdnet.prompts.random_points import count_hits
 from spdnet.training.embedding_store import StoredVariant
 from spdnet.training.prompt_source import draw_prompts
@@ -79,15 +78,15 @@ class CaseShares:
         found = cls(*(Share(n_classes) for _ in range(3)))
         for variant in stop.guard(variants):
             saliency = np.asarray(variant.saliency, dtype=np.float32)
+            targets = [_target_maps(variant, k) for k in range(n_classes)]
             for prompts in _draws(variant, settings, seed):
-                for k, behind in enumerate(backgrounds(prompts, saliency, variant.content_share)):
+                for k, behind in enumerate(backgrounds(prompts, saliency)):
                     points = points_of_class(prompts, k, settings.image_size, saliency.shape[-1])
                     hits = count_hits(points, saliency[:, k], tau, behind)
                     found.salient.add(k, hits.n_salient, hits.n)
                     _count_seen(variant, k, points, saliency[:, k] > tau, found.seen)
-                    target = _target_maps(variant, k)
-                    n_target = int(target.sum())
-                    found.confirmed.add(k, n_target - int(lone_pieces(target, points).sum()), n_target)
+                    n_target = int(targets[k].sum())
+                    found.confirmed.add(k, n_target - int(lone_pieces(targets[k], points).sum()), n_target)
         return found
 
     def measured(self) -> MeasuredShares:
@@ -102,10 +101,11 @@ def _draws(variant: StoredVariant, settings: SPDSettings, seed: int) -> list[Sli
 
 
 def _count_seen(variant: StoredVariant, k: int, points_syx: np.ndarray, salient: np.ndarray, found: Share) -> None:
-    uses = point_uses(points_syx, salient.shape, 0)  # each in its own slice
-    on_target, is_known = variant.target_at(k, uses.slice_index, points_syx[uses.point_index, 1:])
-    right = uses.select(on_target & is_known)
-    found.add(k, int(right.saliency(salient).sum()), len(right.slice_index))
+    index = nearest_index(points_syx)
+    inside = ((index >= 0) & (index < salient.shape)).all(axis=1)
+    on_target, is_known = variant.target_at(k, index[inside, 0], points_syx[inside, 1:])
+    right = index[inside][on_target & is_known]
+    found.add(k, int(salient[tuple(right.T)].sum()), len(right))
 
 
 def _target_maps(variant: StoredVariant, k: int) -> np.ndarray:

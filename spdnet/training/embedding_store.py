@@ -95,17 +95,6 @@ class StoredVariant:
             return on_target, np.ones(len(on_target), dtype=bool)
         return on_target, np.asarray(self.valid[slice_index, y, x] > 0)
 
-    @cached_property
-    def content_share(self) -> float:
-        """The share of the moved slices that the image fills."""
-        if self.transform == SliceTransform():
-            return self.case.mapping.content_share
-        (top, bottom), (left, right) = self.case.mapping.content_box
-        size = self.case.mapping.image_size
-        content = np.zeros((1, 1, size, size), dtype=np.float32)
-        content[:, :, top:bottom, left:right] = 1
-        return float(_move_slices(content, self.transform).mean())
-
     def move(self, prompts: SlicePrompts) -> SlicePrompts:
         """Points of the case, moved with its slices."""
         return prompts.transformed(self.transform, self.masks.shape[-1])

@@ -113,15 +113,15 @@ class PromptStage(Stage):
         self._val = self.team.share([variants[0] for variants in stored])
 
     def decide(self, class_names: Sequence[str]) -> list[str]:
-        """Count in the training cases what decides about random points and lone pieces, if the plans ask.
+        """Count in the training cases what decides about random points and lone pieces, and keep it in the network.
 
-        It is kept in the network. What the main process of a team finds holds for all: floating-point results depend on
-        the processor, and processes that decide otherwise would draw other batches.
+        What the main process of a team finds holds for all: floating-point results depend on the processor, and
+        processes that decide otherwise would validate otherwise.
         """
         plans = self.settings.distillation
-        refuses = plans.random_points == "refuse" and plans.falls_back_on_saliency
-        if plans.mode == "raw" or not (refuses or plans.lone_pieces == "auto"):
+        if plans.mode == "raw":
             return []
+        refuses = plans.random_points == "refuse" and plans.falls_back_on_saliency
         variants = [variants[0] for variants in self._train]
         held_out = {case.case for case in self.held_out_cases}
         honest = [v for v in variants if v.case.case in held_out] or variants
@@ -192,7 +192,7 @@ class PromptStage(Stage):
         embeddings = batch.embeddings_of(np.arange(len(saliency)))
         volume = EncodedVolume(torch.from_numpy(np.array(embeddings)), saliency)
         rules = Rules.of(self.settings.distillation, self.network)
-        given = distill_whole_volume(prompts, saliency, rules, batch.content_share)
+        given = distill_whole_volume(prompts, saliency, rules, batch.case.mapping.content_share)
         decoded = predict_encoded(self.network, volume, given, prompts, rules, self.device)
         probabilities = torch.from_numpy(decoded)
         masks = torch.from_numpy(np.array(batch.masks))

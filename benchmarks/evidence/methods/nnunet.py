@@ -75,7 +75,8 @@ class NNUNet(Method):
 
     Attributes:
         points: what its further channels show.
-        drops_lone_pieces: whether pieces of its masks without any of the given points are dropped, as SPD's are.
+        drops_lone_pieces: whether pieces of its masks without any of the given points are dropped, which SPD does where
+            its training cases say so.
         model_of: name of the method that its model is one with; its own if empty.
     """
 
