@@ -19,7 +19,7 @@ import torch
 from spdnet.dataset import load_or_create_splits
 from spdnet.errors import ConfigurationError, DatasetError, ModelError
 from spdnet.geometry import SliceTransform
-from spdnet.inference.prompting import DecoderRows
+from spdnet.inference.prompting import DecoderRows, DistilledVolume, distill_whole_volume
 from spdnet.network import SPDNetwork, build_network
 from spdnet.network.checkpoint import read_checkpoint
 from spdnet.network.spd_network import MEASURED
