@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
+import os
+import select
 import sys
 from collections.abc import Callable
 
@@ -13,6 +15,9 @@ from tqdm import tqdm
 from spdnet.errors import SPDError
 from spdnet.files import DISK_ERRORS
 from spdnet.prompts import PromptReading
+
+_STDOUT = 1
+_STATUS_OF_SIGPIPE = 128 + 13  # a shell's
 
 
 def add_prompt_reading(parser: argparse.ArgumentParser) -> None:
@@ -38,18 +43,24 @@ def close_bars() -> None:
 
 
 def entry_point(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
-    """Decorate a `main(argv)`: errors of users and disks are printed without traceback; exit status 1."""
+    """Decorate a `main(argv)`: errors of users and disks are printed without traceback; exit status 1.
+
+    Where whoever reads the output has gone, as `head` does, the command ends quietly by the status of SIGPIPE.
+    """
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         try:
             main(argv)
+            sys.stdout.flush()
         except SPDError as error:
             close_bars()
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
+                sys.exit(_STATUS_OF_SIGPIPE)
             if error.errno not in DISK_ERRORS:
                 raise
             close_bars()
@@ -57,3 +68,15 @@ def entry_point(main: Callable[[list[str] | None], None]) -> Callable[..., None]
             sys.exit(1)
 
     return wrapped
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe without a reader; what is left for it goes nowhere then."""
+    if os.name != "posix":
+        return False
+    output = select.poll()
+    output.register(_STDOUT, 0)  # broken pipes are always told
+    if not output.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+    return True

@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> None:
         slicing_axis,
         default_processes() if arguments.np is None else arguments.np,
     )
+    result.to_json(output)  # first: the screen may be a pipe that ends early
     print(format_table(result))
-    result.to_json(output)
     print(f"Written: {output}")
 
 

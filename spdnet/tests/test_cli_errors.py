@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -412,3 +414,39 @@ def test_simulation_without_labels(workspace: Workspace, refused: Refusal) -> No
     (workspace.raw / "labelsTs" / "blob_006.nii.gz").unlink()
     refused(simulate_prompts.main, ["-d", "507"], "1 of 2 cases have no label file", "blob_006")
     assert not (workspace.raw / "promptsTs").exists()
+
+
+# ---- output that nobody reads -----------------------------------------------------------------------------
+
+PROGRAM = """
+from spdnet.cli.common import entry_point
+
+@entry_point
+def main(argv):
+    {body}
+
+main([])
+"""
+
+
+def run_unread(body: str) -> tuple[int, str]:
+    """Exit status and stderr of a command whose reader leaves after a line."""
+    arguments = [sys.executable, "-c", PROGRAM.format(body=body)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "a line\n"
+        process.stdout.close()
+        return process.wait(), process.stderr.read()
+
+
+def test_reader_of_the_output_leaves() -> None:
+    many_lines = "[print('a line') for _ in range(100000)]"
+    assert run_unread(many_lines) == (141, "")
+    wait_then_print = "import time; print('a line', flush=True); time.sleep(0.3); print('the last')"
+    assert run_unread(wait_then_print) == (141, "")
+
+
+def test_broken_pipe_to_another_process_is_not_hidden() -> None:
+    status, errors = run_unread("print('a line', flush=True); raise BrokenPipeError('a worker has gone')")
+    assert status == 1
+    assert "Traceback" in errors and "a worker has gone" in errors
