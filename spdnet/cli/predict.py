@@ -63,7 +63,7 @@ def sibling_prompts(input_folder: Path) -> Path:
     raise PromptFileError(
         f"no prompts for {input_folder}: {sibling if sibling != folder else 'a folder beside it'} does not exist. Put "
         "Slicer markups CASE.mrk.json there, name their folder with -prompts FOLDER, make simulated ones from labels "
-        "with spd_simulate_prompts, or run on the images alone with --no_prompts (the saliency prior of stage 1)."
+        "with spd_simulate_prompts, or run on the images alone with --no_prompts."
     )
 
 
@@ -84,7 +84,7 @@ def _predict(model: ModelFolder, args: argparse.Namespace) -> None:
         raise PromptFileError(f"prompts folder {prompts} does not exist; name one with -prompts or use --no_prompts")
     print(f"model: {model.path}")
     if prompts is None:
-        print("prompts: none; predicting from the saliency prior alone")
+        print("prompts: none; predicting from the images alone")
     else:
         print(f"prompts: {prompts}")
     predictor = SPDPredictor(
@@ -127,7 +127,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "-prompts", type=Path, metavar="FOLDER", help="prompt files (default: promptsTs beside imagesTs)"
     )
     add_prompt_reading(parser)
-    parser.add_argument("--no_prompts", action="store_true", help="predict from the saliency prior alone")
+    parser.add_argument("--no_prompts", action="store_true", help="predict from the images alone")
     parser.add_argument("--save_probabilities", action="store_true", help="also write nnU-Net's CASE.npz and CASE.pkl")
     parser.add_argument(
         "--save_prompts", action="store_true", help="also write what became of every point, for 3D Slicer and as CSV"

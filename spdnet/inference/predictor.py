@@ -483,12 +483,11 @@ class SPDPredictor:
     def _warn_of_untrusted(self, case: str, prompts: SlicePrompts, volumes: list[VolumePrediction]) -> None:
         n_folds = np.sum([v.untrusted for v in volumes if v.untrusted is not None], axis=0)  # for each class
         for k in np.flatnonzero(n_folds).tolist():
-            own = prompts.for_class(k)
-            if len(own) or len(own.boxes):
+            if prompts.speak_for(k):
                 folds = "" if n_folds[k] == len(volumes) else f" in {n_folds[k]} of {len(volumes)} folds"
                 logger.warning(
-                    "case %s: none of the prompts for %s can be trusted%s; predicted from the saliency alone. Do they "
-                    "belong to this image?",
+                    "case %s: none of the prompts for %s can be trusted%s; predicted without them. Do they belong to "
+                    "this image?",
                     *(case, self.labels.names[k], folds),
                 )
         if self._settings().distillation.mode != "weighed":

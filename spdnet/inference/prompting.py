@@ -171,7 +171,7 @@ class DistilledVolume:
         boxes: coarse boxes, one per class.
         random: bool (k,), the classes whose points look random.
         refused: bool (k,), those of them whose points are refused for it; their consensus is empty.
-        untrusted: bool (k,), the classes that are predicted from the saliency alone.
+        untrusted: bool (k,), the classes that are predicted as without prompts.
     """
 
     consensus: list[Consensus]
@@ -194,13 +194,13 @@ def distill_whole_volume(
         prompts, saliency, rules: as in `distill_volume`.
         content_share: of the slices, what the image fills.
         random: bool (k,), the classes whose points look random (`spdnet.prompts.random_points`); None to see it here.
-            Points are refused for it if the plans have a class fall back on the saliency and it has no trusted box.
+            Points are refused for it if the plans let a class do without and it has no trusted box.
     """
     consensus = distill_volume(prompts, saliency, rules)
     boxes = distill_volume_boxes(prompts, saliency, rules)
     n_slices, n_classes = saliency.shape[:2]
     has_box = np.array([b.slices_with_box(n_slices).any() for b in boxes], dtype=bool)
-    may_be_untrusted = rules.settings.falls_back_on_saliency & ~has_box
+    may_be_untrusted = rules.settings.may_do_without_prompts & ~has_box
     if random is None:
         random = _look_random(prompts, saliency, rules, content_share)
     refused = random & may_be_untrusted

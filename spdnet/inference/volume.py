@@ -66,8 +66,8 @@ class VolumePrediction:
         boxes: coarse boxes, likewise.
         random: bool (k,), the classes whose points look random; None if no prompts were used.
         refused: bool (k,), those of them whose points are refused for it; None if no prompts were used.
-        untrusted: bool (k,), the classes that are predicted from the saliency alone because none of the prompts is
-            trusted, those that are refused among them; None if no prompts were used.
+        untrusted: bool (k,), the classes that are predicted as without prompts because none of them is trusted, those
+            that are refused among them; None if no prompts were used.
     """
 
     probabilities: np.ndarray
@@ -128,13 +128,30 @@ def predict_encoded(
     Returns:
         Probabilities float32 (S, k, M, M), 0 where nothing is decoded.
     """
-    saliency = volume.saliency
-    points = points_of_classes(prompts, saliency, network.image_size)
-    rows = decoder_rows(asked_points(prompts, saliency, rules), saliency, rules, given.boxes)
-    probabilities = decode_volume(network, volume, rows, device, PromptMaps.of(network, points, saliency))
-    probabilities[:, given.untrusted] = saliency[:, given.untrusted]
+    probabilities = _decode_encoded(network, volume, prompts, given.boxes, rules, device)
+    if given.untrusted.any():
+        without = volume.saliency
+        if rules.settings.without_prompts == "decode":
+            without = _decode_encoded(network, volume, SlicePrompts.empty(), None, rules, device)
+        probabilities[:, given.untrusted] = without[:, given.untrusted]
+    points = points_of_classes(prompts, volume.saliency, network.image_size)
     drop_lone_pieces(probabilities, points, given, rules)
     return probabilities
+
+
+def _decode_encoded(
+    network: SPDNetwork,
+    volume: EncodedVolume,
+    prompts: SlicePrompts,
+    boxes: list[BoxConsensus] | None,
+    rules: Rules,
+    device: torch.device,
+) -> np.ndarray:
+    """Probabilities as the decoder has them, before anything is said of the volume as a whole."""
+    saliency = volume.saliency
+    rows = decoder_rows(asked_points(prompts, saliency, rules), saliency, rules, boxes)
+    points = points_of_classes(prompts, saliency, network.image_size)
+    return decode_volume(network, volume, rows, device, PromptMaps.of(network, points, saliency))
 
 
 def decode_rows(
@@ -180,8 +197,9 @@ def predict_volume(
     """Segment one volume.
 
     A class of which no prompt is trusted in any slice (if the decoder weighs the points, one that has none), or whose
-    points look random, is predicted from the saliency alone, as without prompts, unless the plans say that such slices
-    are empty (`distill_whole_volume`).
+    points look random, is predicted as without prompts, unless the plans say that such slices are empty
+    (`distill_whole_volume`). If the decoder is to do that, and such a class does have prompts, the volume goes through
+    the network a second time.
 
     Where the GPU's memory does not suffice for a batch, batches are halved, which is logged; only a single slice that
     does not fit is an error.
@@ -189,7 +207,7 @@ def predict_volume(
     Args:
         network: in evaluation mode, on `device`.
         slices: (S, c, size, size) in [0, 1]; read batch by batch, so that a memory map need not fit into memory.
-        prompts: points and boxes in network pixels, or None for the saliency prior alone.
+        prompts: points and boxes in network pixels, or None to do without.
         settings: of the plans.
         batch_size: slices per encoder pass.
         device: where to compute.
@@ -198,13 +216,19 @@ def predict_volume(
     Raises:
         torch.cuda.OutOfMemoryError: not even one slice fits.
     """
-    stream = _Stream(network, slices, prompts, settings, device)
+    none_given = SlicePrompts.empty() if settings.without_prompts == "decode" else None
+    stream = _Stream(network, slices, none_given if prompts is None else prompts, settings, device)
     stream.run(batch_size)
     probabilities, saliency = stream.probabilities, stream.saliency
     if prompts is None:
         return VolumePrediction(probabilities, saliency, None)
     found = distill_whole_volume(prompts, saliency, stream.rules, content_share, random)
-    probabilities[:, found.untrusted] = saliency[:, found.untrusted]
+    if none_given is None:
+        probabilities[:, found.untrusted] = saliency[:, found.untrusted]
+    elif any(prompts.speak_for(k) for k in np.flatnonzero(found.untrusted).tolist()):
+        again = _Stream(network, slices, none_given, settings, device)
+        again.run(batch_size)
+        probabilities[:, found.untrusted] = again.probabilities[:, found.untrusted]
     drop_lone_pieces(probabilities, stream.points, found, stream.rules)
     return VolumePrediction(
         probabilities, saliency, found.consensus, found.boxes, found.random, found.refused, found.untrusted

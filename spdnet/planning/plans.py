@@ -111,9 +111,12 @@ class DistillationSettings:
         empty_consensus: what a slice without trusted points gets with "consensus": "decode" (where any pixel is salient
             it is decoded from SAM's "not a point" token alone) or "empty" (an empty mask).
         random_points: what becomes of the points of a class that are salient no more often than random ones in a
-            volume (`spdnet.prompts.random_points`): "keep" (the paper's) or "refuse": the class is predicted from the
-            saliency alone, with a warning, if no box is trusted; not with "raw", nor with "consensus" where slices
-            without trusted points are to be "empty". Our extension.
+            volume (`spdnet.prompts.random_points`): "keep" (the paper's) or "refuse": the class is predicted as without
+            prompts, with a warning, if no box is trusted; not with "raw", nor with "consensus" where slices without
+            trusted points are to be "empty". Our extension.
+        without_prompts: how a class is predicted for which there are no prompts, or none that is trusted: "saliency"
+            (the map of stage 1 is the prediction) or "decode" (the decoder has the image and the maps of the saliency;
+            it should have been trained without prompts, too, see `PromptSettings.absent_share`). Our extension.
         lone_pieces: what becomes of a mask's pieces that hold no point and meet no trusted box
             (`spdnet.inference.pieces`): "keep" (the paper's), "drop", or "auto": for each class "drop" if stage 2 finds
             that nearly all of the target in the training cases is in pieces that hold one. None is dropped where no
@@ -127,12 +130,13 @@ class DistillationSettings:
     max_points: int = 10
     empty_consensus: Literal["decode", "empty"] = "decode"
     random_points: Literal["refuse", "keep"] = "keep"
+    without_prompts: Literal["saliency", "decode"] = "saliency"
     lone_pieces: Literal["keep", "drop", "auto"] = "keep"
     boxes: BoxSettings = BoxSettings()
 
     @property
-    def falls_back_on_saliency(self) -> bool:
-        """Whether a volume of which nothing is trusted is predicted from the saliency alone."""
+    def may_do_without_prompts(self) -> bool:
+        """Whether a volume of which nothing is trusted is predicted as without prompts."""
         return self.mode == "weighed" or (self.mode == "consensus" and self.empty_consensus == "decode")
 
 
@@ -271,6 +275,8 @@ class PromptSettings:
         recipe: how they are simulated.
         imitated_share: with "files", so many of the draws are simulated by the recipe instead, freshly each epoch.
             A file's points are the same in every epoch, and a decoder that knows them by heart need not look at them.
+        absent_share: of the draws for stage 2, how many are without any prompt, so that the decoder knows volumes that
+            have none.
         boxes: coarse boxes beside those that the source has: "none" or "simulated" (from the labels, freshly each
             epoch, by `CoarseBoxes`).
         box_enlarge, box_shift, box_per_slice: the recipe of simulated boxes.
@@ -281,6 +287,7 @@ class PromptSettings:
     source: Literal["files", "simulated", "none"]
     recipe: RecipeSettings = RecipeSettings()
     imitated_share: float = 0.0
+    absent_share: float = 0.0
     boxes: Literal["none", "simulated"] = "none"
     box_enlarge: float = 0.5
     box_shift: float = 0.2
@@ -292,10 +299,9 @@ class PromptSettings:
             raise PlansError(f"spd.prompts.box_enlarge is {self.box_enlarge}; it must be 0 or more")
         if not 0 <= self.box_shift <= 1:
             raise PlansError(f"spd.prompts.box_shift is {self.box_shift}; it must be from 0 to 1")
-        if not 0 <= self.imitated_share <= 1:
-            raise PlansError(f"spd.prompts.imitated_share is {self.imitated_share}; it must be from 0 to 1")
-        if not 0 <= self.box_share <= 1:
-            raise PlansError(f"spd.prompts.box_share is {self.box_share}; it must be from 0 to 1")
+        for name in ("imitated_share", "absent_share", "box_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise PlansError(f"spd.prompts.{name} is {getattr(self, name)}; it must be from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -324,6 +330,11 @@ class SPDSettings:
             raise PlansError(
                 'spd.distillation.mode is "weighed", but spd.dense_prompt.mode "none": points are weighed by maps. Set '
                 'the former to "consensus" or the latter to "maps"'
+            )
+        if self.distillation.without_prompts == "decode" and self.dense_prompt.mode == "none":
+            raise PlansError(
+                'spd.distillation.without_prompts is "decode", but spd.dense_prompt.mode "none": without prompts the '
+                'decoder goes by maps. Set the former to "saliency" or the latter to "maps"'
             )
 
 

@@ -99,6 +99,12 @@ def _distillation(p: dict[str, Any]) -> str:
     )
 
 
+def _without_prompts(p: dict[str, Any]) -> str:
+    if p["distillation"].get("without_prompts", "saliency") == "saliency":
+        return "predicted from the saliency alone"
+    return "decoded from the image and the maps of the saliency"
+
+
 def _without_points(p: dict[str, Any]) -> str:
     if p["distillation"]["mode"] != "consensus":
         return "decoded with the points they have"
@@ -110,7 +116,7 @@ def _random_points(p: dict[str, Any]) -> str:
     falls_back = d["mode"] == "weighed" or (d["mode"] == "consensus" and d["empty_consensus"] == "decode")
     if d["random_points"] == "keep" or not falls_back:
         return "used all the same"
-    return "refused: such a volume is predicted from the saliency alone"
+    return "refused: such a volume is predicted as without prompts"
 
 
 def _lone_pieces(p: dict[str, Any]) -> str:
@@ -142,7 +148,9 @@ def _prompts(p: dict[str, Any]) -> str:
     text = words.get(prompts["source"], str(prompts["source"]))
     if prompts["source"] == "simulated" and prompts.get("recipe", {}).get("mode", "recipe") != "recipe":
         text += f" ({prompts['recipe']['mode']})"
-    return text + (", coarse boxes simulated" if prompts.get("boxes") == "simulated" else "")
+    text += ", coarse boxes simulated" if prompts.get("boxes") == "simulated" else ""
+    absent = prompts.get("absent_share", 0)
+    return text + (f"; {absent:.0%} of the draws have none" if absent else "")
 
 
 _TOPICS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
@@ -159,6 +167,7 @@ _TOPICS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("dense_prompt", "Dense prompt", _dense_prompt),
     ("lone_pieces", "Pieces of masks without any point", _lone_pieces),
     ("random_points", "Volumes whose points look random", _random_points),
+    ("without_prompts", "Volumes without prompts", _without_prompts),
     ("selection", "Weights of stage 1", _selection),
     ("epochs", "Epochs", lambda p: _stages(p, "epochs", "d")),
     ("iterations_per_epoch", "Steps per epoch", lambda p: _stages(p, "iterations_per_epoch", "d")),

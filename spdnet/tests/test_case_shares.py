@@ -19,6 +19,7 @@ from spdnet.prompts import ALL_CLASSES, SlicePrompts
 from spdnet.tests.tiny import measured_shares, tiny_settings
 from spdnet.training.case_shares import CaseShares
 from spdnet.training.embedding_store import StoredVariant
+from spdnet.training.prompt_source import draw_prompts, training_prompts, validation_prompts
 from spdnet.training.prompt_stage import PromptStage
 from spdnet.training.scores import pixel_counts
 from spdnet.training.stopping import StopRequest, TrainingStoppedError
@@ -84,6 +85,19 @@ def test_prompts_are_drawn_as_for_training(tmp_path: Path) -> None:
     assert len(drawn) > 1 and "3 of 3" not in drawn
     again = [shares_of([variant], simulated, 3).salient.in_words(0) for _ in range(2)]
     assert again[0] == again[1]
+
+
+def test_draws_without_prompts_are_for_training_alone(tmp_path: Path) -> None:
+    case = a_variant(tmp_path, "a", [ON_TARGET] * N_SLICES, [[0, *ON_TARGET]]).case
+    rng, n_draws = np.random.default_rng(0), 400
+    for share in (0.0, 0.25, 1.0):
+        prompts = replace(from_files().prompts, absent_share=share)
+        given = sum(len(training_prompts(case, prompts, rng)) > 0 for _ in range(n_draws))
+        assert abs(given - (1 - share) * n_draws) <= 4 * np.sqrt(n_draws * share * (1 - share))
+        assert len(draw_prompts(case, prompts, rng)) == len(validation_prompts(case, prompts)) == 1
+    boxed = replace(from_files().prompts, boxes="simulated")
+    assert len(training_prompts(case, boxed, rng).boxes)
+    assert not training_prompts(case, replace(boxed, absent_share=1.0), rng).speak_for(0)
 
 
 def test_right_points_of_another_class_are_not_counted_as_missing_one(
@@ -188,7 +202,7 @@ def test_stage_2_measures_and_says_so(mode: str, tmp_path: Path) -> None:
         "bowel: of the target in the training cases, 100% is in pieces with a point; pieces of masks without any are "
         "dropped",
         "bowel: of all points of the training cases, 6 of 6 are salient; a volume whose points are so no more often "
-        "than random ones is predicted from the saliency alone",
+        "than random ones is predicted without them",
     ]
     stage.stop.requested = True
     with pytest.raises(TrainingStoppedError):

@@ -304,13 +304,13 @@ def test_the_whole_way_by_the_commands(
     assert min(dice) > 0.3
 
 
-def test_prompts_matter_and_their_absence_is_the_saliency_prior(
+def test_prompts_matter_and_without_them_the_decoder_has_the_image_alone(
     trained: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_predict(trained, tmp_path / "prompted", "--disable_tta")
     shutil.rmtree(trained.raw / "promptsTs")
     run_predict(trained, tmp_path / "alone", "--no_prompts", "--disable_tta")
-    assert "predicting from the saliency prior alone" in capsys.readouterr().out
+    assert "predicting from the images alone" in capsys.readouterr().out
     prompted, alone = segmentations(tmp_path / "prompted"), segmentations(tmp_path / "alone")
     assert any(not np.array_equal(alone[n], prompted[n]) for n in alone)
     assert min(dice_by_case_and_class(tmp_path / "alone", trained.raw / "labelsTs")) > 0.7
@@ -318,10 +318,16 @@ def test_prompts_matter_and_their_absence_is_the_saliency_prior(
     case = RawDataset(trained.raw).cases("Ts")[0]
     prediction, _ = predictor.predict_case(case)
     np.testing.assert_array_equal(prediction.segmentation, alone["blob_005.nii.gz"])
-    mean = np.mean([v.saliency for v in prediction.volumes], axis=0)
+    settings = predictor.plans.settings
+    assert settings.distillation.without_prompts == "decode"
+    of_saliency = replace(settings.distillation, without_prompts="saliency")
+    predictor.plans = replace(predictor.plans, settings=replace(settings, distillation=of_saliency))
+    prior, _ = predictor.predict_case(case)
+    mean = np.mean([v.saliency for v in prior.volumes], axis=0)
     np.testing.assert_allclose(
-        prediction.probabilities, probabilities_on_raw_grid(mean, prediction.network_case.mapping), atol=1e-6
+        prior.probabilities, probabilities_on_raw_grid(mean, prior.network_case.mapping), atol=1e-6
     )
+    assert not np.allclose(prior.probabilities, prediction.probabilities, atol=0.1)
 
 
 def test_wrong_prompts_cost_their_own_case_and_are_said_at_once(

@@ -153,6 +153,14 @@ def test_points_are_weighed_by_maps() -> None:
     assert tiny_settings(distillation=weighed, dense_prompt=DensePromptSettings("maps")).distillation.mode == "weighed"
 
 
+def test_a_decoder_needs_maps_to_do_without_prompts() -> None:
+    alone = DistillationSettings(without_prompts="decode")
+    with pytest.raises(PlansError, match=r'spd.distillation.without_prompts is "decode", but spd.dense_prompt.mode'):
+        tiny_settings(distillation=alone)
+    maps = DensePromptSettings("maps")
+    assert tiny_settings(distillation=alone, dense_prompt=maps).distillation.without_prompts == "decode"
+
+
 def test_stage_1_may_be_taken_from_a_network_with_another_dense_prompt() -> None:
     settings = tiny_settings(dense_prompt=DensePromptSettings("maps"))
     stored = dataclasses.asdict(tiny_settings())

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from spdnet.inference import SPDPredictor, volume
+from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompting import DistilledVolume, distill_whole_volume
-from spdnet.inference.volume import VolumePrediction, predict_volume
+from spdnet.inference.volume import VolumePrediction, encode_volume, predict_encoded, predict_volume
 from spdnet.network import SPDNetwork, build_network
 from spdnet.planning.plans import DistillationSettings
 from spdnet.prompts import SliceBoxes, SlicePrompts
@@ -116,6 +117,41 @@ def test_a_class_that_the_decoder_weighs_is_untrusted_only_without_points_or_wit
     random = np.array([True, False])
     refused = predict_volume(network, slices, point, settings, 4, torch.device("cpu"), random=random)
     np.testing.assert_array_equal(refused.probabilities, refused.saliency)
+
+
+def test_the_decoder_does_without_prompts_where_the_plans_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a volume without any, for a class without any, and for one whose points are refused."""
+    torch.manual_seed(0)
+    network = build_network("tiny", 1, 2, SIZE, 0, 1, 0.0, dense_slices=1).eval()
+    assert network.dense_prompt is not None
+    for parameter in network.dense_prompt.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    slices = np.random.default_rng(0).random((4, 1, SIZE, SIZE)).astype(np.float16)
+    point = SlicePrompts(np.array([[1.0, 20.0, 30.0]]), np.array([0]))
+    settings = DistillationSettings(mode="weighed", without_prompts="decode")
+
+    passes: list[bool] = []
+    encode = volume._encode
+    monkeypatch.setattr(volume, "_encode", lambda *given: passes.append(True) or encode(*given))
+    alone = predict_volume(network, slices, None, settings, 4, CPU)
+    assert alone.consensus is None and np.ptp(alone.probabilities) > 0.1
+    assert not np.allclose(alone.probabilities, alone.saliency, atol=0.1)
+    one_pass = len(passes)
+
+    of_one_class = predict_volume(network, slices, point, settings, 4, CPU)
+    assert of_one_class.untrusted is not None and of_one_class.untrusted.tolist() == [False, True]
+    assert len(passes) == 2 * one_pass, "the class without points needs no pass of its own"
+    assert not np.allclose(of_one_class.probabilities[:, 0], alone.probabilities[:, 0], atol=1e-3)
+    np.testing.assert_allclose(of_one_class.probabilities[:, 1], alone.probabilities[:, 1], atol=1e-5)
+
+    refused = predict_volume(network, slices, point, settings, 4, CPU, random=np.array([True, False]))
+    assert len(passes) == 4 * one_pass
+    np.testing.assert_allclose(refused.probabilities, alone.probabilities, atol=1e-5)
+
+    encoded, rules = encode_volume(network, slices, 4, CPU), Rules.of(settings, network)
+    given = distill_whole_volume(point, encoded.saliency, rules, random=np.array([True, False]))
+    at_once = predict_encoded(network, encoded, given, point, rules, CPU)
+    np.testing.assert_allclose(at_once, alone.probabilities, atol=2e-2)  # other batches, bfloat16
 
 
 def test_folds_that_disagree_are_told(trained: Workspace, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,6 +25,13 @@ def draw_prompts(case: StoredCase, settings: PromptSettings, rng: np.random.Gene
     return SlicePrompts.concatenate([_from_source(case, settings, rng), boxes])
 
 
+def training_prompts(case: StoredCase, settings: PromptSettings, rng: np.random.Generator) -> SlicePrompts:
+    """Points and boxes of one case for an epoch of stage 2: as `draw_prompts`, or none at all, as the plans say."""
+    if settings.absent_share and rng.random() < settings.absent_share:
+        return SlicePrompts.empty()
+    return draw_prompts(case, settings, rng)
+
+
 def _from_source(case: StoredCase, settings: PromptSettings, rng: np.random.Generator) -> SlicePrompts:
     if settings.source == "files" and not (settings.imitated_share and rng.random() < settings.imitated_share):
         return case.prompts

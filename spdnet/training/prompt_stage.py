@@ -36,7 +36,7 @@ from spdnet.training.batch_shares import share_batches
 from spdnet.training.case_shares import CaseShares
 from spdnet.training.embedding_store import EmbeddingStore, StoredVariant
 from spdnet.training.losses import consistency_loss
-from spdnet.training.prompt_source import draw_prompts, validation_prompts
+from spdnet.training.prompt_source import training_prompts, validation_prompts
 from spdnet.training.scores import pixel_counts
 from spdnet.training.stages import Batches, Stage
 
@@ -121,7 +121,7 @@ class PromptStage(Stage):
         plans = self.settings.distillation
         if plans.mode == "raw":
             return []
-        refuses = plans.random_points == "refuse" and plans.falls_back_on_saliency
+        refuses = plans.random_points == "refuse" and plans.may_do_without_prompts
         variants = [variants[0] for variants in self._train]
         held_out = {case.case for case in self.held_out_cases}
         honest = [v for v in variants if v.case.case in held_out] or variants
@@ -144,7 +144,7 @@ class PromptStage(Stage):
             if refuses and found.salient.n[k]:
                 lines.append(
                     f"{name}: of all points of the training cases, {found.salient.in_words(k)} are salient; a volume "
-                    "whose points are so no more often than random ones is predicted from the saliency alone"
+                    "whose points are so no more often than random ones is predicted without them"
                 )
         return lines
 
@@ -217,7 +217,7 @@ class PromptStage(Stage):
         runs: list[_Run] = []
         for variants in self._train:
             variant = variants[rng.integers(len(variants))]
-            prompts = variant.move(draw_prompts(variant.case, self.settings.prompts, rng))
+            prompts = variant.move(training_prompts(variant.case, self.settings.prompts, rng))
             saliency = np.asarray(variant.saliency, dtype=np.float32)
             rows = self._rows(prompts, saliency, rng)
             points = points_of_classes(prompts, saliency, self.network.image_size)

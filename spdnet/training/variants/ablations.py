@@ -20,19 +20,24 @@ def _with_box_mode(
 
 
 def _raw(settings: SPDSettings) -> SPDSettings:
-    """The settings with all points and boxes as they are, every piece of a mask, and no consistency term."""
-    distillation = replace(settings.distillation, mode="raw", lone_pieces="keep")
+    """The settings with all points and boxes as they are, every piece of a mask, and no consistency term.
+
+    There are always prompts in the training, as in SAM-Tuning.
+    """
+    distillation = replace(settings.distillation, mode="raw", lone_pieces="keep", without_prompts="saliency")
     return replace(
         settings,
         distillation=_with_box_mode(distillation, "raw"),
         consistency=replace(settings.consistency, weight=0.0),
+        prompts=replace(settings.prompts, absent_share=0.0),
     )
 
 
 def _consensus(settings: SPDSettings, **changes: Any) -> SPDSettings:
     """The settings with the consensus and no maps, and with other fields of their distillation."""
-    settings = _distilled(settings, mode="consensus", lone_pieces="keep", **changes)
-    return replace(settings, dense_prompt=DensePromptSettings())
+    changes = {"mode": "consensus", "lone_pieces": "keep", "without_prompts": "saliency", **changes}
+    prompts = replace(settings.prompts, absent_share=0.0)
+    return replace(_distilled(settings, **changes), dense_prompt=DensePromptSettings(), prompts=prompts)
 
 
 def _distilled(settings: SPDSettings, **changes: Any) -> SPDSettings:
