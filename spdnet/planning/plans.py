@@ -303,6 +303,11 @@ class PromptSettings:
             if not 0 <= getattr(self, name) <= 1:
                 raise PlansError(f"spd.prompts.{name} is {getattr(self, name)}; it must be from 0 to 1")
 
+    @property
+    def are_fixed(self) -> bool:
+        """Whether a case has the same prompts in every draw that is not without any."""
+        return self.source != "simulated" and self.imitated_share == 0 and self.boxes == "none"
+
 
 @dataclass(frozen=True)
 class SPDSettings:

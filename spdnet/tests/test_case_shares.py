@@ -79,10 +79,13 @@ def test_the_target_is_confirmed_where_a_piece_holds_a_point(tmp_path: Path) -> 
 def test_prompts_are_drawn_as_for_training(tmp_path: Path) -> None:
     variant = a_variant(tmp_path, "a", [ON_TARGET] * N_SLICES, [[0, *ON_TARGET]])
     settings = from_files()
-    assert shares_of([variant], settings).salient.in_words(0) == "3 of 3"
+    assert shares_of([variant], settings).salient.in_words(0) == "1 of 1"
     simulated = replace(settings, prompts=replace(settings.prompts, source="simulated"))
     drawn = {shares_of([variant], simulated, seed).salient.in_words(0) for seed in range(5)}
-    assert len(drawn) > 1 and "3 of 3" not in drawn
+    assert len(drawn) > 1 and "1 of 1" not in drawn
+    boxed, mixed = (replace(settings.prompts, **c) for c in ({"boxes": "simulated"}, {"imitated_share": 1e-9}))
+    for prompts in (boxed, mixed):
+        assert shares_of([variant], replace(settings, prompts=prompts)).salient.in_words(0) == "3 of 3", "three draws"
     again = [shares_of([variant], simulated, 3).salient.in_words(0) for _ in range(2)]
     assert again[0] == again[1]
 
@@ -109,17 +112,17 @@ def test_right_points_of_another_class_are_not_counted_as_missing_one(
     for name in ("saliency", "masks"):
         variant.__dict__[name] = np.concatenate([getattr(v, name) for v in (variant, other)], axis=1)
     found = shares_of([variant], from_files()).salient
-    assert found.n.tolist() == [12, 0], "of the first class, in each of three draws"
+    assert found.n.tolist() == [4, 0], "of the first class"
     for_all = SlicePrompts(np.array(given, dtype=np.float64), np.full(4, ALL_CLASSES))
     monkeypatch.setattr("spdnet.training.case_shares.draw_prompts", lambda *_: for_all)
     found = shares_of([variant], from_files()).salient
-    assert (found.n_inside.tolist(), found.n.tolist()) == ([6, 3], [9, 6])
+    assert (found.n_inside.tolist(), found.n.tolist()) == ([2, 1], [3, 2])
 
 
 def test_salient_points_are_counted_in_their_own_slice(tmp_path: Path) -> None:
     given = [[0.0, *ON_TARGET], [0.0, *ELSEWHERE], [1.0, *ELSEWHERE], [9.0, *ON_TARGET]]
     variant = a_variant(tmp_path, "a", [ON_TARGET, ON_TARGET, None, None, None, None], given)
-    assert shares_of([variant], from_files()).salient.in_words(0) == "3 of 9", "three draws; three points in the volume"
+    assert shares_of([variant], from_files()).salient.in_words(0) == "1 of 3", "three points in the volume"
     none = a_variant(tmp_path, "b", [ON_TARGET] * N_SLICES, [])
     assert shares_of([none], from_files()).measured().salient.tolist() == [0.0]
 
@@ -127,11 +130,11 @@ def test_salient_points_are_counted_in_their_own_slice(tmp_path: Path) -> None:
 def test_of_the_points_on_the_target_it_is_counted_how_many_are_salient(tmp_path: Path) -> None:
     given = [[0.0, *ON_TARGET], [1.0, *ON_TARGET], [2.0, *ON_TARGET], [2.0, *ELSEWHERE], [9.0, *ON_TARGET]]
     variant = a_variant(tmp_path, "a", [ON_TARGET, ELSEWHERE, None, None, None, None], given)
-    assert shares_of([variant], from_files()).seen.in_words(0) == "3 of 9"
+    assert shares_of([variant], from_files()).seen.in_words(0) == "1 of 3"
     valid = np.ones((N_SLICES, SIZE, SIZE), dtype=np.uint8)
     valid[1, ON_TARGET[0], ON_TARGET[1]] = 0
     variant.__dict__["valid"] = valid  # a cached property
-    assert shares_of([variant], from_files()).seen.in_words(0) == "3 of 6"
+    assert shares_of([variant], from_files()).seen.in_words(0) == "1 of 2"
 
 
 def test_what_was_measured_is_part_of_the_model() -> None:
@@ -177,7 +180,7 @@ def test_the_log_warns_where_the_saliency_misses_many_points(n_salient: int, war
     )
     stage._train = [[variant]]
     lines = stage.decide(["bowel"])
-    assert f"bowel: of the points on it in the training cases, {3 * n_salient} of {3 * n_target} are salient" in lines
+    assert f"bowel: of the points on it in the training cases, {n_salient} of {n_target} are salient" in lines
     assert any(line.startswith("warning: bowel: stage 1 misses many") for line in lines) == warns
 
 
@@ -198,10 +201,10 @@ def test_stage_2_measures_and_says_so(mode: str, tmp_path: Path) -> None:
         return
     assert network.salient_share.item() == network.confirmed_share.item() == 1
     assert lines == [
-        "bowel: of the points on it in the training cases, 3 of 3 are salient",
+        "bowel: of the points on it in the training cases, 1 of 1 are salient",
         "bowel: of the target in the training cases, 100% is in pieces with a point; pieces of masks without any are "
         "dropped",
-        "bowel: of all points of the training cases, 6 of 6 are salient; a volume whose points are so no more often "
+        "bowel: of all points of the training cases, 2 of 2 are salient; a volume whose points are so no more often "
         "than random ones is predicted without them",
     ]
     stage.stop.requested = True

@@ -22,7 +22,7 @@ from spdnet.training.embedding_store import StoredVariant
 from spdnet.training.prompt_source import draw_prompts
 from spdnet.training.stopping import StopRequest
 
-_DRAWS = 3  # of prompts for each case
+_DRAWS = 3  # of prompts for each case, where they differ
 _SEED = 20260  # beside the training's, so that these draws are those of no epoch
 
 
@@ -97,7 +97,8 @@ class CaseShares:
 def _draws(variant: StoredVariant, settings: SPDSettings, seed: int) -> list[SlicePrompts]:
     """By a seed of their own, for each case."""
     rng = np.random.default_rng([seed, _SEED, zlib.crc32(variant.name.encode())])
-    return [variant.move(draw_prompts(variant.case, settings.prompts, rng)) for _ in range(_DRAWS)]
+    n_draws = 1 if settings.prompts.are_fixed else _DRAWS
+    return [variant.move(draw_prompts(variant.case, settings.prompts, rng)) for _ in range(n_draws)]
 
 
 def _count_seen(variant: StoredVariant, k: int, points_syx: np.ndarray, salient: np.ndarray, found: Share) -> None:
