@@ -20,9 +20,8 @@ LADDERS = {  # title and unit
     "shift": ("displacement, each slice its own way", "mm"),
     "drift": ("displacement, slowly turning", "mm"),
 }
-SPD, CONSENSUS, CEILING = "spd", "consensus", "ceiling"
-SALIENCY, NO_PROMPTS, NNUNET = "saliency", "no_prompts", "nnunet"
-REFERENCES = (CEILING, SALIENCY, NO_PROMPTS, NNUNET)  # stand beside noise curves though they ignore prompts
+SPD, CONSENSUS, CEILING, SALIENCY, NNUNET = "spd", "consensus", "ceiling", "saliency", "nnunet"
+REFERENCES = (CEILING, SALIENCY, NNUNET)  # stand beside noise curves though they ignore prompts
 RAW = ("sam_tuning", "stage1_raw", "medsam_points", "sam_adapter")  # SAM tuned on raw points
 OTHER_GROUPS = ("SAM", "frozen SAM", "refinement", "U-Net", "nnU-Net", "SAM 2", "other")  # the rest are SPD's variants
 

@@ -51,8 +51,8 @@ class Distiller:
     def saliency(self, slices: np.ndarray) -> np.ndarray:
         """Saliency float32 (S, k, M, M) in [0, 1] of the slices (S, c, size, size) of a volume."""
         s = self._settings
-        batch_size = s.stage1.batch_size
-        return predict_volume(self._network, slices, None, s.distillation, batch_size, self._device).saliency
+        alone = replace(s.distillation, without_prompts="saliency")
+        return predict_volume(self._network, slices, None, alone, s.stage1.batch_size, self._device).saliency
 
     def distill(self, case: NetworkCase | StoredCase, prompts: SlicePrompts) -> SlicePrompts:
         """`consensus_points` of a case."""

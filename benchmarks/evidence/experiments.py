@@ -13,7 +13,6 @@ DATA = ("phantom", "ambiguous_union", "ambiguous_chosen", "hippocampus", "left_a
 CURVES = (
     "spd",
     "right_points",
-    "no_prompts",
     "saliency",
     "stage1_raw",
     "sam_tuning",
@@ -55,7 +54,7 @@ def ablation(setting: Setting) -> list[Job]:
 
 def choices(setting: Setting) -> list[Job]:
     """Open choices of SPD; meant for a fold of the training part."""
-    methods = ["spd", "no_prompts", "saliency", "stage1_raw", "ceiling", *_in_groups("choice")]
+    methods = ["spd", "saliency", "stage1_raw", "ceiling", *_in_groups("choice")]
     return jobs_of(methods, setting, [setting.noise])
 
 

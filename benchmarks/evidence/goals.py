@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from evidence.collection import CEILING, NNUNET, NO_PROMPTS, RAW, SALIENCY, SPD, Collection, Condition, Runs, is_rival
+from evidence.collection import CEILING, NNUNET, RAW, SALIENCY, SPD, Collection, Condition, Runs, is_rival
 from evidence.statistics import best_of, closed_share, difference
 from spdnet.evaluation.evaluate import Estimate
 
@@ -119,7 +119,7 @@ def _robust(collection: Collection, condition: Condition, goal: str) -> Iterator
 
 def _useless_points(collection: Collection, condition: Condition, goal: str) -> Iterator[Outcome]:
     levels = {value: collection.runs(condition, SPD, key) for value, key in collection.ladder("bad")}
-    bad, without = levels.get(100), collection.runs(condition, NO_PROMPTS)
+    bad, without = levels.get(100), collection.runs(condition, SALIENCY)
     if bad and without:
         yield _compared(collection, goal, condition, bad, without, 0.0)
 

@@ -40,7 +40,6 @@ METHODS = {
         Method("spd_no_psc", "SPD without PSC", "ablation"),
         Method("stage1_raw", "raw points, stage-1 encoder", "ablation"),
         Method("saliency", "saliency alone", "ablation", uses_prompts=False),
-        Method("no_prompts", "without prompts", "ablation", uses_prompts=False),
         Method("sam_tuning", "SAM-Tuning", "SAM"),
         Method("right_points", "without wrong points", "ceiling", only_right=True),
         Method("ceiling", "ceiling", "ceiling", uses_prompts=False, true_prompts=True),

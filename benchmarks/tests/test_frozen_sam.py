@@ -15,6 +15,7 @@ from evidence.jobs import Setting
 from evidence.methods.frozen_sam import FEW, METHODS, PublishedSAM, main, with_neighbours
 from evidence.noise import NOISES, write_test_prompts, write_training_prompts
 from evidence.workspace import Workspace
+from spdnet.planning.plans import DensePromptSettings, DistillationSettings
 from spdnet.prompts import SlicePrompts
 from spdnet.tests.tiny import IMAGE_SIZE, build_tiny_sam, tiny_settings, write_blob_dataset
 
@@ -52,6 +53,11 @@ def predict(raw: Path, source: str, noise: str, *options: str | Path) -> dict[st
         found[file.name] = sitk.GetArrayFromImage(predicted)
     assert len(found) == 2
     return found
+
+
+def test_takes_plans_of_a_decoder_that_does_without_prompts() -> None:
+    maps, rule = DensePromptSettings("maps"), DistillationSettings("weighed", without_prompts="decode")
+    PublishedSAM(replace(SETTINGS, distillation=rule, dense_prompt=maps), 1, CPU)
 
 
 def test_is_segment_anything_itself_on_a_slice() -> None:

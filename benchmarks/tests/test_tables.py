@@ -267,8 +267,8 @@ def test_noise_goals() -> None:
     records = [scored("spd", p, test_noise=n) for n, p in (("bad0", 5), ("bad90", 4.5), ("bad100", 3))]
     assert outcomes(3, *records) == [("itself with 0 % bad points", "met")]
     assert outcomes(3, *records[:1], scored("spd", 2, test_noise="bad90"))[0][1] == "missed"
-    assert outcomes(4, *records, scored("no_prompts", 4)) == [("without prompts", "missed")]
-    assert outcomes(4, *records, scored("no_prompts", 1)) == [("without prompts", "met")]
+    assert outcomes(4, *records, scored("saliency", 4)) == [("saliency alone", "missed")]
+    assert outcomes(4, *records, scored("saliency", 1)) == [("saliency alone", "met")]
 
 
 def test_summary_is_of_the_test_part_with_all_volumes_and_names_the_lowest() -> None:

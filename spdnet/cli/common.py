@@ -9,6 +9,7 @@ import os
 import select
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -52,22 +53,30 @@ def entry_point(main: Callable[[list[str] | None], None]) -> Callable[..., None]
     def wrapped(argv: list[str] | None = None) -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         try:
-            main(argv)
-            sys.stdout.flush()
-        except SPDError as error:
-            close_bars()
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-        except OSError as error:
-            if isinstance(error, BrokenPipeError) and _nobody_reads():
-                sys.exit(_STATUS_OF_SIGPIPE)
-            if error.errno not in DISK_ERRORS:
+            try:
+                main(argv)
+            except SPDError as error:
+                _stop(str(error))
+            except OSError as error:
+                if error.errno not in DISK_ERRORS:
+                    raise
+                _stop(f"{error.filename or 'writing failed'}: {error.strerror}")
+            finally:
+                if sys.stdout is not None:  # as it is where a shell has closed it
+                    sys.stdout.flush()
+        except BrokenPipeError:
+            if not _nobody_reads():
                 raise
-            close_bars()
-            print(f"error: {error.filename or 'writing failed'}: {error.strerror}", file=sys.stderr)
-            sys.exit(1)
+            sys.exit(_STATUS_OF_SIGPIPE)
 
     return wrapped
+
+
+def _stop(message: str) -> NoReturn:
+    """Say what is wrong, below the progress bars, and exit with status 1."""
+    close_bars()
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
 
 
 def _nobody_reads() -> bool:

@@ -95,8 +95,8 @@ def _run_pipeline(args: argparse.Namespace, folder: Path, raw: Path) -> dict[str
         predictions[method] = folder / f"predictions_{trainer}"
         arguments = [*images, "-o", str(predictions[method]), "-tr", trainer, *device]
         _command("spd_predict", predict.main, arguments)
-    predictions["no points"] = folder / "predictions_no_points"
-    arguments = [*images, "-o", str(predictions["no points"]), "-tr", "SPDTrainer", "--no_prompts", *device]
+    predictions["saliency alone"] = folder / "predictions_saliency"
+    arguments = [*images, "-o", str(predictions["saliency alone"]), "-tr", "SPDTrainer", "--no_prompts", *device]
     _command("spd_predict", predict.main, arguments)
     for method in predictions:
         _command("spd_evaluate", evaluate.main, ["-ref", str(raw / "labelsTs"), "-pred", str(predictions[method])])

@@ -249,7 +249,7 @@ class SPDPredictor:
             folder_with_segs_from_prev_stage: nnU-Net's; must stay None.
             num_parts, part_id: predict every `num_parts`-th case only, starting with the `part_id`-th.
             prompts: folder with a prompt file for each case; or one file, or None, for each case in the order of the
-                images. Without prompts a case is predicted from the saliency prior alone.
+                images. Without prompts a case is predicted as the plans say (`without_prompts`).
             save_prompts: also write what became of every point, `prompts/{case}.mrk.json` and `.csv` (see
                 `prompt_report`); of several folds, as the first one judges it.
             save_saliency: also write the saliency of the first fold, `saliency/{case}_0000` and so on (see
@@ -315,7 +315,7 @@ class SPDPredictor:
         )
 
     def predict_case(self, case: CaseFiles) -> tuple[CasePrediction, ImageGeometry]:
-        """Segment one case from its files; without a prompt file, by the saliency prior alone.
+        """Segment one case from its files; without a prompt file, as the plans say.
 
         Raises:
             DatasetError, PromptFileError: a file is not what it must be.
@@ -352,7 +352,7 @@ class SPDPredictor:
             points_zyx: (N, 3) noisy points as continuous voxel indices z, y, x into the image as given.
             class_index: (N,) which foreground class (from 0) each point speaks for, -1 for all; default all.
             boxes_zyx: (B, 2, 3) opposite corners of coarse boxes, likewise (voxel centres are integers). With neither
-                points nor boxes the case is predicted from the saliency prior alone.
+                points nor boxes the case is predicted as the plans say (`without_prompts`).
             box_class_index: (B,) which class each box speaks for; default all.
 
         Returns:
@@ -431,7 +431,7 @@ class SPDPredictor:
     # ---- one case in the network frame --------------------------------------------------------------------
 
     def predict_network_case(self, network_case: NetworkCase, prompts: SlicePrompts | None) -> CasePrediction:
-        """Segment a preprocessed case with points in its network frame, or None for the saliency prior alone."""
+        """Segment a preprocessed case with points in its network frame, or None to do without."""
         volumes = self._predict_volumes(network_case, prompts)
         mean = _mean_probabilities(volumes)
         probabilities = probabilities_on_raw_grid(mean, network_case.mapping)
@@ -483,7 +483,8 @@ class SPDPredictor:
     def _warn_of_untrusted(self, case: str, prompts: SlicePrompts, volumes: list[VolumePrediction]) -> None:
         n_folds = np.sum([v.untrusted for v in volumes if v.untrusted is not None], axis=0)  # for each class
         for k in np.flatnonzero(n_folds).tolist():
-            if prompts.speak_for(k):
+            own = prompts.for_class(k)
+            if len(own) or len(own.boxes):
                 folds = "" if n_folds[k] == len(volumes) else f" in {n_folds[k]} of {len(volumes)} folds"
                 logger.warning(
                     "case %s: none of the prompts for %s can be trusted%s; predicted without them. Do they belong to "

@@ -71,7 +71,7 @@ class ArrayCase:
         case: name for messages.
         image: (c, z, y, x), intensities as in the training files.
         geometry: its grid.
-        prompts: points and boxes, or None for the saliency prior alone.
+        prompts: points and boxes, or None to do without.
         target: path of the prediction without file ending, or None if it is returned.
     """
 
@@ -84,7 +84,7 @@ class ArrayCase:
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """A case in the network frame; `prompts` None is the saliency prior alone. `given`: all prompts of its file."""
+    """A case in the network frame; `prompts` None is without any. `given`: all prompts of its file."""
 
     case: str
     target: Path | None

@@ -129,14 +129,19 @@ def predict_encoded(
         Probabilities float32 (S, k, M, M), 0 where nothing is decoded.
     """
     probabilities = _decode_encoded(network, volume, prompts, given.boxes, rules, device)
-    if given.untrusted.any():
-        without = volume.saliency
-        if rules.settings.without_prompts == "decode":
-            without = _decode_encoded(network, volume, SlicePrompts.empty(), None, rules, device)
-        probabilities[:, given.untrusted] = without[:, given.untrusted]
     points = points_of_classes(prompts, volume.saliency, network.image_size)
+    if rules.settings.without_prompts == "saliency":
+        probabilities[:, given.untrusted] = volume.saliency[:, given.untrusted]
+    elif _had_points(points, given.untrusted):
+        without = _decode_encoded(network, volume, SlicePrompts.empty(), None, rules, device)
+        probabilities[:, given.untrusted] = without[:, given.untrusted]
     drop_lone_pieces(probabilities, points, given, rules)
     return probabilities
+
+
+def _had_points(points_syx: list[np.ndarray], untrusted: np.ndarray) -> bool:
+    """Whether the decoder was given points of an untrusted class, so that it has to be asked again without."""
+    return any(len(points_syx[k]) for k in np.flatnonzero(untrusted).tolist())
 
 
 def _decode_encoded(
@@ -198,7 +203,7 @@ def predict_volume(
 
     A class of which no prompt is trusted in any slice (if the decoder weighs the points, one that has none), or whose
     points look random, is predicted as without prompts, unless the plans say that such slices are empty
-    (`distill_whole_volume`). If the decoder is to do that, and such a class does have prompts, the volume goes through
+    (`distill_whole_volume`). If the decoder is to do that, and such a class does have points, the volume goes through
     the network a second time.
 
     Where the GPU's memory does not suffice for a batch, batches are halved, which is logged; only a single slice that
@@ -225,7 +230,7 @@ def predict_volume(
     found = distill_whole_volume(prompts, saliency, stream.rules, content_share, random)
     if none_given is None:
         probabilities[:, found.untrusted] = saliency[:, found.untrusted]
-    elif any(prompts.speak_for(k) for k in np.flatnonzero(found.untrusted).tolist()):
+    elif _had_points(stream.points, found.untrusted):
         again = _Stream(network, slices, none_given, settings, device)
         again.run(batch_size)
         probabilities[:, found.untrusted] = again.probabilities[:, found.untrusted]
@@ -340,7 +345,7 @@ class _Stream:
         self._masks.clear()
 
     def _decode_until(self, stop: int) -> None:
-        """Decode the slices up to `stop`, and drop what no later one needs; nothing to decode without prompts."""
+        """Decode the slices up to `stop`, and drop what no later one needs; nothing is decoded if `prompts` is None."""
         first = self._decoded
         if self.prompts is not None:
             rows = rows_of_slices(self.prompts, self.saliency, first, stop, self.rules)

@@ -43,7 +43,6 @@ MIN_CASES_TO_HOLD_OUT = 10  # of the data set; four fifths of them train in a fo
 HELD_OUT_SHARE = 0.2
 PASSES_UNCHECKED = 10  # over the slices, in stage 1 without held-out cases; see docs/choices.md
 LEAST_ITERATIONS = 250  # however few the slices are
-ABSENT_SHARE = 0.1  # of the draws, without any prompt; see docs/choices.md
 IMITATED_SHARE = 0.5  # of the training prompts, where there are files; see docs/choices.md
 # Largest input by device: beyond it a slice costs more than a user would wait for.
 LARGEST_IMAGE = {("lite", "cpu"): 112, ("lite", "cuda"): 224, ("vit", "cpu"): 224, ("vit", "cuda"): 448}
@@ -281,8 +280,7 @@ class SPDPlanner:
             "that saliency confirms. tau 0.5 and n 2 as in the paper"
         )
         self.reasons["lone_pieces"] = "stage 2 sees by the training cases whether all pieces of a target hold points"
-        self.reasons["without_prompts"] = "the decoder sees the saliency of the slices around, which one map does not"
-        return DistillationSettings("weighed", random_points="refuse", without_prompts="decode", lone_pieces="auto")
+        return DistillationSettings(mode="weighed", random_points="refuse", lone_pieces="auto")
 
     def is_flat(self) -> bool:
         """Whether all images are 2D."""
@@ -299,16 +297,6 @@ class SPDPlanner:
         return DensePromptSettings("maps")
 
     def choose_prompts(self) -> PromptSettings:
-        """Where they come from; a decoder that goes by maps as well is also trained without any."""
-        prompts = self.choose_prompt_source()
-        if self.is_flat():
-            return prompts
-        self.reasons["prompts"] += (
-            f"; {100 * ABSENT_SHARE:.0f} % of the draws have none at all, so that the decoder knows what to do without"
-        )
-        return replace(prompts, absent_share=ABSENT_SHARE)
-
-    def choose_prompt_source(self) -> PromptSettings:
         """Prompt files where every training case has one, and points that resemble theirs; else such points alone.
 
         The decoder has to be trained on prompts like those it will get, but not always on the same ones;
@@ -414,13 +402,13 @@ class SPDPlannerPaper(SPDPlanner):
 
     def choose_distillation(self) -> DistillationSettings:
         """Salient points reach the decoder, and no others; a slice without any is decoded without."""
-        for name in ("distillation", "random_points", "without_prompts", "lone_pieces"):
+        for name in ("distillation", "random_points", "lone_pieces"):
             self.reasons[name] = "as in the paper"
         return DistillationSettings(n_context=0 if self.is_flat() else 2)
 
     def choose_prompts(self) -> PromptSettings:
         """Files as they are."""
-        prompts = self.choose_prompt_source()
+        prompts = super().choose_prompts()
         if prompts.source == "files":
             self.reasons["prompts"] = self.reasons["prompts"].split(";")[0]
         return replace(prompts, imitated_share=0.0)

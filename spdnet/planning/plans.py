@@ -116,7 +116,8 @@ class DistillationSettings:
             trusted points are to be "empty". Our extension.
         without_prompts: how a class is predicted for which there are no prompts, or none that is trusted: "saliency"
             (the map of stage 1 is the prediction) or "decode" (the decoder has the image and the maps of the saliency;
-            it should have been trained without prompts, too, see `PromptSettings.absent_share`). Our extension.
+            it should have been trained without prompts, too, see `PromptSettings.absent_share`). Our extension; see
+            `docs/choices.md` for where it gains and where it costs.
         lone_pieces: what becomes of a mask's pieces that hold no point and meet no trusted box
             (`spdnet.inference.pieces`): "keep" (the paper's), "drop", or "auto": for each class "drop" if stage 2 finds
             that nearly all of the target in the training cases is in pieces that hold one. None is dropped where no
@@ -273,7 +274,8 @@ class PromptSettings:
     Attributes:
         source: "files" (promptsTr), "simulated" (from the labels, freshly each epoch) or "none".
         recipe: how they are simulated.
-        imitated_share: with "files", so many of the draws are simulated by the recipe instead, freshly each epoch.
+        imitated_share: with "files", so many of the draws with prompts are simulated by the recipe instead, freshly
+            each epoch.
             A file's points are the same in every epoch, and a decoder that knows them by heart need not look at them.
         absent_share: of the draws for stage 2, how many are without any prompt, so that the decoder knows volumes that
             have none.

@@ -165,11 +165,6 @@ class SlicePrompts:
         chosen = (self.class_index == k) | (self.class_index == ALL_CLASSES)
         return SlicePrompts(self.points_syx[chosen], self.class_index[chosen], self.boxes.for_class(k))
 
-    def speak_for(self, k: int) -> bool:
-        """Whether there is a point or box for class `k`."""
-        own = self.for_class(k)
-        return bool(len(own) or len(own.boxes))
-
     def for_all_classes(self) -> SlicePrompts:
         """The same points and boxes without a class: they speak for all."""
         everyone = np.full(len(self), ALL_CLASSES, dtype=np.int64)

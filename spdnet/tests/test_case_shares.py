@@ -100,7 +100,8 @@ def test_draws_without_prompts_are_for_training_alone(tmp_path: Path) -> None:
         assert len(draw_prompts(case, prompts, rng)) == len(validation_prompts(case, prompts)) == 1
     boxed = replace(from_files().prompts, boxes="simulated")
     assert len(training_prompts(case, boxed, rng).boxes)
-    assert not training_prompts(case, replace(boxed, absent_share=1.0), rng).speak_for(0)
+    none = training_prompts(case, replace(boxed, absent_share=1.0), rng)
+    assert not len(none) and not len(none.boxes)
 
 
 def test_right_points_of_another_class_are_not_counted_as_missing_one(

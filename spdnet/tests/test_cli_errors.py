@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -419,34 +420,49 @@ def test_simulation_without_labels(workspace: Workspace, refused: Refusal) -> No
 # ---- output that nobody reads -----------------------------------------------------------------------------
 
 PROGRAM = """
+import sys
 from spdnet.cli.common import entry_point
+from spdnet.errors import SPDError
 
 @entry_point
 def main(argv):
+    print('a line', flush=True)
+    sys.stdin.readline()
     {body}
 
 main([])
 """
 
 
-def run_unread(body: str) -> tuple[int, str]:
-    """Exit status and stderr of a command whose reader leaves after a line."""
+def run_unread(body: str, leaves: bool = True) -> tuple[int, str]:
+    """Exit status and stderr of a command; what it does after its first line it does when the reader has left."""
     arguments = [sys.executable, "-c", PROGRAM.format(body=body)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stderr is not None
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(arguments, text=True, env=buffered, **pipes) as process:  # type: ignore[call-overload]
         assert process.stdout.readline() == "a line\n"
-        process.stdout.close()
+        if leaves:
+            process.stdout.close()
+        process.stdin.close()
         return process.wait(), process.stderr.read()
 
 
-def test_reader_of_the_output_leaves() -> None:
-    many_lines = "[print('a line') for _ in range(100000)]"
-    assert run_unread(many_lines) == (141, "")
-    wait_then_print = "import time; print('a line', flush=True); time.sleep(0.3); print('the last')"
-    assert run_unread(wait_then_print) == (141, "")
+@pytest.mark.parametrize("body", ["[print('a line') for _ in range(100000)]", "print('one more')", "sys.exit(print())"])
+def test_reader_of_the_output_leaves(body: str) -> None:
+    assert run_unread(body) == (141, "")
+
+
+def test_an_error_is_told_though_nobody_reads_the_output() -> None:
+    assert run_unread("print('one more'); raise SPDError('something is wrong')")[1] == "error: something is wrong\n"
 
 
 def test_broken_pipe_to_another_process_is_not_hidden() -> None:
-    status, errors = run_unread("print('a line', flush=True); raise BrokenPipeError('a worker has gone')")
+    status, errors = run_unread("raise BrokenPipeError('a worker has gone')", leaves=False)
     assert status == 1
     assert "Traceback" in errors and "a worker has gone" in errors
+
+
+def test_output_that_the_shell_has_closed() -> None:
+    command = [sys.executable, "-c", "from spdnet.cli import evaluate; evaluate.main(['-h'])"]
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr

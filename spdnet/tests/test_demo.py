@@ -21,7 +21,7 @@ def test_the_demo_runs_every_command_and_draws_its_picture(
     printed = capsys.readouterr().out
     for command in ("spd_plan_and_preprocess", "spd_train", "spd_predict", "spd_evaluate"):
         assert f"$ {command}" in printed
-    assert "no points" in printed
+    assert "saliency alone" in printed
     assert (folder / "demo.png").stat().st_size > 10_000
     scores = json.loads((folder / "predictions_SPDTrainer" / "spd_evaluation.json").read_text(encoding="utf-8"))
     assert scores["n_cases"] == 2

@@ -298,7 +298,7 @@ def test_the_quick_start_can_be_followed(
         "predicting: ",
     ):
         assert bar in told
-    assert (raw / "preds" / "report.html").is_file() and (raw / "preds_alone" / "spd_evaluation.json").is_file()
+    assert (raw / "preds" / "report.html").is_file() and (raw / "preds_prior" / "spd_evaluation.json").is_file()
 
 
 def write_decathlon(folder: Path, n_cases: int) -> None:

@@ -451,12 +451,10 @@ def test_the_paper_s_planner_changes_what_the_paper_says() -> None:
     assert [p.settings.distillation.random_points for p in both] == ["refuse", "keep"]
     assert [p.settings.dense_prompt.mode for p in both] == ["maps", "none"]
     assert [p.settings.distillation.lone_pieces for p in both] == ["auto", "keep"]
-    assert [p.settings.distillation.without_prompts for p in both] == ["decode", "saliency"]
-    assert [p.settings.prompts.absent_share for p in both] == [0.1, 0]
-    parts = ("loss", "stage1", "stage2", "lora", "distillation", "dense_prompt", "prompts")
+    parts = ("loss", "stage1", "stage2", "lora", "distillation", "dense_prompt")
     assert replace(paper, **{part: getattr(ours, part) for part in parts}) == ours
     assert [p.settings.distillation.mode for p in both] == ["weighed", "consensus"]
-    extensions = ("mode", "random_points", "without_prompts", "lone_pieces")
+    extensions = ("mode", "random_points", "lone_pieces")
     rest = replace(paper.distillation, **{name: getattr(ours.distillation, name) for name in extensions})
     assert rest == ours.distillation
     assert PLANNERS["SPDPlannerPaper"] is SPDPlannerPaper
@@ -579,22 +577,21 @@ def test_prompts_come_from_files_where_every_case_has_one() -> None:
     filed = a_fingerprint(*[a_case(prompt_statistics=POINTS)] * 2)
     recipe = RecipeSettings("bad_points", {"bad": 0.6, "points_per_slice": 3})
     own = plan(filed)
-    assert own.settings.prompts == PromptSettings("files", recipe, imitated_share=0.5, absent_share=0.1)
+    assert own.settings.prompts == PromptSettings("files", recipe, imitated_share=0.5)
     assert "50 % of the draws are simulated to resemble them" in own.reasons["prompts"]
     paper = SPDPlannerPaper(filed, "cpu", 8.0).plan()
     assert paper.settings.prompts == PromptSettings("files", recipe) and "resemble" not in paper.reasons["prompts"]
     boxes = a_case(prompt_statistics=PromptStatistics(slices=10, target_slices=10, boxes=10))
-    assert plan(a_fingerprint(boxes, boxes)).settings.prompts == PromptSettings("files", absent_share=0.1)
+    assert plan(a_fingerprint(boxes, boxes)).settings.prompts == PromptSettings("files")
     none = plan(a_fingerprint(a_case()))
-    assert none.settings.prompts == PromptSettings("simulated", absent_share=0.1)
+    assert none.settings.prompts == PromptSettings("simulated")
     assert "no prompt file" in none.reasons["prompts"]
-    assert "10 % of the draws have none at all" in none.reasons["prompts"]
 
 
 def test_prompts_of_some_cases_are_imitated_for_all() -> None:
     mixed = plan(a_fingerprint(a_case(prompt_statistics=POINTS), a_case()))
     recipe = RecipeSettings("bad_points", {"bad": 0.6, "points_per_slice": 3})
-    assert mixed.settings.prompts == PromptSettings("simulated", recipe, absent_share=0.1)
+    assert mixed.settings.prompts == PromptSettings("simulated", recipe)
     assert "files for 1 of 2 training cases" in mixed.reasons["prompts"]
     assert "bad_points, bad 0.6, points_per_slice 3" in mixed.reasons["prompts"]
     assert SPDPlans.from_dict(json.loads(json.dumps(mixed.to_dict()))) == mixed
@@ -602,4 +599,4 @@ def test_prompts_of_some_cases_are_imitated_for_all() -> None:
     assert curves.settings.prompts.recipe == RecipeSettings("centreline", {"uncovered": 0.4})
     boxes = PromptStatistics(slices=10, target_slices=10, boxes=10)
     boxed = plan(a_fingerprint(a_case(prompt_statistics=boxes), a_case()))
-    assert boxed.settings.prompts == PromptSettings("none", boxes="simulated", absent_share=0.1)
+    assert boxed.settings.prompts == PromptSettings("none", boxes="simulated")

@@ -19,7 +19,7 @@ from PIL import Image
 from spdnet.cli import predict
 from spdnet.cli.report import main
 from spdnet.dataset import get_reader
-from spdnet.planning.plans import DistillationSettings
+from spdnet.planning.plans import DistillationSettings, PromptSettings
 from spdnet.report.cases import read_case
 from spdnet.report.page import json_text, render_page
 from spdnet.report.sources import prediction_source
@@ -194,6 +194,19 @@ def test_the_rules_of_distillation_are_told(mode: str, empty: str, points: str, 
     rows = {r["topic"]: r["choice"] for r in plans_in_words({"distillation": asdict(rule)})}
     assert rows["Distillation"].startswith(points)
     assert rows["Slices without trusted points"].startswith(without)
+
+
+def test_what_becomes_of_volumes_without_prompts_is_told() -> None:
+    for way, share, said, draws in (
+        ("saliency", 0.0, "predicted from the saliency alone", "from the prompt files"),
+        ("decode", 0.1, "decoded from the image and the maps", "from the prompt files; 10% of the draws have none"),
+    ):
+        plans = {
+            "distillation": asdict(DistillationSettings(without_prompts=way)),  # type: ignore[arg-type]
+            "prompts": asdict(PromptSettings("files", absent_share=share)),
+        }
+        rows = {r["topic"]: r["choice"] for r in plans_in_words(plans)}
+        assert rows["Volumes without prompts"].startswith(said) and rows["Prompts in training"] == draws
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import torch
 
 from spdnet.dataset import load_or_create_splits
-from spdnet.errors import ConfigurationError, DatasetError, ModelError
+from spdnet.errors import ConfigurationError, DatasetError, ModelError, PlansError
 from spdnet.geometry import SliceTransform
 from spdnet.inference.prompting import DecoderRows, DistilledVolume, distill_whole_volume
 from spdnet.network import SPDNetwork, build_network
@@ -414,6 +414,16 @@ def test_batches_of_stage_2_hold_whole_runs_and_keep_to_the_plans(planned: Works
     assert all(6 <= sum(len(r.indices) for r in batch) < 6 + 4 for batch in batches)
     seen = [(r.variant.name, int(i)) for batch in batches for r in batch for i in r.indices]
     assert len(seen) == len(set(seen))
+
+
+def test_stage_2_is_trained_without_prompts_where_the_plans_say_so(planned: Workspace, tmp_path: Path) -> None:
+    settings = raw_true_settings()
+    for share, has_points in ((0.0, True), (1.0, False)):
+        prompts = replace(settings.prompts, absent_share=share)
+        stage = prompt_stage(planned, replace(settings, prompts=prompts), tmp_path, n_cases=2)
+        stage.prepare()
+        runs = [r for batch in stage._draw_batches(np.random.default_rng(0)) for r in batch]
+        assert any(r.rows.point_is_real.any() for r in runs) == has_points
 
 
 class OneParameterStage(Stage):
@@ -858,14 +868,16 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
+ALWAYS_GIVEN = {"distillation.without_prompts": "saliency", "prompts.absent_share": 0.0}
 RAW = {
+    **ALWAYS_GIVEN,
     "distillation.mode": "raw",
     "distillation.boxes.mode": "raw",
     "distillation.lone_pieces": "keep",
     "consistency.weight": 0.0,
 }
 SAMS_OWN = {"dense_prompt.mode": "none", "dense_prompt.n_slices": 4}
-CONSENSUS = {**SAMS_OWN, "distillation.mode": "consensus", "distillation.lone_pieces": "keep"}
+CONSENSUS = {**SAMS_OWN, **ALWAYS_GIVEN, "distillation.mode": "consensus", "distillation.lone_pieces": "keep"}
 
 BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
 
@@ -887,6 +899,7 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
         ("SPDTrainerTruePoints", {**RAW, "prompts.recipe.mode": "true_points"}),
         ("SPDTrainerEmptyMask", {**CONSENSUS, "distillation.empty_consensus": "empty"}),
         ("SPDTrainerKeepRandom", {"distillation.random_points": "keep"}),
+        ("SPDTrainerPromptsOptional", {"prompts.absent_share": 0.1}),
         (
             "SPDTrainerPlateau",
             {f"stage{i}.{k}": v for i in (1, 2) for k, v in (("scheduler", "plateau"), ("warmup_iterations", 0))},
@@ -894,14 +907,23 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
     ],
 )
 def test_variants_change_what_they_say_and_nothing_else(name: str, changes: dict[str, Any]) -> None:
-    extensions = {"random_points": "refuse", "lone_pieces": "auto", "mode": "weighed"}
+    extensions = {"random_points": "refuse", "lone_pieces": "auto", "mode": "weighed", "without_prompts": "decode"}
     maps = DensePromptSettings("maps", 3)
     settings = tiny_settings(distillation=DistillationSettings(**extensions), dense_prompt=maps)  # type: ignore[arg-type]
+    settings = replace(settings, prompts=replace(settings.prompts, absent_share=0.2))
     stages = {name: replace(getattr(settings, name), warmup_iterations=3) for name in ("stage1", "stage2")}
     settings = replace(settings, **stages)
     before = flat(dataclasses.asdict(settings))
     after = flat(dataclasses.asdict(get_trainer(name).adapt_settings(settings)))
     assert {k: v for k, v in after.items() if v != before[k]} == changes
+
+
+def test_optional_prompts_are_decoded_without() -> None:
+    settings = tiny_settings(dense_prompt=DensePromptSettings("maps"))
+    optional = get_trainer("SPDTrainerPromptsOptional").adapt_settings(settings)
+    assert optional.distillation == replace(settings.distillation, without_prompts="decode")
+    with pytest.raises(PlansError, match="without prompts the decoder goes by maps"):
+        get_trainer("SPDTrainerPromptsOptional").adapt_settings(tiny_settings())
 
 
 def test_true_points_are_trained_without_boxes() -> None:

@@ -12,6 +12,7 @@ import torch
 
 from spdnet.inference import SPDPredictor, volume
 from spdnet.inference.class_rules import Rules
+from spdnet.inference.mirroring import mirror_maps, predict_mirrored
 from spdnet.inference.prompting import DistilledVolume, distill_whole_volume
 from spdnet.inference.volume import VolumePrediction, encode_volume, predict_encoded, predict_volume
 from spdnet.network import SPDNetwork, build_network
@@ -144,14 +145,25 @@ def test_the_decoder_does_without_prompts_where_the_plans_say_so(monkeypatch: py
     assert not np.allclose(of_one_class.probabilities[:, 0], alone.probabilities[:, 0], atol=1e-3)
     np.testing.assert_allclose(of_one_class.probabilities[:, 1], alone.probabilities[:, 1], atol=1e-5)
 
-    refused = predict_volume(network, slices, point, settings, 4, CPU, random=np.array([True, False]))
-    assert len(passes) == 4 * one_pass
-    np.testing.assert_allclose(refused.probabilities, alone.probabilities, atol=1e-5)
+    both = SlicePrompts.concatenate([point, SlicePrompts(np.array([[2.0, 40.0, 10.0]]), np.array([1]))])
+    trusted = predict_volume(network, slices, both, settings, 4, CPU)
+    del passes[:]
+    refused = predict_volume(network, slices, both, settings, 4, CPU, random=np.array([True, False]))
+    assert len(passes) == 2 * one_pass
+    expected = np.stack([alone.probabilities[:, 0], trusted.probabilities[:, 1]], axis=1)
+    assert not np.allclose(expected[:, 1], alone.probabilities[:, 1], atol=1e-3)
+    np.testing.assert_allclose(refused.probabilities, expected, atol=1e-5)
 
     encoded, rules = encode_volume(network, slices, 4, CPU), Rules.of(settings, network)
-    given = distill_whole_volume(point, encoded.saliency, rules, random=np.array([True, False]))
-    at_once = predict_encoded(network, encoded, given, point, rules, CPU)
-    np.testing.assert_allclose(at_once, alone.probabilities, atol=2e-2)  # other batches, bfloat16
+    given = distill_whole_volume(both, encoded.saliency, rules, random=np.array([True, False]))
+    at_once = predict_encoded(network, encoded, given, both, rules, CPU)
+    np.testing.assert_allclose(at_once, expected, atol=2e-2)  # other batches, bfloat16
+
+    axes = (1,)
+    turned = predict_mirrored(network, slices, None, settings, 4, CPU, axes)
+    mirrored = predict_volume(network, mirror_maps(slices, axes), None, settings, 4, CPU)
+    mean = (alone.probabilities + mirror_maps(mirrored.probabilities, axes)) / 2
+    np.testing.assert_allclose(turned.probabilities, mean, atol=1e-5)
 
 
 def test_folds_that_disagree_are_told(trained: Workspace, caplog: pytest.LogCaptureFixture) -> None:

@@ -51,7 +51,7 @@ class PublishedSAM:
         published = replace(
             settings,
             lora=replace(settings.lora, rank=0),
-            distillation=replace(settings.distillation, mode="raw"),
+            distillation=replace(settings.distillation, mode="raw", without_prompts="saliency"),
             dense_prompt=DensePromptSettings(),
         )
         self.network = build_planned_network(published, n_classes)

@@ -19,8 +19,7 @@ PLANS = "SPDPlans"
 STAGE1 = "stage 1, shared"
 _PARTS = ("distillation", "prompts", "consistency", "augmentation", "dense_prompt")  # of the plans
 _SAMS_OWN = (("mode", "none"),)  # dense prompt
-_CONSENSUS = (("mode", "consensus"), ("lone_pieces", "keep"), ("without_prompts", "saliency"))  # distillation
-_ALWAYS_GIVEN = (("absent_share", 0.0),)  # prompts
+_CONSENSUS = (("mode", "consensus"), ("lone_pieces", "keep"))  # distillation, with SAM's own dense prompt
 
 
 @dataclass(frozen=True)
@@ -174,14 +173,7 @@ def _toward(neighbour: Literal["previous", "next"]) -> SPD:
 
 def _context(n: int) -> SPD:
     given = (*_CONSENSUS, ("n_context", n))
-    return SPD(
-        f"spd_context{n}",
-        f"consensus, n = {n}",
-        "context",
-        distillation=given,
-        prompts=_ALWAYS_GIVEN,
-        dense_prompt=_SAMS_OWN,
-    )
+    return SPD(f"spd_context{n}", f"consensus, n = {n}", "context", distillation=given, dense_prompt=_SAMS_OWN)
 
 
 def _choice(name: str, title: str, **parts: dict[str, Any]) -> SPD:
@@ -194,12 +186,7 @@ def _threshold(percent: int) -> SPD:
     tau = percent / 100
     given = (*_CONSENSUS, ("tau", tau))
     return SPD(
-        f"spd_tau{percent}",
-        f"consensus, tau = {tau:.1f}",
-        "threshold",
-        distillation=given,
-        prompts=_ALWAYS_GIVEN,
-        dense_prompt=_SAMS_OWN,
+        f"spd_tau{percent}", f"consensus, tau = {tau:.1f}", "threshold", distillation=given, dense_prompt=_SAMS_OWN
     )
 
 
@@ -213,21 +200,11 @@ METHODS: dict[str, SPD] = {
             "SPD, consensus points, no maps",
             "ablation",
             distillation=_CONSENSUS,
-            prompts=_ALWAYS_GIVEN,
             dense_prompt=_SAMS_OWN,
         ),
         SPD("local_only", "local validation only", "ablation", trainer="SPDTrainerLocalOnly"),
         SPD("stage1_raw", "stage-1 encoder, decoder tuned on raw points", "ablation", trainer="SPDTrainerRawPrompts"),
-        SPD("no_prompts", "SPD without prompts", "ablation", False, model="spd", prediction=("--no_prompts",)),
-        SPD(
-            "saliency",
-            "saliency map alone",
-            "ablation",
-            False,
-            distillation=(("without_prompts", "saliency"),),
-            model="spd",
-            prediction=("--no_prompts",),
-        ),
+        SPD("saliency", "saliency map alone", "ablation", False, model="spd", prediction=("--no_prompts",)),
         SPD("sam_tuning", "SAM-Tuning", "SAM", trainer="SPDTrainerSAMTuning", shares_stage1=False),
         SPD(
             "right_points",
@@ -257,20 +234,28 @@ METHODS: dict[str, SPD] = {
             shares_stage1=False,
         ),
         _choice("random_kept", "SPD, random points kept", distillation={"random_points": "keep"}),
-        _choice(
-            "always_given",
-            "SPD, always trained with prompts",
-            distillation={"without_prompts": "saliency"},
-            prompts=dict(_ALWAYS_GIVEN),
-        ),
         _choice("imitated0", "SPD, training points from files only", prompts={"imitated_share": 0.0}),
         _choice("imitated100", "SPD, training points imitated only", prompts={"imitated_share": 1.0}),
         _choice(
             "without_extensions",
             "SPD without our extensions",
             distillation={**dict(_CONSENSUS), "random_points": "keep"},
-            prompts={"imitated_share": 0.0, "absent_share": 0.0},
+            prompts={"imitated_share": 0.0},
             dense_prompt=dict(_SAMS_OWN),
+        ),
+        SPD(
+            "prompts_optional",
+            "SPD, a tenth of its training without prompts",
+            "choice",
+            trainer="SPDTrainerPromptsOptional",
+        ),
+        SPD(
+            "prompts_optional_none",
+            "the same, without prompts",
+            "choice",
+            False,
+            model="prompts_optional",
+            prediction=("--no_prompts",),
         ),
         *(_toward(neighbour) for neighbour in ("previous", "next")),
         *(_context(n) for n in (0, 1, 3, 4)),

@@ -34,7 +34,10 @@ def _raw(settings: SPDSettings) -> SPDSettings:
 
 
 def _consensus(settings: SPDSettings, **changes: Any) -> SPDSettings:
-    """The settings with the consensus and no maps, and with other fields of their distillation."""
+    """The settings with the consensus and no maps, and with other fields of their distillation.
+
+    There are always prompts in the training.
+    """
     changes = {"mode": "consensus", "lone_pieces": "keep", "without_prompts": "saliency", **changes}
     prompts = replace(settings.prompts, absent_share=0.0)
     return replace(_distilled(settings, **changes), dense_prompt=DensePromptSettings(), prompts=prompts)
@@ -163,6 +166,16 @@ class SPDTrainerKeepRandom(SPDTrainer):
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Random points kept."""
         return _distilled(settings, random_points="keep")
+
+
+class SPDTrainerPromptsOptional(SPDTrainer):
+    """Also trained without prompts, so that volumes that have none are decoded, not left to the saliency alone."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """A tenth of the draws without prompts; without any, the decoder decides."""
+        settings = _distilled(settings, without_prompts="decode")
+        return replace(settings, prompts=replace(settings.prompts, absent_share=0.1))
 
 
 class SPDTrainerPlateau(SPDTrainer):
