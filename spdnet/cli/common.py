@@ -53,21 +53,19 @@ def entry_point(main: Callable[[list[str] | None], None]) -> Callable[..., None]
     def wrapped(argv: list[str] | None = None) -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         try:
-            try:
-                main(argv)
-            except SPDError as error:
-                _stop(str(error))
-            except OSError as error:
-                if error.errno not in DISK_ERRORS:
-                    raise
-                _stop(f"{error.filename or 'writing failed'}: {error.strerror}")
-            finally:
-                if sys.stdout is not None:  # as it is where a shell has closed it
-                    sys.stdout.flush()
+            main(argv)
+            if sys.stdout is not None:  # as it is where the shell has closed it
+                sys.stdout.flush()
+        except SPDError as error:
+            _stop(str(error))
         except BrokenPipeError:
-            if not _nobody_reads():
+            if not _silence_unread_output():
                 raise
             sys.exit(_STATUS_OF_SIGPIPE)
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            _stop(f"{error.filename or 'writing failed'}: {error.strerror}")
 
     return wrapped
 
@@ -76,10 +74,11 @@ def _stop(message: str) -> NoReturn:
     """Say what is wrong, below the progress bars, and exit with status 1."""
     close_bars()
     print(f"error: {message}", file=sys.stderr)
+    _silence_unread_output()
     sys.exit(1)
 
 
-def _nobody_reads() -> bool:
+def _silence_unread_output() -> bool:
     """Whether standard output is a pipe without a reader; what is left for it goes nowhere then."""
     if os.name != "posix":
         return False
