@@ -36,6 +36,7 @@ TRAINERS: dict[str, type[SPDTrainer]] = {
         ablations.SPDTrainerEmptyMask,
         ablations.SPDTrainerKeepRandom,
         ablations.SPDTrainerPromptsOptional,
+        ablations.SPDTrainerJoint,
         ablations.SPDTrainerPlateau,
     )
 }
