@@ -142,11 +142,6 @@ def _selection(p: dict[str, Any]) -> str:
     return f"those that suit {rule['held_out_share']:.0%} of the training cases best, which it is not trained on"
 
 
-def _joint(p: dict[str, Any]) -> str:
-    weight = p.get("joint", {}).get("saliency_weight", 0.0)
-    return f"trained on, the saliency's loss with weight {weight:g}" if weight else "as stage 1 leaves it"
-
-
 def _prompts(p: dict[str, Any]) -> str:
     prompts = p["prompts"]
     words = {"files": "from the prompt files", "simulated": "points simulated from the labels", "none": "no points"}
@@ -174,7 +169,6 @@ _TOPICS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("random_points", "Volumes whose points look random", _random_points),
     ("without_prompts", "Volumes without prompts", _without_prompts),
     ("selection", "Weights of stage 1", _selection),
-    ("joint", "Encoder in stage 2", _joint),
     ("epochs", "Epochs", lambda p: _stages(p, "epochs", "d")),
     ("iterations_per_epoch", "Steps per epoch", lambda p: _stages(p, "iterations_per_epoch", "d")),
     ("batch_size", "Batch size", lambda p: _stages(p, "batch_size", "d")),

@@ -209,15 +209,6 @@ def test_what_becomes_of_volumes_without_prompts_is_told() -> None:
         assert rows["Volumes without prompts"].startswith(said) and rows["Prompts in training"] == draws
 
 
-def test_whether_the_encoder_is_trained_on_is_told() -> None:
-    for joint, said in (
-        ({}, "as stage 1 leaves it"),
-        ({"joint": {"saliency_weight": 0.0}}, "as stage 1 leaves it"),
-        ({"joint": {"saliency_weight": 0.5}}, "trained on, the saliency's loss with weight 0.5"),
-    ):
-        assert {r["topic"]: r["choice"] for r in plans_in_words(joint)}["Encoder in stage 2"] == said
-
-
 @pytest.mark.parametrize(
     ("steps", "words"),
     [
