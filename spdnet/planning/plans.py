@@ -312,23 +312,6 @@ class PromptSettings:
 
 
 @dataclass(frozen=True)
-class JointSettings:
-    """Whether stage 2 trains the encoder on; our extension, see `docs/choices.md`.
-
-    Attributes:
-        saliency_weight: 0: adapters and saliency head stay as stage 1 leaves them (the paper's). Above: stage 2 trains
-            them too, with its own loss and so much of the saliency map's. Slices are encoded in every step then, none
-            are stored.
-    """
-
-    saliency_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.saliency_weight < 0:
-            raise PlansError(f"spd.joint.saliency_weight is {self.saliency_weight}; it must be 0 or more")
-
-
-@dataclass(frozen=True)
 class SPDSettings:
     """Everything that spdnet itself decides; see the parts."""
 
@@ -348,7 +331,6 @@ class SPDSettings:
     prompts: PromptSettings
     selection: SelectionSettings = SelectionSettings()
     dense_prompt: DensePromptSettings = DensePromptSettings()
-    joint: JointSettings = JointSettings()
 
     def __post_init__(self) -> None:
         if self.distillation.mode == "weighed" and self.dense_prompt.mode == "none":

@@ -145,20 +145,6 @@ def test_killed_while_writing_and_encoding_it_ends_the_same(straight: tuple[Work
     assert_same(folder, expected)
 
 
-def test_a_joint_training_that_is_killed_ends_the_same(planned: Workspace) -> None:
-    """Though the encoder is not that of stage 1 any more when it goes on."""
-    quiet(planned)
-    arguments = [*ARGUMENTS, "-tr", "SPDTrainerJoint"]
-    folder = planned.model("SPDTrainerJoint") / "fold_0"
-    assert Attempt(arguments).end() == 0
-    expected = outcome(folder)
-    planned.model("SPDTrainerJoint").rename(planned.root / "straight")
-    assert Attempt(arguments, die_while_writing(6)).end() == -signal.SIGKILL
-    assert read_checkpoint(folder / "checkpoint_latest.pth")["current_epoch"] == 3
-    assert Attempt([*arguments, "--c"]).end() == 0
-    assert_same(folder, expected)
-
-
 @pytest.mark.slow
 def test_fifty_kills_at_random_moments_change_nothing(straight: tuple[Workspace, Any]) -> None:
     planned, expected = straight

@@ -29,7 +29,6 @@ from spdnet.planning.plans import (
     ConsistencySettings,
     DensePromptSettings,
     DistillationSettings,
-    JointSettings,
     NormalizationSettings,
     PromptSettings,
     RecipeSettings,
@@ -38,12 +37,11 @@ from spdnet.planning.plans import (
 )
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.tiny import tiny_settings
-from spdnet.training.embedding_store import EmbeddingStore, StoredVariant
-from spdnet.training.joint_stage import JointStage
+from spdnet.training.embedding_store import EmbeddingStore
 from spdnet.training.losses import consistency_loss
 from spdnet.training.pretrained import load_pretrained_weights
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
-from spdnet.training.prompt_stage import PromptStage, Run, _adjacent_pairs, _cut
+from spdnet.training.prompt_stage import PromptStage, _adjacent_pairs, _cut, _Run
 from spdnet.training.registry import TRAINERS, get_trainer
 from spdnet.training.saliency_stage import SaliencyStage, slice_table
 from spdnet.training.sampling import BatchRequest, SliceBatches, augment, draw_batches
@@ -264,49 +262,6 @@ def test_stage_2_learns_and_changes_the_decoder_only(planned: Workspace, tmp_pat
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_joint_stage_2_learns_and_changes_adapters_and_saliency_too(planned: Workspace, tmp_path: Path) -> None:
-    settings = raw_true_settings(stage2=StageSettings(12, 1, 100, 1e-3), joint=JointSettings(1.0))
-    cases = stored_cases(planned, 1)
-    network = tiny_network(settings)
-    stage = JointStage(network, settings, cases, cases, CPU, 0, tmp_path / "cache")
-    before = {n: p.detach().clone() for n, p in network.named_parameters()}
-    stage.prepare()
-    assert not list((tmp_path / "cache").rglob("*_embeddings.npy")), "they change with every step"
-    (variant,) = stage.validation_batches()
-    assert isinstance(variant, StoredVariant)
-    stored = stage.saliency_of(variant)
-    np.testing.assert_allclose(stored, np.asarray(variant.saliency, dtype=np.float32), atol=1e-3)
-    first_loss, first_dice = scores(stage)
-    losses = train_epochs(stage, 12)
-    assert losses[-1] < 0.75 * losses[0]
-    last_loss, last_dice = scores(stage)
-    assert last_loss < first_loss and last_dice > first_dice
-    assert np.abs(stage.saliency_of(variant) - stored).max() > 0.01, "the maps follow the weights"
-    changed = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
-    assert changed <= network.stage1_parameters().keys() | network.stage2_parameters().keys()
-    for beginning in ("mask_decoder.transformer.", "saliency_head."):
-        assert any(n.startswith(beginning) for n in changed)
-    assert any("lora_" in n for n in changed)
-    stage.finish()
-    assert not list((tmp_path / "cache").iterdir())
-
-
-def test_joint_loss_is_that_of_masks_and_saliency(planned: Workspace, tmp_path: Path) -> None:
-    losses = []
-    for weight in (1e-9, 1.0, 2.0):
-        settings = raw_true_settings(stage2=StageSettings(1, 1, 8, 1e-3), joint=JointSettings(weight))
-        cases = stored_cases(planned, 1)
-        stage = JointStage(tiny_network(settings), settings, cases, [], CPU, 0, tmp_path / str(weight))
-        stage.prepare()
-        (batch,) = stage.training_batches(0)
-        losses.append(float(stage.training_loss(batch).detach()))
-    plain = prompt_stage(planned, raw_true_settings(stage2=StageSettings(1, 1, 8, 1e-3)), tmp_path / "plain")
-    plain.prepare()
-    (batch,) = plain.training_batches(0)
-    assert losses[0] == pytest.approx(float(plain.training_loss(batch).detach()), abs=2e-3)  # float16 in the store
-    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3) and losses[1] > losses[0]
-
-
 def test_the_consistency_term_changes_the_training(planned: Workspace, tmp_path: Path) -> None:
     weights = []
     for index, consistency in enumerate((0.0, 0.1, 0.1)):
@@ -424,13 +379,13 @@ def test_runs_cover_every_row_once_stay_in_class_and_vary(run_length: int) -> No
 def test_pairs_are_adjacent_slices_of_one_run_that_both_hold_target() -> None:
     rows = rows_of([2, 3, 4, 6, 7, 3, 4], [0, 0, 0, 0, 0, 1, 1])
     variant: Any = None
-    runs = [Run(variant, rows, np.array(i), None) for i in ([0, 1, 2, 3, 4], [5, 6], [6])]
+    runs = [_Run(variant, rows, np.array(i), None) for i in ([0, 1, 2, 3, 4], [5, 6], [6])]
     masks = np.ones((8, 2, 2), dtype=np.uint8)
     assert _adjacent_pairs(runs, masks).tolist() == [[0, 1], [1, 2], [3, 4], [5, 6]]
     masks[1] = 0
     assert _adjacent_pairs(runs, masks).tolist() == [[3, 4], [5, 6]]
     assert _adjacent_pairs(runs, np.zeros_like(masks)).shape == (0, 2)
-    assert _adjacent_pairs([Run(variant, rows, np.array([3]), None)], masks[:1]).shape == (0, 2)
+    assert _adjacent_pairs([_Run(variant, rows, np.array([3]), None)], masks[:1]).shape == (0, 2)
 
 
 def test_the_validation_of_stage_2_knows_how_much_of_the_slices_is_image(
@@ -945,7 +900,6 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
         ("SPDTrainerEmptyMask", {**CONSENSUS, "distillation.empty_consensus": "empty"}),
         ("SPDTrainerKeepRandom", {"distillation.random_points": "keep"}),
         ("SPDTrainerPromptsOptional", {"prompts.absent_share": 0.1}),
-        ("SPDTrainerJoint", {"joint.saliency_weight": 1.0}),
         (
             "SPDTrainerPlateau",
             {f"stage{i}.{k}": v for i in (1, 2) for k, v in (("scheduler", "plateau"), ("warmup_iterations", 0))},

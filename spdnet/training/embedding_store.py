@@ -61,11 +61,7 @@ class StoredVariant:
         """float16 (n, 256, grid, grid) of some slices: read, or computed where the plans say so."""
         if self.encode is None:
             return np.asarray(self.embeddings[slice_index])
-        return self.encode(self.slices_of(slice_index))
-
-    def slices_of(self, slice_index: np.ndarray) -> np.ndarray:
-        """float32 (n, c, size, size) of some slices, moved, as the encoder takes them."""
-        return _move_slices(np.asarray(self.case.slices[slice_index], dtype=np.float32), self.transform)
+        return self.encode(_move_slices(np.asarray(self.case.slices[slice_index], dtype=np.float32), self.transform))
 
     @cached_property
     def saliency(self) -> np.ndarray:

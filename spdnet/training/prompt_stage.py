@@ -54,7 +54,7 @@ _TRAIN_ANEW = (
 
 
 @dataclass(frozen=True)
-class Run:
+class _Run:
     """Rows of one variant that follow each other: adjacent slices of one class, as far as they are decoded.
 
     `maps` are those of the variant.
@@ -162,18 +162,13 @@ class PromptStage(Stage):
             )
         return share_batches(batches, self.team)
 
-    def training_loss(self, batch: list[Run]) -> torch.Tensor:
+    def training_loss(self, batch: list[_Run]) -> torch.Tensor:
         """Loss of the decoded masks, with the consistency term on adjacent slices."""
-        stored = [run.variant.embeddings_of(run.rows.slice_index[run.indices]) for run in batch]
-        return self.loss_of_masks(batch, torch.from_numpy(np.concatenate(stored)))
-
-    def loss_of_masks(self, batch: list[Run], embeddings: torch.Tensor) -> torch.Tensor:
-        """`training_loss`, given the embeddings (R, 256, grid, grid) of the batch's rows."""
         with autocast(self.device):
-            logits = self._decode(batch, embeddings)
+            logits = self._decode(batch)
         masks = np.concatenate([_target_masks(run) for run in batch])
-        target = self.target_of(batch)
-        loss = self.loss(logits[:, None], target, self.valid_pixels(batch), self.team.total)
+        target = torch.from_numpy(masks).to(self.device, torch.float32)
+        loss = self.loss(logits[:, None], target[:, None], self._valid_pixels(batch), self.team.total)
         rule = self.settings.consistency
         if rule.weight > 0:
             pairs = torch.from_numpy(_adjacent_pairs(batch, masks)).to(self.device)
@@ -181,7 +176,7 @@ class PromptStage(Stage):
             loss = loss + rule.weight * term
         return loss
 
-    def describe(self, batch: list[Run]) -> list[str]:
+    def describe(self, batch: list[_Run]) -> list[str]:
         """Variants, classes and slices."""
         slices = [(run, run.rows.slice_index[run.indices].tolist()) for run in batch]
         return [f"{r.variant.name}, class {r.rows.class_index[r.indices[0]]}, slices {s}" for r, s in slices]
@@ -193,8 +188,9 @@ class PromptStage(Stage):
     def validation_scores(self, batch: StoredVariant) -> dict[str, np.ndarray]:
         """Loss and pixel counts of a case as it is predicted, prompts fixed."""
         prompts = validation_prompts(batch.case, self.settings.prompts)
-        volume = self.encoded(batch)
-        saliency = volume.saliency
+        saliency = np.asarray(batch.saliency, dtype=np.float32)
+        embeddings = batch.embeddings_of(np.arange(len(saliency)))
+        volume = EncodedVolume(torch.from_numpy(np.array(embeddings)), saliency)
         rules = Rules.of(self.settings.distillation, self.network)
         given = distill_whole_volume(prompts, saliency, rules, batch.case.mapping.content_share)
         decoded = predict_encoded(self.network, volume, given, prompts, rules, self.device)
@@ -206,16 +202,6 @@ class PromptStage(Stage):
         counts = pixel_counts(found.numpy(), masks.numpy(), None if valid is None else valid.numpy())
         return {"loss": loss.numpy(), **counts}
 
-    def saliency_of(self, variant: StoredVariant) -> np.ndarray:
-        """float32 (S, k, M, M), in [0, 1]: as stored."""
-        return np.asarray(variant.saliency, dtype=np.float32)
-
-    def encoded(self, variant: StoredVariant) -> EncodedVolume:
-        """A variant as the encoder has it: as stored."""
-        saliency = self.saliency_of(variant)
-        embeddings = variant.embeddings_of(np.arange(len(saliency)))
-        return EncodedVolume(torch.from_numpy(np.array(embeddings)), saliency)
-
     def _rows(self, prompts: SlicePrompts, saliency: np.ndarray, rng: np.random.Generator) -> DecoderRows:
         """Decoder rows of a variant to train on: only a share of the trusted boxes stays, as the plans say."""
         rules = Rules.of(self.settings.distillation, self.network)
@@ -226,43 +212,38 @@ class PromptStage(Stage):
             boxes = [b.only_slices(rng.random(len(saliency)) < share) for b in boxes]
         return decoder_rows(points, saliency, rules, boxes)
 
-    def _draw_batches(self, rng: np.random.Generator) -> list[list[Run]]:
+    def _draw_batches(self, rng: np.random.Generator) -> list[list[_Run]]:
         """Draw a variant and prompts for every case, cut the rows into runs, shuffle, and fill batches."""
-        runs: list[Run] = []
+        runs: list[_Run] = []
         for variants in self._train:
             variant = variants[rng.integers(len(variants))]
             prompts = variant.move(training_prompts(variant.case, self.settings.prompts, rng))
-            saliency = self.saliency_of(variant)
+            saliency = np.asarray(variant.saliency, dtype=np.float32)
             rows = self._rows(prompts, saliency, rng)
             points = points_of_classes(prompts, saliency, self.network.image_size)
             maps = PromptMaps.of(self.network, points, saliency)
-            runs += [Run(variant, rows, part, maps) for part in _cut(rows, self.settings.consistency.run_length, rng)]
+            runs += [_Run(variant, rows, part, maps) for part in _cut(rows, self.settings.consistency.run_length, rng)]
         s = self.stage_settings
-        batches: list[list[Run]] = [[]]
+        batches: list[list[_Run]] = [[]]
         for i in rng.permutation(len(runs)):
             if sum(len(r.indices) for r in batches[-1]) >= s.batch_size:
                 batches.append([])
             batches[-1].append(runs[i])
         return [b for b in batches if b][: s.iterations_per_epoch]
 
-    def target_of(self, runs: list[Run]) -> torch.Tensor:
-        """Masks float32 (R, 1, size, size) of the rows of a batch."""
-        masks = np.concatenate([_target_masks(run) for run in runs])
-        return torch.from_numpy(masks).to(self.device, torch.float32)[:, None]
-
-    def valid_pixels(self, runs: list[Run]) -> torch.Tensor | None:
-        """Where they are known, float32 (R, 1, size, size); None: everywhere."""
+    def _valid_pixels(self, runs: list[_Run]) -> torch.Tensor | None:
         parts = [r.variant.valid[r.rows.slice_index[r.indices]] for r in runs if r.variant.valid is not None]
         if not parts:
             return None
         return torch.from_numpy(np.concatenate(parts)).to(self.device, torch.float32)[:, None]
 
-    def _decode(self, runs: list[Run], embeddings: torch.Tensor) -> torch.Tensor:
+    def _decode(self, runs: list[_Run]) -> torch.Tensor:
         """Decode several runs in one pass."""
         rows = DecoderRows.concatenate([run.rows.select(run.indices) for run in runs])
+        embeddings = np.concatenate([r.variant.embeddings_of(r.rows.slice_index[r.indices]) for r in runs])
         maps = [r.maps.of_rows(r.rows.select(r.indices), self.device) for r in runs if r.maps is not None]
         of_rows = torch.cat(maps) if maps else None
-        return decode_rows(self.network, embeddings, rows, self.device, of_rows)
+        return decode_rows(self.network, torch.from_numpy(embeddings), rows, self.device, of_rows)
 
 
 def _cut(rows: DecoderRows, run_length: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -275,11 +256,11 @@ def _cut(rows: DecoderRows, run_length: int, rng: np.random.Generator) -> list[n
     return [p for p in parts if len(p)]
 
 
-def _target_masks(run: Run) -> np.ndarray:
+def _target_masks(run: _Run) -> np.ndarray:
     return run.variant.masks[run.rows.slice_index[run.indices], run.rows.class_index[run.indices]]
 
 
-def _adjacent_pairs(runs: list[Run], masks: np.ndarray) -> np.ndarray:
+def _adjacent_pairs(runs: list[_Run], masks: np.ndarray) -> np.ndarray:
     """Rows of a batch that are adjacent slices i, i + 1 of one class and both hold target: int64 (p, 2).
 
     Pairs at the ends of the target are left out: there the masks do differ.

@@ -36,7 +36,6 @@ TRAINERS: dict[str, type[SPDTrainer]] = {
         ablations.SPDTrainerEmptyMask,
         ablations.SPDTrainerKeepRandom,
         ablations.SPDTrainerPromptsOptional,
-        ablations.SPDTrainerJoint,
         ablations.SPDTrainerPlateau,
     )
 }

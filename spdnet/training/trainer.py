@@ -34,7 +34,6 @@ from spdnet.planning.preprocessor import check_made_with
 from spdnet.training.distributed import current_team, parallel_loss
 from spdnet.training.embedding_store import STORE_PREFIX
 from spdnet.training.guards import NONFINITE, HostCopy, NonFiniteLossError, memory_errors, nonfinite_message
-from spdnet.training.joint_stage import JointStage
 from spdnet.training.lock import FolderLock
 from spdnet.training.log import EpochRecord, TrainingLog
 from spdnet.training.model_files import write_debug_file, write_model_files
@@ -208,8 +207,7 @@ class SPDTrainer:
         cases = self.train_cases, self.val_cases
         cache = self.preprocessed_folder if self.keep_embeddings else self.output_folder
         kept = self.keep_embeddings, self.held_out_cases
-        kind = JointStage if self.settings.joint.saliency_weight > 0 else PromptStage
-        return kind(self.network, self.settings, *cases, *how, cache, *kept)
+        return PromptStage(self.network, self.settings, *cases, *how, cache, *kept)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolynomialLR | ReduceLROnPlateau]:
         """Optimiser and learning-rate schedule of the current stage, as the plans say."""

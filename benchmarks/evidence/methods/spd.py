@@ -243,7 +243,6 @@ METHODS: dict[str, SPD] = {
             prompts={"imitated_share": 0.0},
             dense_prompt=dict(_SAMS_OWN),
         ),
-        SPD("joint", "SPD, encoder trained on in stage 2", "choice", trainer="SPDTrainerJoint"),
         SPD(
             "prompts_optional",
             "SPD, a tenth of its training without prompts",

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from spdnet.planning import SPDSettings
-from spdnet.planning.plans import DensePromptSettings, DistillationSettings, JointSettings, RecipeSettings
+from spdnet.planning.plans import DensePromptSettings, DistillationSettings, RecipeSettings
 from spdnet.training.trainer import SPDTrainer
 
 
@@ -176,15 +176,6 @@ class SPDTrainerPromptsOptional(SPDTrainer):
         """A tenth of the draws without prompts; without any, the decoder decides."""
         settings = _distilled(settings, without_prompts="decode")
         return replace(settings, prompts=replace(settings.prompts, absent_share=0.1))
-
-
-class SPDTrainerJoint(SPDTrainer):
-    """Stage 2 trains adapters and saliency head on, together with the decoder."""
-
-    @staticmethod
-    def adapt_settings(settings: SPDSettings) -> SPDSettings:
-        """As much of the saliency's loss as of the masks'."""
-        return replace(settings, joint=JointSettings(saliency_weight=1.0))
 
 
 class SPDTrainerPlateau(SPDTrainer):
