@@ -102,6 +102,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
             r"plans\.prompts\.recipe\.parameters must be an object with keys, not \[1\]",
         ),
         ("prompts.imitated_share", 1.5, r"prompts\.imitated_share is 1\.5; it must be from 0 to 1"),
+        ("prompts.absent_share", -0.1, r"prompts\.absent_share is -0\.1; it must be from 0 to 1"),
         ("prompts.recipe.dropped_share", 2, r"recipe: share of dropped slices is 2; it must be a share from 0 to 1"),
         ("slicing_axis", "Z", r"plans\.slicing_axis must be one of S, P, L, not 'Z'"),
     ],
