@@ -13,6 +13,8 @@ from torch import nn
 
 from spdnet.network import build_network
 
+_DECODERS = ("dense_prompt.", "decoder_encoder.")  # parts of a trained network that this one does without
+
 
 class SaliencyNetwork(nn.Module):
     """SAM's encoder with LoRA and saliency head, as nnU-Net calls a 2D network.
@@ -64,7 +66,7 @@ class SaliencyNetwork(nn.Module):
         Raises:
             KeyError, ValueError: the weights are of another network.
         """
-        own = {name: value for name, value in state_dict.items() if not name.startswith("dense_prompt.")}
+        own = {name: value for name, value in state_dict.items() if not name.startswith(_DECODERS)}
         self.network.load_own_state(own)
         return nn.modules.module._IncompatibleKeys([], [])
 

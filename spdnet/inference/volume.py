@@ -44,10 +44,10 @@ DECODED_TOGETHER = 64  # slices
 
 @dataclass(frozen=True)
 class EncodedVolume:
-    """What one encoder pass gives.
+    """What the encoder gives.
 
     Attributes:
-        embeddings: float16 (S, 256, grid, grid), on the CPU.
+        embeddings: float16 (S, 256, grid, grid), on the CPU; the decoder's.
         saliency: float32 (S, k, M, M), in [0, 1].
     """
 
@@ -91,6 +91,20 @@ def encode_volume(network: SPDNetwork, slices: np.ndarray, batch_size: int, devi
 
     BatchSize(batch_size).run(encode, len(slices))
     return EncodedVolume(torch.cat(embeddings), np.concatenate(saliency))
+
+
+@torch.no_grad()
+def encode_for_decoder(network: SPDNetwork, slices: np.ndarray, batch_size: int, device: torch.device) -> torch.Tensor:
+    """The embeddings of `encode_volume` alone."""
+    embeddings = []
+
+    def encode(part: slice) -> None:
+        with autocast(device):
+            encoded = network.encode_for_decoder(_on_device(slices[part], device))
+        embeddings.append(encoded.to(torch.float16).cpu())
+
+    BatchSize(batch_size).run(encode, len(slices))
+    return torch.cat(embeddings)
 
 
 @torch.no_grad()
@@ -322,7 +336,7 @@ class _Stream:
         self._take_masks()
 
     def _encode(self, part: slice) -> None:
-        embeddings, saliency = _encode(self.network, self.slices[part], self.device)
+        embeddings, saliency = _encode(self.network, self.slices[part], self.device, self.prompts is not None)
         salient = part, _Download(saliency)
         if self.prompts is not None:
             self._embeddings.append(embeddings)
@@ -391,16 +405,28 @@ class _Download:
 _Masks = tuple[tuple[np.ndarray, np.ndarray], _Download]  # slices and classes of rows, and their masks
 
 
-def _encode(network: SPDNetwork, slices: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Slices to embeddings float16 (s, 256, grid, grid) and saliency float32 (s, k, M, M), both on the device."""
-    images = torch.from_numpy(np.array(slices))
-    if device.type == "cuda":
-        images = images.pin_memory()
-    images = images.to(device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
+def _encode(
+    network: SPDNetwork, slices: np.ndarray, device: torch.device, for_decoder: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Slices to embeddings float16 (s, 256, grid, grid) and saliency float32 (s, k, M, M), both on the device.
+
+    The embeddings are the decoder's, unless they are not `for_decoder`.
+    """
+    images = _on_device(slices, device)
     with autocast(device):
         encoded = network.encode(images)
         logits = network.saliency_logits(encoded)
+        if for_decoder and network.decoder_encoder is not None:
+            encoded = network.encode_for_decoder(images)
     return encoded.to(torch.float16), torch.sigmoid(logits.float())
+
+
+def _on_device(slices: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Slices of any float type as float32, for the encoder."""
+    images = torch.from_numpy(np.array(slices))
+    if device.type == "cuda":
+        images = images.pin_memory()
+    return images.to(device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
 
 
 def _decode(

@@ -7,6 +7,7 @@ form, which is equal to the published models to the last bit.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -26,21 +27,27 @@ def optimize_for_prediction(network: SPDNetwork, dtype: torch.dtype = torch.floa
 
     Args:
         network: with its final weights. Nothing happens if it already has this form.
-        dtype: number format in which it will compute (see `precision.compute_dtype`); the encoder's frozen matrices
+        dtype: number format in which it will compute (see `precision.compute_dtype`); the encoders' frozen matrices
             are stored in it, so that they need not be converted in every pass.
     """
     if network.is_prediction_form:
         return
-    encoder = network.image_encoder.eval()
+    network.decoder_encoder = copy.deepcopy(network.decoder_encoder)  # merged weights cannot be shared
+    for encoder in (network.image_encoder, network.decoder_encoder):
+        if encoder is not None:
+            _optimize_encoder(encoder.eval(), dtype)
+    _replace_modules(network.mask_decoder)
+    network.encoder_dtype = dtype
+    network.is_prediction_form = True
+
+
+def _optimize_encoder(encoder: nn.Module, dtype: torch.dtype) -> None:
     merge_lora(encoder)
     _replace_modules(encoder)
-    _replace_modules(network.mask_decoder)
     if dtype == torch.float32:
         _fuse_batch_norms(encoder)
     else:  # fused in bfloat16, LiteMedSAM's embeddings are off by 4.5 % instead of 3.3 %, which 4 % of time do not buy
         _store_matrices(encoder, dtype)
-    network.encoder_dtype = dtype
-    network.is_prediction_form = True
 
 
 def _fuse_batch_norms(module: nn.Module) -> None:

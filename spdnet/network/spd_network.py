@@ -1,4 +1,6 @@
-"""The whole model: one encoder pass per slice serves the saliency head and the mask decoder.
+"""The whole model: SAM's encoder with adapters, which serves the saliency head and the mask decoder.
+
+The decoder may have an encoder of its own: the same published weights with further adapters, which stage 2 trains.
 
 Frames: images, points and masks are in network pixels; the maps of head and decoder have `mask_size` pixels
 a side, which covers the same square at another resolution.
@@ -15,7 +17,7 @@ from torch import nn
 from spdnet.network.backbones import Backbone, SamParts, get_backbone
 from spdnet.network.decoding import decode_masks
 from spdnet.network.dense_prompt import DensePrompt
-from spdnet.network.lora import adapters_disabled, add_lora, set_lora_dropout
+from spdnet.network.lora import adapters_disabled, add_lora, set_lora_dropout, with_adapters_of_its_own
 from spdnet.network.saliency_head import SaliencyHead
 
 EMBEDDING_CHANNELS = 256
@@ -35,6 +37,7 @@ class SPDNetwork(nn.Module):
         image_size: side of the square slices, pixels.
         lora_rank, lora_alpha, lora_dropout: see peft; rank 0 is no adapters.
         dense_slices: slices to either side that the dense prompt sees; None: SAM's own, which sees nothing.
+        decoder_encoder: whether the decoder has an encoder of its own; that needs adapters.
 
     Attributes:
         is_prediction_form: `optimize_for_prediction` has been here; the network cannot be trained or loaded any more.
@@ -55,6 +58,7 @@ class SPDNetwork(nn.Module):
         lora_alpha: int,
         lora_dropout: float,
         dense_slices: int | None = None,
+        decoder_encoder: bool = False,
     ) -> None:
         super().__init__()
         self.image_size = image_size
@@ -79,6 +83,7 @@ class SPDNetwork(nn.Module):
         self.prompt_encoder.requires_grad_(False)
         if lora_rank > 0:
             add_lora(self.image_encoder, backbone.attention_projections, lora_rank, lora_alpha, lora_dropout)
+        self.decoder_encoder: Any = with_adapters_of_its_own(self.image_encoder) if decoder_encoder else None
         self.saliency_head = SaliencyHead(n_classes, EMBEDDING_CHANNELS)
         self.class_embedding = nn.Embedding(n_classes, EMBEDDING_CHANNELS)
         nn.init.zeros_(self.class_embedding.weight)
@@ -93,18 +98,31 @@ class SPDNetwork(nn.Module):
         if mode:
             self._refuse_prediction_form()
         super().train(mode)
-        self.image_encoder.eval()
-        self.prompt_encoder.eval()
-        set_lora_dropout(self.image_encoder, mode)
+        for frozen in (self.image_encoder, self.decoder_encoder, self.prompt_encoder):
+            if frozen is not None:
+                frozen.eval()
+        set_lora_dropout(self, mode)
         return self
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Slices (B, n_channels, size, size) in [0, 1] to embeddings (B, 256, grid, grid)."""
+        """Slices (B, n_channels, size, size) in [0, 1] to embeddings (B, 256, grid, grid), for the saliency head."""
+        return self._encode(self.image_encoder, images)
+
+    def encode_for_decoder(self, images: torch.Tensor) -> torch.Tensor:
+        """The same for the mask decoder: by its own encoder, if it has one."""
+        return self._encode(self.image_encoder if self.decoder_encoder is None else self.decoder_encoder, images)
+
+    def copy_adapters_to_decoder(self) -> None:
+        """Have the decoder's own encoder, if it has one, begin as stage 1 has left the first."""
+        if self.decoder_encoder is not None:
+            self.decoder_encoder.load_state_dict(self.image_encoder.state_dict())
+
+    def _encode(self, encoder: Any, images: torch.Tensor) -> torch.Tensor:
         normalized = (self._three_channels(images) - self.pixel_mean) / self.pixel_std
         if self.encoder_dtype == torch.float32:
-            return self.image_encoder(normalized)
+            return encoder(normalized)
         with torch.autocast(images.device.type, self.encoder_dtype):
-            return self.image_encoder(normalized)
+            return encoder(normalized)
 
     def saliency_logits(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Embeddings to saliency logits (B, n_classes, mask_size, mask_size)."""
@@ -178,15 +196,15 @@ class SPDNetwork(nn.Module):
         return torch.cat([sparse, corners], dim=1), dense, torch.cat([point_is_real, ~boxed, boxed, boxed], dim=1)
 
     def plain_sam(self) -> AbstractContextManager[None]:
-        """Context in which the encoder is the published one (adapters off)."""
-        return adapters_disabled(self.image_encoder)
+        """Context in which the encoders are the published one (adapters off)."""
+        return adapters_disabled(self)
 
     def stage1_parameters(self) -> dict[str, nn.Parameter]:
-        """What stage 1 trains: LoRA, saliency head and, if there is one, the channel projection."""
+        """What stage 1 trains: LoRA of the first encoder, saliency head and, if there is one, channel projection."""
         return {n: p for n, p in self.named_parameters() if _part(n) == 1}
 
     def stage2_parameters(self) -> dict[str, nn.Parameter]:
-        """What stage 2 trains: mask decoder, class embedding and dense prompt."""
+        """What stage 2 trains: mask decoder, class embedding, dense prompt and the LoRA of the decoder's encoder."""
         return {n: p for n, p in self.named_parameters() if _part(n) == 2}
 
     def own_state(self) -> dict[str, torch.Tensor]:
@@ -229,6 +247,8 @@ class SPDNetwork(nn.Module):
 
 
 def _part(name: str) -> int:
+    if name.startswith("decoder_encoder."):
+        return 2 if "lora_" in name else 0
     if "lora_" in name or name.startswith(("saliency_head.", "channel_projection.")):
         return 1
     return 2 if name.startswith(("mask_decoder.", "class_embedding.", "dense_prompt.")) else 0
@@ -244,6 +264,7 @@ def build_network(
     lora_dropout: float,
     load_weights: bool = True,
     dense_slices: int | None = None,
+    decoder_encoder: bool = False,
 ) -> SPDNetwork:
     """Build the model of a backbone, with SAM's published weights unless `load_weights` is False.
 
@@ -253,4 +274,4 @@ def build_network(
     backbone = get_backbone(backbone_name)
     parts = backbone.build(image_size, load_weights)
     lora = lora_rank, lora_alpha, lora_dropout
-    return SPDNetwork(parts, backbone, n_channels, n_classes, image_size, *lora, dense_slices).eval()
+    return SPDNetwork(parts, backbone, n_channels, n_classes, image_size, *lora, dense_slices, decoder_encoder).eval()

@@ -23,8 +23,7 @@ def stored_bytes(n_slices: int, grid: int, n_classes: int, settings: SPDSettings
         n_classes: foreground classes.
         settings: of the plans.
     """
-    stored = settings.augmentation.stored_embeddings
-    return n_slices * _bytes_of_slice(grid, n_classes, settings.image_size, stored)
+    return n_slices * _bytes_of_slice(grid, n_classes, settings.image_size, settings.stores_embeddings)
 
 
 def choose_storage(

@@ -16,4 +16,6 @@ def build_planned_network(settings: SPDSettings, n_classes: int, load_weights: b
     n_channels = len(s.normalization)
     lora = s.lora.rank, s.lora.alpha, s.lora.dropout
     dense_slices = s.dense_prompt.n_slices if s.dense_prompt.mode == "maps" else None
-    return build_network(s.backbone, n_channels, n_classes, s.image_size, *lora, load_weights, dense_slices)
+    own_encoder = s.decoder_encoder == "own"
+    size = n_channels, n_classes, s.image_size
+    return build_network(s.backbone, *size, *lora, load_weights, dense_slices, own_encoder)

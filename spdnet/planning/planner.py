@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -100,6 +101,7 @@ class SPDPlanner:
             prompts=self.choose_prompts(),
             selection=self.choose_selection(),
             dense_prompt=self.choose_dense_prompt(),
+            decoder_encoder=self.choose_decoder_encoder(),
         )
         f = self.fingerprint
         names = f.dataset_name, self.plans_name, f.image_reader_writer
@@ -260,7 +262,7 @@ class SPDPlanner:
 
     def choose_augmentation(self, backbone: Backbone, image_size: int) -> AugmentationSettings:
         """The same for all data, but for what stage 2 stores: by the room on the disk; see `choose_storage`."""
-        if self.free_disk_gb is None:
+        if self.free_disk_gb is None or self.choose_decoder_encoder() == "own":
             return AugmentationSettings()
         n_slices, n_classes = sum(c.n_slices for c in self.fingerprint.cases), len(self.fingerprint.class_names)
         free = self.free_disk_gb * 2**30
@@ -295,6 +297,16 @@ class SPDPlanner:
             "all points and the saliency, also of the slices around, tell what a point is worth"
         )
         return DensePromptSettings("maps")
+
+    def choose_decoder_encoder(self) -> Literal["shared", "own"]:
+        """One of its own, except for 2D images, for which it was not measured."""
+        if self.is_flat():
+            self.reasons["decoder_encoder"] = "2D images: that of stage 1"
+            return "shared"
+        self.reasons["decoder_encoder"] = (
+            "stage 2 trains an encoder for the decoder, while stage 1's keeps the saliency as it is on new cases"
+        )
+        return "own"
 
     def choose_prompts(self) -> PromptSettings:
         """Prompt files where every training case has one, and points that resemble theirs; else such points alone.
@@ -383,6 +395,11 @@ class SPDPlannerPaper(SPDPlanner):
         """SAM's own."""
         self.reasons["dense_prompt"] = "as in the paper"
         return DensePromptSettings()
+
+    def choose_decoder_encoder(self) -> Literal["shared", "own"]:
+        """That of stage 1."""
+        self.reasons["decoder_encoder"] = "as in the paper"
+        return "shared"
 
     def choose_loss(self) -> LossSettings:
         """The Dice loss of every slice."""

@@ -313,7 +313,14 @@ class PromptSettings:
 
 @dataclass(frozen=True)
 class SPDSettings:
-    """Everything that spdnet itself decides; see the parts."""
+    """Everything that spdnet itself decides; see the parts.
+
+    Attributes:
+        decoder_encoder: which embeddings the decoder gets: "shared" (the paper's: those that the saliency head gets, so
+            that stage 2 trains no encoder) or "own" (of a second encoder, whose adapters begin as those of stage 1 and
+            are trained in stage 2). With the latter every slice is encoded twice, and stage 2 takes as long for a step
+            as stage 1. Our extension.
+    """
 
     slicing_axis: Literal["S", "P", "L"]
     image_size: int
@@ -331,8 +338,19 @@ class SPDSettings:
     prompts: PromptSettings
     selection: SelectionSettings = SelectionSettings()
     dense_prompt: DensePromptSettings = DensePromptSettings()
+    decoder_encoder: Literal["shared", "own"] = "shared"
+
+    @property
+    def stores_embeddings(self) -> bool:
+        """Whether stage 2 keeps embeddings on disk: not if the encoder that makes them is trained."""
+        return self.augmentation.stored_embeddings and self.decoder_encoder == "shared"
 
     def __post_init__(self) -> None:
+        if self.decoder_encoder == "own" and self.lora.rank == 0:
+            raise PlansError(
+                'spd.decoder_encoder is "own", but spd.lora.rank 0: an encoder of its own differs by its adapters. Set '
+                'the former to "shared" or the latter to 1 or more'
+            )
         if self.distillation.mode == "weighed" and self.dense_prompt.mode == "none":
             raise PlansError(
                 'spd.distillation.mode is "weighed", but spd.dense_prompt.mode "none": points are weighed by maps. Set '
@@ -588,7 +606,7 @@ def input_difference(stored: Any, settings: SPDSettings, of_stage1: bool = False
     if stored is None:
         return None
     there = settings_from_dict(SPDSettings, stored, "checkpoint: settings")
-    for name in _INPUT_SETTINGS if of_stage1 else (*_INPUT_SETTINGS, "dense_prompt"):
+    for name in _INPUT_SETTINGS if of_stage1 else (*_INPUT_SETTINGS, "dense_prompt", "decoder_encoder"):
         before, now = getattr(there, name), getattr(settings, name)
         if before != now:
             return f"{name} was {before!r}, the plans say {now!r}"

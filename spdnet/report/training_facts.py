@@ -142,6 +142,12 @@ def _selection(p: dict[str, Any]) -> str:
     return f"those that suit {rule['held_out_share']:.0%} of the training cases best, which it is not trained on"
 
 
+def _decoder_encoder(p: dict[str, Any]) -> str:
+    if p.get("decoder_encoder", "shared") == "shared":
+        return "as stage 1 leaves it"
+    return "one of its own, whose adapters begin as stage 1 leaves them and are trained in stage 2"
+
+
 def _prompts(p: dict[str, Any]) -> str:
     prompts = p["prompts"]
     words = {"files": "from the prompt files", "simulated": "points simulated from the labels", "none": "no points"}
@@ -169,6 +175,7 @@ _TOPICS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("random_points", "Volumes whose points look random", _random_points),
     ("without_prompts", "Volumes without prompts", _without_prompts),
     ("selection", "Weights of stage 1", _selection),
+    ("decoder_encoder", "Encoder of the decoder", _decoder_encoder),
     ("epochs", "Epochs", lambda p: _stages(p, "epochs", "d")),
     ("iterations_per_epoch", "Steps per epoch", lambda p: _stages(p, "iterations_per_epoch", "d")),
     ("batch_size", "Batch size", lambda p: _stages(p, "batch_size", "d")),

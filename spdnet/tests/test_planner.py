@@ -451,7 +451,8 @@ def test_the_paper_s_planner_changes_what_the_paper_says() -> None:
     assert [p.settings.distillation.random_points for p in both] == ["refuse", "keep"]
     assert [p.settings.dense_prompt.mode for p in both] == ["maps", "none"]
     assert [p.settings.distillation.lone_pieces for p in both] == ["auto", "keep"]
-    parts = ("loss", "stage1", "stage2", "lora", "distillation", "dense_prompt")
+    assert [p.settings.decoder_encoder for p in both] == ["own", "shared"]
+    parts = ("loss", "stage1", "stage2", "lora", "distillation", "dense_prompt", "decoder_encoder")
     assert replace(paper, **{part: getattr(ours, part) for part in parts}) == ours
     assert [p.settings.distillation.mode for p in both] == ["weighed", "consensus"]
     extensions = ("mode", "random_points", "lone_pieces")
@@ -558,6 +559,7 @@ def test_two_dimensional_data_has_no_context() -> None:
     plans = plan(a_fingerprint(flat, flat))
     assert plans.settings.distillation == DistillationSettings("consensus", n_context=0, random_points="refuse")
     assert plans.settings.dense_prompt.mode == "none"
+    assert plans.settings.decoder_encoder == "shared"
     assert "2D" in plans.reasons["slicing_axis"]
 
 

@@ -209,6 +209,16 @@ def test_what_becomes_of_volumes_without_prompts_is_told() -> None:
         assert rows["Volumes without prompts"].startswith(said) and rows["Prompts in training"] == draws
 
 
+def test_which_encoder_the_decoder_has_is_told() -> None:
+    for plans, said in (
+        ({}, "as stage 1 leaves it"),
+        ({"decoder_encoder": "shared"}, "as stage 1 leaves it"),
+        ({"decoder_encoder": "own"}, "one of its own"),
+    ):
+        rows = {r["topic"]: r["choice"] for r in plans_in_words(plans)}
+        assert rows["Encoder of the decoder"].startswith(said)
+
+
 @pytest.mark.parametrize(
     ("steps", "words"),
     [

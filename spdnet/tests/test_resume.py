@@ -145,6 +145,22 @@ def test_killed_while_writing_and_encoding_it_ends_the_same(straight: tuple[Work
     assert_same(folder, expected)
 
 
+@pytest.mark.parametrize("trainer", ["SPDTrainer", "SPDTrainerSharedEncoder"])
+def test_killed_in_the_midst_of_stage_2_it_ends_the_same(trainer: str, planned: Workspace) -> None:
+    """Also where the decoder has an encoder of its own, which is not stage 1's any more when it goes on."""
+    quiet(planned)
+    arguments = [*ARGUMENTS, "-tr", trainer]
+    folder = planned.model(trainer) / "fold_0"
+    assert Attempt(arguments).end() == 0
+    expected = outcome(folder)
+    assert any(n.startswith("decoder_encoder.") for n in expected[0]) == (trainer == "SPDTrainer")
+    planned.model(trainer).rename(planned.root / "straight")
+    assert Attempt(arguments, die_while_writing(6)).end() == -signal.SIGKILL
+    assert read_checkpoint(folder / "checkpoint_latest.pth")["current_epoch"] == 3
+    assert Attempt([*arguments, "--c"]).end() == 0
+    assert_same(folder, expected)
+
+
 @pytest.mark.slow
 def test_fifty_kills_at_random_moments_change_nothing(straight: tuple[Workspace, Any]) -> None:
     planned, expected = straight

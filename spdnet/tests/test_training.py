@@ -876,7 +876,8 @@ RAW = {
     "distillation.lone_pieces": "keep",
     "consistency.weight": 0.0,
 }
-SAMS_OWN = {"dense_prompt.mode": "none", "dense_prompt.n_slices": 4}
+ONE_ENCODER = {"decoder_encoder": "shared"}
+SAMS_OWN = {"dense_prompt.mode": "none", "dense_prompt.n_slices": 4, **ONE_ENCODER}
 CONSENSUS = {**SAMS_OWN, **ALWAYS_GIVEN, "distillation.mode": "consensus", "distillation.lone_pieces": "keep"}
 
 BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
@@ -899,6 +900,7 @@ BOX_ONLY = {"prompts.source": "none", "prompts.boxes": "simulated"}
         ("SPDTrainerTruePoints", {**RAW, "prompts.recipe.mode": "true_points"}),
         ("SPDTrainerEmptyMask", {**CONSENSUS, "distillation.empty_consensus": "empty"}),
         ("SPDTrainerKeepRandom", {"distillation.random_points": "keep"}),
+        ("SPDTrainerSharedEncoder", ONE_ENCODER),
         ("SPDTrainerPromptsOptional", {"prompts.absent_share": 0.1}),
         (
             "SPDTrainerPlateau",
@@ -912,7 +914,7 @@ def test_variants_change_what_they_say_and_nothing_else(name: str, changes: dict
     settings = tiny_settings(distillation=DistillationSettings(**extensions), dense_prompt=maps)  # type: ignore[arg-type]
     settings = replace(settings, prompts=replace(settings.prompts, absent_share=0.2))
     stages = {name: replace(getattr(settings, name), warmup_iterations=3) for name in ("stage1", "stage2")}
-    settings = replace(settings, **stages)
+    settings = replace(settings, **stages, decoder_encoder="own")
     before = flat(dataclasses.asdict(settings))
     after = flat(dataclasses.asdict(get_trainer(name).adapt_settings(settings)))
     assert {k: v for k, v in after.items() if v != before[k]} == changes

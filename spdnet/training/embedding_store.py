@@ -1,8 +1,8 @@
-"""Embeddings of a frozen encoder, computed once and kept on disk for all epochs of stage 2.
+"""What a frozen encoder makes of the slices, computed once and kept on disk for all epochs of stage 2.
 
-Spatial augmentation is kept by storing several variants of every case, each moved by a transform of its own. A
-store can be kept and shared by trainings that have the same encoder, seed and augmentation: its folder is named by
-them.
+That is the saliency, and the embeddings, unless stage 2 trains what makes these. Spatial augmentation is kept
+by storing several variants of every case, each moved by a transform of its own. A store can be kept and shared by
+trainings that have the same stage 1, seed and augmentation: its folder is named by them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from spdnet.errors import StorageError
 from spdnet.files import make_folder, whole_file
 from spdnet.geometry import SliceTransform, nearest_index, rescale_points
-from spdnet.inference.volume import encode_volume
+from spdnet.inference.volume import encode_for_decoder, encode_volume
 from spdnet.network import SPDNetwork
 from spdnet.planning import SPDSettings, StoredCase
 from spdnet.planning.embedding_rule import stored_bytes
@@ -43,7 +43,7 @@ class StoredVariant:
         transform: how its slices were moved.
         folder, name: where its arrays lie.
         encode: slices float32 (n, c, size, size) to embeddings float16 (n, 256, grid, grid), where these are not
-            stored.
+            stored; by the weights as they are.
     """
 
     case: StoredCase
@@ -58,10 +58,14 @@ class StoredVariant:
         return np.load(self.folder / f"{self.name}_embeddings.npy", mmap_mode="r")
 
     def embeddings_of(self, slice_index: np.ndarray) -> np.ndarray:
-        """float16 (n, 256, grid, grid) of some slices: read, or computed where the plans say so."""
+        """float16 (n, 256, grid, grid) of some slices: read, or computed where they are not stored."""
         if self.encode is None:
             return np.asarray(self.embeddings[slice_index])
-        return self.encode(_move_slices(np.asarray(self.case.slices[slice_index], dtype=np.float32), self.transform))
+        return self.encode(self.slices_of(slice_index))
+
+    def slices_of(self, slice_index: np.ndarray) -> np.ndarray:
+        """float32 (n, c, size, size) of some slices of the case, moved."""
+        return _move_slices(np.asarray(self.case.slices[slice_index], dtype=np.float32), self.transform)
 
     @cached_property
     def saliency(self) -> np.ndarray:
@@ -114,7 +118,8 @@ class EmbeddingStore:
     def __init__(self, parent: Path, network: SPDNetwork, settings: SPDSettings, seed: int, keep: bool) -> None:
         s = settings
         made_by = (s.slicing_axis, s.image_size, s.pixel_spacing_mm, s.crop_to_nonzero, s.normalization, s.backbone)
-        digest = hashlib.sha256(repr((made_by, s.augmentation, seed)).encode())
+        augmentation = replace(s.augmentation, stored_embeddings=s.stores_embeddings)
+        digest = hashlib.sha256(repr((made_by, augmentation, seed)).encode())
         for name, parameter in network.stage1_parameters().items():
             digest.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
         self.folder = parent / f"{STORE_PREFIX}{digest.hexdigest()[:16]}"
@@ -137,7 +142,7 @@ class EmbeddingStore:
             StorageError: the disk has no room for the embeddings.
         """
         encode = None
-        if not self.augmentation.stored_embeddings:
+        if not self.settings.stores_embeddings:
             encode = partial(_encode, network=self.network, batch_size=batch_size, device=device)
         stored = [
             [
@@ -188,12 +193,12 @@ class EmbeddingStore:
 
     def _write(self, variant: StoredVariant, batch_size: int, device: torch.device) -> None:
         case, transform = variant.case, variant.transform
-        slices = _move_slices(np.asarray(case.slices, dtype=np.float32), transform)
+        slices = variant.slices_of(np.arange(len(case.slices)))
         if case.ignored is not None:
             ignored = _move_masks(np.asarray(case.ignored)[:, None], transform)[:, 0]
             self._save(f"{variant.name}_valid.npy", 1 - ignored)
         volume = encode_volume(self.network, slices, batch_size, device)
-        if self.augmentation.stored_embeddings:
+        if self.settings.stores_embeddings:
             self._save(f"{variant.name}_embeddings.npy", volume.embeddings.numpy())
         self._save(f"{variant.name}_saliency.npy", volume.saliency.astype(np.float16))
         self._save(f"{variant.name}_masks.npy", _move_masks(np.asarray(case.masks), transform))
@@ -204,11 +209,11 @@ class EmbeddingStore:
 
 
 def _encode(slices: np.ndarray, network: SPDNetwork, batch_size: int, device: torch.device) -> np.ndarray:
-    """Embeddings float16 of slices, as `encode_volume` makes them for storing: without dropout and gradients."""
+    """Embeddings float16 of slices, as they are stored: without dropout and gradients."""
     was_training = network.training
     network.eval()
     with torch.autocast(device.type, enabled=False):  # the encoder's own is inside; the decoder's is around this
-        embeddings = encode_volume(network, slices, batch_size, device).embeddings
+        embeddings = encode_for_decoder(network, slices, batch_size, device)
     network.train(was_training)
     return embeddings.numpy()
 

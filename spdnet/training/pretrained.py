@@ -12,7 +12,7 @@ from spdnet.network import SPDNetwork
 from spdnet.network.spd_network import MEASURED
 
 # Layers that depend on the classes or channels of a data set, or on whether the plans ask for them.
-_MAY_DIFFER = ("saliency_head.", "class_embedding.", "channel_projection.", "dense_prompt.")
+_MAY_DIFFER = ("saliency_head.", "class_embedding.", "channel_projection.", "dense_prompt.", "decoder_encoder.")
 
 
 def load_stage1_weights(network: SPDNetwork, given: dict[str, torch.Tensor], source: Path) -> None:
@@ -34,8 +34,8 @@ def load_stage1_weights(network: SPDNetwork, given: dict[str, torch.Tensor], sou
 def load_pretrained_weights(network: SPDNetwork, checkpoint: dict[str, Any], backbone: str, source: Path) -> list[str]:
     """Load what fits of another training's checkpoint, as nnU-Net's option of that name does.
 
-    Everything must fit but the layers that depend on the data set's classes and channels, and the dense prompt, which
-    are skipped where they differ.
+    Everything must fit but the layers that depend on the data set's classes and channels, the dense prompt and the
+    decoder's own encoder, which are skipped where they differ.
 
     Returns:
         Names of the layers that were skipped.

@@ -1,7 +1,8 @@
 """Stage 2, prompt-guided segmentation: the mask decoder learns to make masks from prompts, and what these are worth.
 
-Encoder, LoRA and saliency head are frozen, so each case is encoded once. Every epoch draws prompts, makes of them what
-the decoder is asked, and puts runs of adjacent slices into batches, so that the consistency term finds its pairs.
+Encoder, LoRA and saliency head of stage 1 are frozen, so each case is encoded once. Where the decoder has an encoder of
+its own, slices go through that one in every step. Every epoch draws prompts, makes of them what the decoder is asked,
+and puts runs of adjacent slices into batches, so that the consistency term finds its pairs.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class _Run:
 
 
 class PromptStage(Stage):
-    """Trains on stored embeddings.
+    """Trains on what the first encoder has made of the slices, which is stored.
 
     Args:
         network, settings, train_cases, val_cases, device, seed, held_out_cases: as in the base class.
@@ -100,7 +101,7 @@ class PromptStage(Stage):
         return self.settings.stage2
 
     def parameters(self) -> list[nn.Parameter]:
-        """Mask decoder, class embedding and dense prompt."""
+        """Mask decoder, class embedding, dense prompt and the adapters of the decoder's own encoder."""
         return list(self.network.stage2_parameters().values())
 
     def prepare(self) -> None:
@@ -111,6 +112,10 @@ class PromptStage(Stage):
         self._train = self._store.encode(self.train_cases, True, size, self.device)
         stored = self._store.encode(self.val_cases, False, size, self.device)
         self._val = self.team.share([variants[0] for variants in stored])
+
+    def begin(self) -> None:
+        """The decoder's own encoder begins as stage 1 has left the first."""
+        self.network.copy_adapters_to_decoder()
 
     def decide(self, class_names: Sequence[str]) -> list[str]:
         """Count in the training cases what decides about random points and lone pieces, and keep it in the network.
@@ -240,10 +245,17 @@ class PromptStage(Stage):
     def _decode(self, runs: list[_Run]) -> torch.Tensor:
         """Decode several runs in one pass."""
         rows = DecoderRows.concatenate([run.rows.select(run.indices) for run in runs])
-        embeddings = np.concatenate([r.variant.embeddings_of(r.rows.slice_index[r.indices]) for r in runs])
         maps = [r.maps.of_rows(r.rows.select(r.indices), self.device) for r in runs if r.maps is not None]
         of_rows = torch.cat(maps) if maps else None
-        return decode_rows(self.network, torch.from_numpy(embeddings), rows, self.device, of_rows)
+        return decode_rows(self.network, self._embeddings(runs), rows, self.device, of_rows)
+
+    def _embeddings(self, runs: list[_Run]) -> torch.Tensor:
+        """Those of the rows of several runs, (R, 256, grid, grid): stored, or by the encoder that is trained."""
+        slices = [(run.variant, run.rows.slice_index[run.indices]) for run in runs]
+        if self.network.decoder_encoder is None:
+            return torch.from_numpy(np.concatenate([variant.embeddings_of(index) for variant, index in slices]))
+        images = torch.from_numpy(np.concatenate([variant.slices_of(index) for variant, index in slices]))
+        return self.network.encode_for_decoder(images.to(self.device, memory_format=torch.channels_last))
 
 
 def _cut(rows: DecoderRows, run_length: int, rng: np.random.Generator) -> list[np.ndarray]:

@@ -35,6 +35,7 @@ TRAINERS: dict[str, type[SPDTrainer]] = {
         ablations.SPDTrainerTruePoints,
         ablations.SPDTrainerEmptyMask,
         ablations.SPDTrainerKeepRandom,
+        ablations.SPDTrainerSharedEncoder,
         ablations.SPDTrainerPromptsOptional,
         ablations.SPDTrainerPlateau,
     )

@@ -358,6 +358,7 @@ class SPDTrainer:
         self.stage.prepare()
         if self.current_epoch == 0:
             self._n_steps = 0
+            self.stage.begin()
             for line in self.stage.decide(self.labels.names):
                 self.print_to_log_file(line)
         self.optimizer, self.lr_scheduler = self.configure_optimizers()

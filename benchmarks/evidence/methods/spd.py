@@ -18,8 +18,6 @@ from spdnet.planning import SPDPlans
 PLANS = "SPDPlans"
 STAGE1 = "stage 1, shared"
 _PARTS = ("distillation", "prompts", "consistency", "augmentation", "dense_prompt")  # of the plans
-_SAMS_OWN = (("mode", "none"),)  # dense prompt
-_CONSENSUS = (("mode", "consensus"), ("lone_pieces", "keep"))  # distillation, with SAM's own dense prompt
 
 
 @dataclass(frozen=True)
@@ -172,8 +170,8 @@ def _toward(neighbour: Literal["previous", "next"]) -> SPD:
 
 
 def _context(n: int) -> SPD:
-    given = (*_CONSENSUS, ("n_context", n))
-    return SPD(f"spd_context{n}", f"consensus, n = {n}", "context", distillation=given, dense_prompt=_SAMS_OWN)
+    given = (("n_context", n),)
+    return SPD(f"spd_context{n}", f"consensus, n = {n}", "context", trainer="SPDTrainerConsensus", distillation=given)
 
 
 def _choice(name: str, title: str, **parts: dict[str, Any]) -> SPD:
@@ -184,10 +182,8 @@ def _choice(name: str, title: str, **parts: dict[str, Any]) -> SPD:
 
 def _threshold(percent: int) -> SPD:
     tau = percent / 100
-    given = (*_CONSENSUS, ("tau", tau))
-    return SPD(
-        f"spd_tau{percent}", f"consensus, tau = {tau:.1f}", "threshold", distillation=given, dense_prompt=_SAMS_OWN
-    )
+    title = f"consensus, tau = {tau:.1f}"
+    return SPD(f"spd_tau{percent}", title, "threshold", trainer="SPDTrainerConsensus", distillation=(("tau", tau),))
 
 
 METHODS: dict[str, SPD] = {
@@ -195,13 +191,7 @@ METHODS: dict[str, SPD] = {
     for m in (
         SPD("spd", "SPD", "SPD"),
         SPD("spd_no_psc", "SPD without PSC", "ablation", trainer="SPDTrainerNoPSC"),
-        SPD(
-            "consensus",
-            "SPD, consensus points, no maps",
-            "ablation",
-            distillation=_CONSENSUS,
-            dense_prompt=_SAMS_OWN,
-        ),
+        SPD("consensus", "SPD, consensus points, no maps", "ablation", trainer="SPDTrainerConsensus"),
         SPD("local_only", "local validation only", "ablation", trainer="SPDTrainerLocalOnly"),
         SPD("stage1_raw", "stage-1 encoder, decoder tuned on raw points", "ablation", trainer="SPDTrainerRawPrompts"),
         SPD("saliency", "saliency map alone", "ablation", False, model="spd", prediction=("--no_prompts",)),
@@ -236,13 +226,15 @@ METHODS: dict[str, SPD] = {
         _choice("random_kept", "SPD, random points kept", distillation={"random_points": "keep"}),
         _choice("imitated0", "SPD, training points from files only", prompts={"imitated_share": 0.0}),
         _choice("imitated100", "SPD, training points imitated only", prompts={"imitated_share": 1.0}),
-        _choice(
+        SPD(
             "without_extensions",
             "SPD without our extensions",
-            distillation={**dict(_CONSENSUS), "random_points": "keep"},
-            prompts={"imitated_share": 0.0},
-            dense_prompt=dict(_SAMS_OWN),
+            "choice",
+            trainer="SPDTrainerConsensus",
+            distillation=(("random_points", "keep"),),
+            prompts=(("imitated_share", 0.0),),
         ),
+        SPD("shared_encoder", "SPD, one encoder for both", "choice", trainer="SPDTrainerSharedEncoder"),
         SPD(
             "prompts_optional",
             "SPD, a tenth of its training without prompts",

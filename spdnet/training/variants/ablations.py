@@ -34,13 +34,18 @@ def _raw(settings: SPDSettings) -> SPDSettings:
 
 
 def _consensus(settings: SPDSettings, **changes: Any) -> SPDSettings:
-    """The settings with the consensus and no maps, and with other fields of their distillation.
+    """The settings with the consensus and no maps, one encoder, and other fields of their distillation.
 
     There are always prompts in the training.
     """
     changes = {"mode": "consensus", "lone_pieces": "keep", "without_prompts": "saliency", **changes}
     prompts = replace(settings.prompts, absent_share=0.0)
-    return replace(_distilled(settings, **changes), dense_prompt=DensePromptSettings(), prompts=prompts)
+    return replace(_without_maps(_distilled(settings, **changes)), prompts=prompts)
+
+
+def _without_maps(settings: SPDSettings) -> SPDSettings:
+    """The settings with SAM's own dense prompt, and the decoder on the encoder of stage 1."""
+    return replace(settings, dense_prompt=DensePromptSettings(), decoder_encoder="shared")
 
 
 def _distilled(settings: SPDSettings, **changes: Any) -> SPDSettings:
@@ -90,7 +95,7 @@ class SPDTrainerRawPrompts(SPDTrainer):
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Raw prompts, SAM's own dense prompt; no consistency term, as in SAM-Tuning."""
-        return replace(_raw(settings), dense_prompt=DensePromptSettings())
+        return _without_maps(_raw(settings))
 
 
 class SPDTrainerRawBoxes(SPDTrainer):
@@ -166,6 +171,15 @@ class SPDTrainerKeepRandom(SPDTrainer):
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Random points kept."""
         return _distilled(settings, random_points="keep")
+
+
+class SPDTrainerSharedEncoder(SPDTrainer):
+    """The decoder has no encoder of its own: stage 2 trains none, and every slice is encoded once."""
+
+    @staticmethod
+    def adapt_settings(settings: SPDSettings) -> SPDSettings:
+        """The encoder of stage 1 for both."""
+        return replace(settings, decoder_encoder="shared")
 
 
 class SPDTrainerPromptsOptional(SPDTrainer):
