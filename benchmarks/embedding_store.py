@@ -56,6 +56,7 @@ def train(args: argparse.Namespace, stored: bool, seed: int) -> dict[str, Any]:
     settings = replace(
         s,
         augmentation=replace(s.augmentation, stored_embeddings=stored),
+        decoder_encoder="shared",  # what another encoder makes is never stored
         stage2=replace(s.stage2, epochs=args.epochs, iterations_per_epoch=iterations),
     )
     dataset_json = read_dataset_json(folder / "dataset.json")

@@ -144,13 +144,13 @@ def build(args: argparse.Namespace, device: torch.device) -> tuple[SPDNetwork, S
     """SPD's network and SAM's in the form for prediction, SAM's as published, and where their weights come from."""
     networks = []
     weights = "published"
-    for dense_slices in (DensePromptSettings().n_slices, None, None):
+    for dense_slices, decoder_encoder in ((DensePromptSettings().n_slices, True), (None, False), (None, False)):
         torch.manual_seed(0)
         arguments = (args.backbone, 1, args.classes, args.image_size, 16, 16, 0.0)
         try:
-            network = build_network(*arguments, not args.random_weights, dense_slices)
+            network = build_network(*arguments, not args.random_weights, dense_slices, decoder_encoder)
         except ModelError:
-            network = build_network(*arguments, False, dense_slices)
+            network = build_network(*arguments, False, dense_slices, decoder_encoder)
             weights = "random"
         place(network, device)
         networks.append(network.eval())
