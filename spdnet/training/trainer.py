@@ -618,7 +618,8 @@ class SPDTrainer:
             ModelError: the checkpoint is missing, or of another network.
         """
         kept = load_pretrained_weights(self.network, read_checkpoint(file), self.settings.backbone, file)
-        self.print_to_log_file(f"pre-trained weights from {file}; not taken: {', '.join(kept) or 'none'}")
+        parts = dict.fromkeys(name.split(".")[0] for name in kept)
+        self.print_to_log_file(f"pre-trained weights from {file}; not taken: {', '.join(parts) or 'none'}")
 
     def _check_plans(self, content: dict[str, Any], source: str, of_stage1: bool = False) -> None:
         if difference := input_difference(content["spd"]["settings"], self.settings, of_stage1):
