@@ -21,7 +21,7 @@ SIZE = 16
 class Equivariant:
     """A network that mirrors with its input: it sees every pixel, and the distance to every point, alike."""
 
-    image_size, n_classes, dense_prompt = SIZE, 1, None
+    image_size, n_classes, dense_prompt, decoder_encoder = SIZE, 1, None, None
     salient_share = confirmed_share = torch.zeros(1)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:

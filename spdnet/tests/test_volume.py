@@ -116,7 +116,7 @@ def test_embeddings_are_held_for_a_bounded_number_of_slices(monkeypatch: pytest.
     network, _ = tiny_volume()
     held: list[int] = []
 
-    def encode(network: Any, slices: np.ndarray, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(network: Any, slices: np.ndarray, *more: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros(len(slices), 1, dtype=torch.float16), torch.ones(len(slices), 2, 28, 28)
 
     class Watched(volume._Stream):
