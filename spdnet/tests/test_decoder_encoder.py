@@ -17,6 +17,7 @@ from spdnet.inference.nnunet_network import SaliencyNetwork
 from spdnet.inference.prompting import distill_whole_volume
 from spdnet.inference.volume import encode_for_decoder, encode_volume, predict_encoded, predict_volume
 from spdnet.network import SPDNetwork, build_network
+from spdnet.network.precision import place
 from spdnet.network.prediction_form import optimize_for_prediction
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import DensePromptSettings, DistillationSettings, StageSettings
@@ -59,8 +60,11 @@ def test_a_network_of_one_encoder_has_the_same_embeddings_for_both() -> None:
     assert torch.equal(first, second)
 
 
-def test_it_shares_all_weights_but_the_adapters() -> None:
+@pytest.mark.parametrize("placed", [False, True])
+def test_it_shares_all_weights_but_the_adapters(placed: bool) -> None:
     network = two_encoders()
+    if placed:
+        place(network, CPU)
     first, second = (dict(e.named_parameters()) for e in (network.image_encoder, network.decoder_encoder))
     assert first.keys() == second.keys()
     for name, parameter in first.items():
