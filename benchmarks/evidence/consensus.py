@@ -43,7 +43,7 @@ class Distiller:
         if difference := input_difference(content["spd"]["settings"], settings, of_stage1=True):
             raise ModelError(f"{trained} was trained with other plans: {difference}")
         self._settings, self._device = settings, device
-        self._network = build_planned_network(settings, n_classes)
+        self._network = build_planned_network(replace(settings, decoder_encoder="shared"), n_classes)
         load_stage1_weights(self._network, content["network_weights"], trained)
         place(self._network, device)
         optimize_for_prediction(self._network, compute_dtype(device))

@@ -55,9 +55,9 @@ def predict(raw: Path, source: str, noise: str, *options: str | Path) -> dict[st
     return found
 
 
-def test_takes_plans_of_a_decoder_that_does_without_prompts() -> None:
+def test_takes_plans_of_spd_s_own_decoder() -> None:
     maps, rule = DensePromptSettings("maps"), DistillationSettings("weighed", without_prompts="decode")
-    PublishedSAM(replace(SETTINGS, distillation=rule, dense_prompt=maps), 1, CPU)
+    PublishedSAM(replace(SETTINGS, distillation=rule, dense_prompt=maps, decoder_encoder="own"), 1, CPU)
 
 
 def test_is_segment_anything_itself_on_a_slice() -> None:

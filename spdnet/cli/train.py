@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keep_embeddings",
         action="store_true",
-        help="keep stage 2's encoded slices in nnUNet_preprocessed, for other trainings on the same stage 1",
+        help="keep what stage 2 stores of the slices in nnUNet_preprocessed, for other trainings on the same stage 1",
     )
     return parser
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from spdnet.network import build_network
 
-_DECODERS = ("dense_prompt.", "decoder_encoder.")  # parts of a trained network that this one does without
+_ONLY_FOR_PROMPTS = ("dense_prompt.", "decoder_encoder.")  # parts of a trained network that this one does without
 
 
 class SaliencyNetwork(nn.Module):
@@ -66,7 +66,7 @@ class SaliencyNetwork(nn.Module):
         Raises:
             KeyError, ValueError: the weights are of another network.
         """
-        own = {name: value for name, value in state_dict.items() if not name.startswith(_DECODERS)}
+        own = {name: value for name, value in state_dict.items() if not name.startswith(_ONLY_FOR_PROMPTS)}
         self.network.load_own_state(own)
         return nn.modules.module._IncompatibleKeys([], [])
 

@@ -1,4 +1,4 @@
-"""One volume through the network: encode every slice once, distil its prompts, decode what is to be decoded.
+"""One volume through the network: encode every slice, distil its prompts, decode what is to be decoded.
 
 Prediction is a stream: a slice is decoded as soon as the slices that may lend it prompts, or that its maps show, are
 encoded, and its embedding is dropped then. So embeddings never leave the device, and however many slices there are,
@@ -81,7 +81,7 @@ class VolumePrediction:
 
 @torch.no_grad()
 def encode_volume(network: SPDNetwork, slices: np.ndarray, batch_size: int, device: torch.device) -> EncodedVolume:
-    """Encode slices (S, c, size, size) of any float type, in [0, 1], and keep all embeddings."""
+    """Encode slices (S, c, size, size) of any float type, in [0, 1], and keep all that is made of them."""
     embeddings, saliency = [], []
 
     def encode(part: slice) -> None:
@@ -100,11 +100,24 @@ def encode_for_decoder(network: SPDNetwork, slices: np.ndarray, batch_size: int,
 
     def encode(part: slice) -> None:
         with autocast(device):
-            encoded = network.encode_for_decoder(_on_device(slices[part], device))
+            encoded = network.encode_for_decoder(on_device(slices[part], device))
         embeddings.append(encoded.to(torch.float16).cpu())
 
     BatchSize(batch_size).run(encode, len(slices))
     return torch.cat(embeddings)
+
+
+@torch.no_grad()
+def saliency_of_volume(network: SPDNetwork, slices: np.ndarray, batch_size: int, device: torch.device) -> np.ndarray:
+    """The saliency of `encode_volume` alone."""
+    saliency = []
+
+    def encode(part: slice) -> None:
+        _, salient = _encode(network, slices[part], device, for_decoder=False)
+        saliency.append(salient.cpu().numpy())
+
+    BatchSize(batch_size).run(encode, len(slices))
+    return np.concatenate(saliency)
 
 
 @torch.no_grad()
@@ -412,7 +425,7 @@ def _encode(
 
     The embeddings are the decoder's, unless they are not `for_decoder`.
     """
-    images = _on_device(slices, device)
+    images = on_device(slices, device)
     with autocast(device):
         encoded = network.encode(images)
         logits = network.saliency_logits(encoded)
@@ -421,7 +434,7 @@ def _encode(
     return encoded.to(torch.float16), torch.sigmoid(logits.float())
 
 
-def _on_device(slices: np.ndarray, device: torch.device) -> torch.Tensor:
+def on_device(slices: np.ndarray, device: torch.device) -> torch.Tensor:
     """Slices of any float type as float32, for the encoder."""
     images = torch.from_numpy(np.array(slices))
     if device.type == "cuda":

@@ -113,9 +113,15 @@ class SPDNetwork(nn.Module):
         return self._encode(self.image_encoder if self.decoder_encoder is None else self.decoder_encoder, images)
 
     def copy_adapters_to_decoder(self) -> None:
-        """Have the decoder's own encoder, if it has one, begin as stage 1 has left the first."""
+        """Have the decoder's own encoder, if it has one, begin as stage 1 has left the first.
+
+        Raises:
+            RuntimeError: the network has the form for prediction.
+        """
+        self._refuse_prediction_form()
         if self.decoder_encoder is not None:
-            self.decoder_encoder.load_state_dict(self.image_encoder.state_dict())
+            adapters = {n: p for n, p in self.image_encoder.named_parameters() if "lora_" in n}
+            self.decoder_encoder.load_state_dict(adapters, strict=False)
 
     def _encode(self, encoder: Any, images: torch.Tensor) -> torch.Tensor:
         normalized = (self._three_channels(images) - self.pixel_mean) / self.pixel_std

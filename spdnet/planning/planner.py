@@ -64,7 +64,7 @@ class SPDPlanner:
         image_size: side of the input, or None to let the rule choose.
         pixel_spacing_mm: side of a pixel of the input, or None to let the rule choose.
         plans_name: name of the plans file.
-        free_disk_gb: room for stage 2's embeddings, or None if nothing limits it.
+        free_disk_gb: room for what stage 2 stores of the slices, or None if nothing limits it.
     """
 
     fingerprint: Fingerprint
@@ -262,12 +262,14 @@ class SPDPlanner:
 
     def choose_augmentation(self, backbone: Backbone, image_size: int) -> AugmentationSettings:
         """The same for all data, but for what stage 2 stores: by the room on the disk; see `choose_storage`."""
-        if self.free_disk_gb is None or self.choose_decoder_encoder() == "own":
+        if self.free_disk_gb is None:
             return AugmentationSettings()
         n_slices, n_classes = sum(c.n_slices for c in self.fingerprint.cases), len(self.fingerprint.class_names)
         free = self.free_disk_gb * 2**30
+        size = backbone.grid(image_size), n_classes, image_size
+        stored = self.choose_decoder_encoder() == "shared"
         augmentation, self.reasons["stored_embeddings"] = choose_storage(
-            AugmentationSettings(), n_slices, backbone.grid(image_size), n_classes, image_size, free
+            AugmentationSettings(), n_slices, *size, free, stored
         )
         return augmentation
 

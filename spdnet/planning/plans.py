@@ -222,10 +222,10 @@ class AugmentationSettings:
     Attributes:
         max_angle_degrees, scale_range, flip_columns, flip_rows: what `SliceTransform.draw` takes.
         intensity: gamma, contrast, brightness and noise as well.
-        stored_variants: how many augmented copies of every training case stage 2 encodes and keeps, the first
+        stored_variants: how many augmented copies of every training case stage 2 keeps the saliency of, the first
             one unaugmented.
-        stored_embeddings: False where the disk does not hold their embeddings: the encoder runs again for every batch,
-            and only saliency and masks are kept.
+        stored_embeddings: whether it keeps their embeddings, too, if the decoder shares the encoder that makes them.
+            False where the disk does not hold them: the encoder then runs again for every batch.
     """
 
     max_angle_degrees: float = 20.0

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from spdnet.errors import ModelError, PlansError
+from spdnet.inference import SPDPredictor
 from spdnet.inference.class_rules import Rules
 from spdnet.inference.nnunet_network import SaliencyNetwork
 from spdnet.inference.prompting import distill_whole_volume
@@ -162,10 +163,12 @@ def test_both_are_the_same_on_a_gpu() -> None:
     network = two_encoders("lite")
     expected = embeddings(network)
     found = embeddings(network.cuda(), IMAGES.cuda())
+    there = dict(network.decoder_encoder.named_parameters())
+    assert all(there[n] is p for n, p in network.image_encoder.named_parameters() if "lora_" not in n)
     optimize_for_prediction(network, torch.bfloat16)
     fast = embeddings(network, IMAGES.cuda())
     for one, other, third in zip(expected, found, fast, strict=True):
-        assert (one - other.cpu()).norm() / one.norm() < 1e-3
+        assert (one - other.cpu()).norm() / one.norm() < 1e-2  # TF32
         assert (one - third.cpu()).norm() / one.norm() < 6e-2
 
 
@@ -243,13 +246,17 @@ def built(settings: SPDSettings) -> SPDNetwork:
     return build_network("tiny", 1, 2, SIZE, settings.lora.rank, settings.lora.alpha, 0.0, decoder_encoder=own)
 
 
-def test_stage_2_trains_it_and_leaves_the_first_and_the_saliency(planned: Workspace, tmp_path: Path) -> None:
+def test_stage_2_trains_it_and_leaves_the_first_and_the_saliency(
+    planned: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings, cases = own_encoder(), stored_cases(planned, 1)
     network = built(settings)
     for parameter in network.stage1_parameters().values():
         parameter.data += 0.05 * torch.randn(parameter.shape)
     stage = PromptStage(network, settings, cases, cases, CPU, 0, tmp_path / "cache")
+    monkeypatch.setattr(network, "encode_for_decoder", None)  # nobody asks for what is not stored
     stage.prepare()
+    monkeypatch.undo()
     stage.begin()
     before = {n: p.detach().clone() for n, p in network.named_parameters()}
     first, second = embeddings(network)
@@ -300,8 +307,9 @@ def test_checkpoints_of_one_encoder_and_of_two_do_not_mix_but_for_stage_1(planne
     content["spd"]["trainer_name"] = "SPDTrainer"
     with pytest.raises(ModelError, match="decoder_encoder was 'shared', the plans say 'own'"):
         two.load_checkpoint(content)
-    skipped = load_pretrained_weights(two.network, content, "tiny", file)
-    assert skipped and all(n.startswith("decoder_encoder.") for n in skipped)
+    for source in (content["network_weights"], two.network.own_state()):
+        skipped = load_pretrained_weights(two.network, {**content, "network_weights": source}, "tiny", file)
+        assert skipped and all(n.startswith("decoder_encoder.") for n in skipped), "they begin anew in any case"
     two.start_from_stage1(file)
     two.run_training()
     given, final = one.network.own_state(), two.network.own_state()
@@ -317,12 +325,23 @@ def test_an_encoder_of_its_own_needs_adapters() -> None:
         replace(settings, lora=replace(settings.lora, rank=0))
 
 
-def test_it_goes_with_maps_and_a_prediction_from_files(planned: Workspace) -> None:
-    """A whole training, its validation, and a network that is read again."""
+def test_without_epochs_of_stage_2_it_is_as_stage_1_leaves_the_first(planned: Workspace) -> None:
+    trainer = run(make_trainer(planned, 0, (1, 0), change=lambda s: replace(s, decoder_encoder="own")))
+    first, second = embeddings(trainer.network.eval())
+    assert torch.equal(first, second)
+    assert not torch.equal(first, embeddings(two_encoders(trained=False))[0])
+
+
+def test_a_model_that_is_read_again_predicts_by_both(planned: Workspace) -> None:
+    """A whole training with maps, and its validation; what the files say is what the network in memory does."""
     maps = {"dense_prompt": DensePromptSettings("maps", 1), "distillation": DistillationSettings("weighed")}
     trainer = make_trainer(planned, 0, (2, 2), change=lambda s: replace(s, decoder_encoder="own", **maps))
-    summary = run(trainer).perform_actual_validation()
-    assert np.isfinite(summary["foreground_mean"]["Dice"])
+    run(trainer).perform_actual_validation()
+    predictor = SPDPredictor(device=CPU, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(planned.model(), (0,))
+    (network,) = predictor.networks
+    for expected, found in zip(embeddings(trainer.network.eval()), embeddings(network), strict=True):
+        assert (expected - found).norm() / expected.norm() < 6e-2  # the form for prediction, in bfloat16 perhaps
     content = torch.load(trainer.output_folder / "checkpoint_final.pth", weights_only=True)
     first = [n for n in content["network_weights"] if n.startswith("image_encoder.")]
     assert first and {n.replace("image_", "decoder_") for n in first} < content["network_weights"].keys()

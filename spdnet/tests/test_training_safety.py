@@ -216,14 +216,19 @@ def test_what_is_stored_fits_half_of_the_disk() -> None:
     assert stored_bytes(1000, 7, 2, without) < one / 3
     assert choose_storage(wanted, 1000, 7, 2, 56, 9 * one)[1].startswith("2 variants stored: a variant of all 1000")
     assert choose_storage(wanted, 1000, 7, 2, 56, one)[1].startswith("not stored, encoded in every batch")
+    small = stored_bytes(1000, 7, 2, without)
+    own = [choose_storage(wanted, 1000, 7, 2, 56, factor * small, False)[0] for factor in (4, 3.9, 0.1)]
+    assert [c.stored_variants for c in own] == [2, 1, 1]
+    assert stored_bytes(1000, 7, 2, replace(settings, decoder_encoder="own")) == small
 
 
+@pytest.mark.parametrize(("encoder", "instead"), [("shared", "stored_embeddings in"), ("own", "stored_variants in")])
 def test_a_disk_without_room_is_found_before_encoding(
-    planned: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: str, instead: str, planned: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = prompt_stage(planned, raw_true_settings(), tmp_path)
+    stage = prompt_stage(planned, raw_true_settings(decoder_encoder=encoder), tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(StorageError, match=r"stage 2 stores .* slices in .*stored_embeddings in the plans to false"):
+    with pytest.raises(StorageError, match=rf"stage 2 stores .* slices in .*{instead} the plans to"):
         stage.prepare()
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from spdnet.errors import StorageError
 from spdnet.files import make_folder, whole_file
 from spdnet.geometry import SliceTransform, nearest_index, rescale_points
-from spdnet.inference.volume import encode_for_decoder, encode_volume
+from spdnet.inference.volume import encode_for_decoder, encode_volume, saliency_of_volume
 from spdnet.network import SPDNetwork
 from spdnet.planning import SPDSettings, StoredCase
 from spdnet.planning.embedding_rule import stored_bytes
@@ -184,11 +184,15 @@ class EmbeddingStore:
         needed = stored_bytes(slices, self.network.mask_size // 4, self.network.n_classes, self.settings)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
+            instead = "spd.augmentation.stored_variants in the plans to 1"
+            if self.settings.stores_embeddings:
+                instead = (
+                    "spd.augmentation.stored_embeddings in the plans to false, so that slices are encoded in every "
+                    "batch, which is slower"
+                )
             raise StorageError(
                 f"stage 2 stores what the encoder makes of {slices} slices in {self.folder}: {needed / 2**30:.1f} GiB, "
-                f"and {free / 2**30:.1f} GiB are free. Free some space and continue with --c; or set "
-                "spd.augmentation.stored_embeddings in the plans to false, so that slices are encoded in every batch, "
-                "which is slower"
+                f"and {free / 2**30:.1f} GiB are free. Free some space and continue with --c; or set {instead}"
             )
 
     def _write(self, variant: StoredVariant, batch_size: int, device: torch.device) -> None:
@@ -197,10 +201,13 @@ class EmbeddingStore:
         if case.ignored is not None:
             ignored = _move_masks(np.asarray(case.ignored)[:, None], transform)[:, 0]
             self._save(f"{variant.name}_valid.npy", 1 - ignored)
-        volume = encode_volume(self.network, slices, batch_size, device)
         if self.settings.stores_embeddings:
+            volume = encode_volume(self.network, slices, batch_size, device)
             self._save(f"{variant.name}_embeddings.npy", volume.embeddings.numpy())
-        self._save(f"{variant.name}_saliency.npy", volume.saliency.astype(np.float16))
+            saliency = volume.saliency
+        else:
+            saliency = saliency_of_volume(self.network, slices, batch_size, device)
+        self._save(f"{variant.name}_saliency.npy", saliency.astype(np.float16))
         self._save(f"{variant.name}_masks.npy", _move_masks(np.asarray(case.masks), transform))
 
     def _save(self, name: str, array: np.ndarray) -> None:

@@ -12,7 +12,8 @@ from spdnet.network import SPDNetwork
 from spdnet.network.spd_network import MEASURED
 
 # Layers that depend on the classes or channels of a data set, or on whether the plans ask for them.
-_MAY_DIFFER = ("saliency_head.", "class_embedding.", "channel_projection.", "dense_prompt.", "decoder_encoder.")
+_MAY_DIFFER = ("saliency_head.", "class_embedding.", "channel_projection.", "dense_prompt.")
+_BEGINS_ANEW = "decoder_encoder."  # as stage 1 of this training leaves the first encoder
 
 
 def load_stage1_weights(network: SPDNetwork, given: dict[str, torch.Tensor], source: Path) -> None:
@@ -34,8 +35,8 @@ def load_stage1_weights(network: SPDNetwork, given: dict[str, torch.Tensor], sou
 def load_pretrained_weights(network: SPDNetwork, checkpoint: dict[str, Any], backbone: str, source: Path) -> list[str]:
     """Load what fits of another training's checkpoint, as nnU-Net's option of that name does.
 
-    Everything must fit but the layers that depend on the data set's classes and channels, the dense prompt and the
-    decoder's own encoder, which are skipped where they differ.
+    Everything must fit but the layers that depend on the data set's classes and channels, and the dense prompt, which
+    are skipped where they differ. The decoder's own encoder is skipped always: stage 2 begins with that of stage 1.
 
     Returns:
         Names of the layers that were skipped.
@@ -48,9 +49,10 @@ def load_pretrained_weights(network: SPDNetwork, checkpoint: dict[str, Any], bac
         raise ModelError(f"-pretrained_weights {source} is a model on {there}, the plans are for {backbone}")
     own, given = network.own_state(), checkpoint["network_weights"]
     weights = {name: value for name, value in own.items() if name not in MEASURED}  # what was measured is no weight
-    fits = {name for name, value in weights.items() if name in given and given[name].shape == value.shape}
+    known = {name: value for name, value in given.items() if not name.startswith(_BEGINS_ANEW)}
+    fits = {name for name, value in weights.items() if name in known and known[name].shape == value.shape}
     skipped = [name for name in weights if name not in fits]
-    foreign = [name for name in skipped if not name.startswith(_MAY_DIFFER)]
+    foreign = [name for name in skipped if not name.startswith((*_MAY_DIFFER, _BEGINS_ANEW))]
     if foreign:
         raise ModelError(
             f"-pretrained_weights {source}: {foreign[0]} and {len(foreign) - 1} more weights are missing or of another "

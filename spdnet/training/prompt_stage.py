@@ -26,7 +26,7 @@ from spdnet.inference.prompting import (
     distill_whole_volume,
     points_of_classes,
 )
-from spdnet.inference.volume import EncodedVolume, decode_rows, predict_encoded
+from spdnet.inference.volume import EncodedVolume, decode_rows, on_device, predict_encoded
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
 from spdnet.network.spd_network import MEASURED
@@ -72,8 +72,8 @@ class PromptStage(Stage):
 
     Args:
         network, settings, train_cases, val_cases, device, seed, held_out_cases: as in the base class.
-        cache_folder: where the embeddings are stored.
-        keep_embeddings: also after the training.
+        cache_folder: where what is made of the slices is stored.
+        keep_embeddings: keep that after the training, too.
     """
 
     number = 2
@@ -254,8 +254,8 @@ class PromptStage(Stage):
         slices = [(run.variant, run.rows.slice_index[run.indices]) for run in runs]
         if self.network.decoder_encoder is None:
             return torch.from_numpy(np.concatenate([variant.embeddings_of(index) for variant, index in slices]))
-        images = torch.from_numpy(np.concatenate([variant.slices_of(index) for variant, index in slices]))
-        return self.network.encode_for_decoder(images.to(self.device, memory_format=torch.channels_last))
+        images = np.concatenate([variant.slices_of(index) for variant, index in slices])
+        return self.network.encode_for_decoder(on_device(images, self.device))
 
 
 def _cut(rows: DecoderRows, run_length: int, rng: np.random.Generator) -> list[np.ndarray]:

@@ -111,7 +111,7 @@ class Stage(ABC):
             parameter.requires_grad_(True)
 
     def begin(self) -> None:  # noqa: B027 - optional hook
-        """Bring the weights into the state that the stage starts from; called before its very first epoch."""
+        """Bring the weights into the state that the stage starts from; called once, also if it has no epochs."""
 
     def decide(self, class_names: Sequence[str]) -> list[str]:
         """Settle by the training cases what the plans leave to them; called before the stage's very first epoch.

@@ -246,6 +246,8 @@ class SPDTrainer:
                 while self.stage_number <= N_STAGES:
                     self.stage = self.build_stage(self.stage_number)
                     self.stage.stop = self.stop
+                    if self.current_epoch == 0:
+                        self.stage.begin()
                     if self.current_epoch < self.stage.stage_settings.epochs:
                         self._run_stage()
                     self.stage_number, self.current_epoch = self.stage_number + 1, 0
@@ -358,7 +360,6 @@ class SPDTrainer:
         self.stage.prepare()
         if self.current_epoch == 0:
             self._n_steps = 0
-            self.stage.begin()
             for line in self.stage.decide(self.labels.names):
                 self.print_to_log_file(line)
         self.optimizer, self.lr_scheduler = self.configure_optimizers()

@@ -53,6 +53,7 @@ class PublishedSAM:
             lora=replace(settings.lora, rank=0),
             distillation=replace(settings.distillation, mode="raw", without_prompts="saliency"),
             dense_prompt=DensePromptSettings(),
+            decoder_encoder="shared",
         )
         self.network = build_planned_network(published, n_classes)
         place(self.network, device)

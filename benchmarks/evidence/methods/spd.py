@@ -1,6 +1,6 @@
 """SPD, its ablations, and the baselines that are settings of spdnet, all through the commands that users run.
 
-Ablations that keep stage 1 take it from SPD's own training, and the slices that it encoded.
+Ablations that keep stage 1 take it from SPD's own training, and what is stored of the slices.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def train(
 ) -> Path:
     """`spd_train` on all training volumes, once, going on where it stopped; returns the last checkpoint.
 
-    With the checkpoint of another training's stage 1 only stage 2 is trained, on slices that are encoded once for all.
+    With the checkpoint of another training's stage 1 only stage 2 is trained, on what that one has made of the slices.
     """
     folder = workspace.results(dataset) / f"{trainer}__{plans}__2d" / "fold_all"
     if (folder / "checkpoint_final.pth").exists():
@@ -191,7 +191,7 @@ METHODS: dict[str, SPD] = {
     for m in (
         SPD("spd", "SPD", "SPD"),
         SPD("spd_no_psc", "SPD without PSC", "ablation", trainer="SPDTrainerNoPSC"),
-        SPD("consensus", "SPD, consensus points, no maps", "ablation", trainer="SPDTrainerConsensus"),
+        SPD("consensus", "SPD, consensus points, no maps, one encoder", "ablation", trainer="SPDTrainerConsensus"),
         SPD("local_only", "local validation only", "ablation", trainer="SPDTrainerLocalOnly"),
         SPD("stage1_raw", "stage-1 encoder, decoder tuned on raw points", "ablation", trainer="SPDTrainerRawPrompts"),
         SPD("saliency", "saliency map alone", "ablation", False, model="spd", prediction=("--no_prompts",)),

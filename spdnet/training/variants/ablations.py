@@ -63,7 +63,7 @@ class SPDTrainerNoPSC(SPDTrainer):
 
 
 class SPDTrainerConsensus(SPDTrainer):
-    """The decoder is given the points that saliency confirms, the consensus, and no maps; every piece is kept."""
+    """The decoder is given the points that saliency confirms, no maps and no own encoder; every piece is kept."""
 
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
