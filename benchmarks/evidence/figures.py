@@ -79,7 +79,7 @@ def noise_curves(collection: Collection, condition: Condition) -> Figure | None:
             runs = [r for _, r in curves[ladder][name]]
             ends[name] = axis, _draw_curve(axis, x, runs, look[name], level=not collection.method(name).uses_prompts)
         title, unit = LADDERS.get(ladder, (ladder, ""))
-        axis.set_xlabel(f"{wrapped(title, 24)}, {unit}")
+        axis.set_xlabel(wrapped(f"{title}, {unit}", 24 if ladder == "bad" else 17))
         axis.set_xticks([value for value, _ in levels], [f"{value:g}" for value, _ in levels])
         axis.grid(axis="y")
         axis.tick_params(axis="y", length=0)
