@@ -11,6 +11,7 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ from spdnet.prompts.box_distillation import BoxConsensus
 from spdnet.prompts.distillation import Consensus
 
 logger = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 
 DECODER_BATCH = {"cuda": 64}  # rows
 DECODER_BATCH_ELSEWHERE = 16
@@ -82,42 +85,36 @@ class VolumePrediction:
 @torch.no_grad()
 def encode_volume(network: SPDNetwork, slices: np.ndarray, batch_size: int, device: torch.device) -> EncodedVolume:
     """Encode slices (S, c, size, size) of any float type, in [0, 1], and keep all that is made of them."""
-    embeddings, saliency = [], []
 
-    def encode(part: slice) -> None:
-        encoded, salient = _encode(network, slices[part], device)
-        embeddings.append(encoded.cpu())
-        saliency.append(salient.cpu().numpy())
+    def encode(part: slice) -> tuple[torch.Tensor, np.ndarray]:
+        embeddings, saliency = _encode(network, slices[part], device)
+        return embeddings.cpu(), saliency.cpu().numpy()
 
-    BatchSize(batch_size).run(encode, len(slices))
+    embeddings, saliency = zip(*BatchSize(batch_size).collect(encode, len(slices)), strict=True)
     return EncodedVolume(torch.cat(embeddings), np.concatenate(saliency))
 
 
 @torch.no_grad()
 def encode_for_decoder(network: SPDNetwork, slices: np.ndarray, batch_size: int, device: torch.device) -> torch.Tensor:
     """The embeddings of `encode_volume` alone."""
-    embeddings = []
 
-    def encode(part: slice) -> None:
+    def encode(part: slice) -> torch.Tensor:
         with autocast(device):
-            encoded = network.encode_for_decoder(on_device(slices[part], device))
-        embeddings.append(encoded.to(torch.float16).cpu())
+            embeddings = network.encode_for_decoder(on_device(slices[part], device))
+        return embeddings.to(torch.float16).cpu()
 
-    BatchSize(batch_size).run(encode, len(slices))
-    return torch.cat(embeddings)
+    return torch.cat(BatchSize(batch_size).collect(encode, len(slices)))
 
 
 @torch.no_grad()
 def saliency_of_volume(network: SPDNetwork, slices: np.ndarray, batch_size: int, device: torch.device) -> np.ndarray:
     """The saliency of `encode_volume` alone."""
-    saliency = []
 
-    def encode(part: slice) -> None:
-        _, salient = _encode(network, slices[part], device, for_decoder=False)
-        saliency.append(salient.cpu().numpy())
+    def encode(part: slice) -> np.ndarray:
+        _, saliency = _encode(network, slices[part], device, for_decoder=False)
+        return saliency.cpu().numpy()
 
-    BatchSize(batch_size).run(encode, len(slices))
-    return np.concatenate(saliency)
+    return np.concatenate(BatchSize(batch_size).collect(encode, len(slices)))
 
 
 @torch.no_grad()
@@ -278,6 +275,12 @@ class BatchSize:
         done = 0
         while done < n_items:
             done = self.step(compute, done, n_items)
+
+    def collect(self, compute: Callable[[slice], Made], n_items: int) -> list[Made]:
+        """What `compute` makes of one part of the items after the other, likewise."""
+        made: list[Made] = []
+        self.run(lambda part: made.append(compute(part)), n_items)
+        return made
 
     def step(self, compute: Callable[[slice], None], first: int, n_items: int) -> int:
         """Call `compute` on the part that begins at `first`; returns where the next one begins."""

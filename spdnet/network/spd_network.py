@@ -120,8 +120,9 @@ class SPDNetwork(nn.Module):
         """
         self._refuse_prediction_form()
         if self.decoder_encoder is not None:
-            adapters = {n: p for n, p in self.image_encoder.named_parameters() if "lora_" in n}
-            self.decoder_encoder.load_state_dict(adapters, strict=False)
+            for name, parameter in self.image_encoder.named_parameters():
+                if "lora_" in name:
+                    self.decoder_encoder.get_parameter(name).data.copy_(parameter)
 
     def _encode(self, encoder: Any, images: torch.Tensor) -> torch.Tensor:
         normalized = (self._three_channels(images) - self.pixel_mean) / self.pixel_std

@@ -49,10 +49,10 @@ def load_pretrained_weights(network: SPDNetwork, checkpoint: dict[str, Any], bac
         raise ModelError(f"-pretrained_weights {source} is a model on {there}, the plans are for {backbone}")
     own, given = network.own_state(), checkpoint["network_weights"]
     weights = {name: value for name, value in own.items() if name not in MEASURED}  # what was measured is no weight
-    known = {name: value for name, value in given.items() if not name.startswith(_BEGINS_ANEW)}
-    fits = {name for name, value in weights.items() if name in known and known[name].shape == value.shape}
+    wanted = {name: value for name, value in weights.items() if not name.startswith(_BEGINS_ANEW)}
+    fits = {name for name, value in wanted.items() if name in given and given[name].shape == value.shape}
     skipped = [name for name in weights if name not in fits]
-    foreign = [name for name in skipped if not name.startswith((*_MAY_DIFFER, _BEGINS_ANEW))]
+    foreign = [name for name in wanted if name not in fits and not name.startswith(_MAY_DIFFER)]
     if foreign:
         raise ModelError(
             f"-pretrained_weights {source}: {foreign[0]} and {len(foreign) - 1} more weights are missing or of another "

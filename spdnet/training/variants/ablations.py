@@ -40,10 +40,10 @@ def _consensus(settings: SPDSettings, **changes: Any) -> SPDSettings:
     """
     changes = {"mode": "consensus", "lone_pieces": "keep", "without_prompts": "saliency", **changes}
     prompts = replace(settings.prompts, absent_share=0.0)
-    return replace(_without_maps(_distilled(settings, **changes)), prompts=prompts)
+    return replace(_with_plain_decoder(_distilled(settings, **changes)), prompts=prompts)
 
 
-def _without_maps(settings: SPDSettings) -> SPDSettings:
+def _with_plain_decoder(settings: SPDSettings) -> SPDSettings:
     """The settings with SAM's own dense prompt, and the decoder on the encoder of stage 1."""
     return replace(settings, dense_prompt=DensePromptSettings(), decoder_encoder="shared")
 
@@ -95,7 +95,7 @@ class SPDTrainerRawPrompts(SPDTrainer):
     @staticmethod
     def adapt_settings(settings: SPDSettings) -> SPDSettings:
         """Raw prompts, SAM's own dense prompt; no consistency term, as in SAM-Tuning."""
-        return _without_maps(_raw(settings))
+        return _with_plain_decoder(_raw(settings))
 
 
 class SPDTrainerRawBoxes(SPDTrainer):
