@@ -430,10 +430,11 @@ def _encode(
     """
     images = on_device(slices, device)
     with autocast(device):
-        encoded = network.encode(images)
-        logits = network.saliency_logits(encoded)
-        if for_decoder and network.decoder_encoder is not None:
-            encoded = network.encode_for_decoder(images)
+        if for_decoder:
+            for_head, encoded = network.encode_for_both(images)
+        else:
+            for_head = encoded = network.encode(images)
+        logits = network.saliency_logits(for_head)
     return encoded.to(torch.float16), torch.sigmoid(logits.float())
 
 

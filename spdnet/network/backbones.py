@@ -29,12 +29,28 @@ logger = logging.getLogger(__name__)
 CHECKPOINT_FOLDER_VARIABLE = "SPD_checkpoints"
 
 
+class EncoderWithStem(nn.Module):
+    """An image encoder whose first layers, its stem, are not adapted, so that two encoders need them only once."""
+
+    def stem(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, size, size) to what `after_stem` goes on with."""
+        raise NotImplementedError
+
+    def after_stem(self, features: torch.Tensor) -> torch.Tensor:
+        """What `stem` has made to (B, 256, grid, grid)."""
+        raise NotImplementedError
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, size, size) to (B, 256, grid, grid)."""
+        return self.after_stem(self.stem(images))
+
+
 @dataclass
 class SamParts:
     """The three modules of a SAM model with its published weights, for slices of one size.
 
     Attributes:
-        image_encoder: (B, 3, size, size) normalised to (B, 256, grid, grid).
+        image_encoder: (B, 3, size, size) normalised to (B, 256, grid, grid); maybe an `EncoderWithStem`.
         prompt_encoder, mask_decoder: as in segment-anything.
         pixel_mean, pixel_std: normalisation of intensities in [0, 1], one value per input channel.
     """
@@ -137,22 +153,29 @@ def _build_lite(image_size: int, load_weights: bool) -> SamParts:
     return SamParts(encoder, model.prompt_encoder, model.mask_decoder, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
-class _TinyViTEncoder(nn.Module):
-    """LiteMedSAM's TinyViT for any input size; the package's own forward has a grid of 64 built in."""
+class _TinyViTEncoder(EncoderWithStem):
+    """LiteMedSAM's TinyViT for any input size; the package's own forward has a grid of 64 built in.
+
+    The stem is its convolutions: patch embedding and first stage.
+    """
 
     def __init__(self, tiny_vit: nn.Module, grid: int) -> None:
         super().__init__()
         self.tiny_vit: Any = tiny_vit
         self.grid = grid
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, size, size) to (B, 256, grid, grid)."""
-        tokens = self.tiny_vit.patch_embed(images)
-        for layer in self.tiny_vit.layers:
+    def stem(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, size, size) to tokens (B, grid * grid, C)."""
+        return self.tiny_vit.layers[0](self.tiny_vit.patch_embed(images))
+
+    def after_stem(self, features: torch.Tensor) -> torch.Tensor:
+        """Tokens of the stem to (B, 256, grid, grid)."""
+        tokens = features
+        for layer in self.tiny_vit.layers[1:]:
             tokens = layer(tokens)
         batch, _, channels = tokens.shape
-        features = tokens.view(batch, self.grid, self.grid, channels).permute(0, 3, 1, 2)
-        return self.tiny_vit.neck(features)
+        grid = tokens.view(batch, self.grid, self.grid, channels).permute(0, 3, 1, 2)
+        return self.tiny_vit.neck(grid)
 
 
 def _resize_tiny_vit(encoder: Any, image_size: int) -> None:

@@ -8,13 +8,13 @@ a side, which covers the same square at another resolution.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
-from spdnet.network.backbones import Backbone, SamParts, get_backbone
+from spdnet.network.backbones import Backbone, EncoderWithStem, SamParts, get_backbone
 from spdnet.network.decoding import decode_masks
 from spdnet.network.dense_prompt import DensePrompt
 from spdnet.network.lora import adapters_disabled, add_lora, set_lora_dropout, with_adapters_of_its_own
@@ -112,6 +112,18 @@ class SPDNetwork(nn.Module):
         """The same for the mask decoder: by its own encoder, if it has one."""
         return self._encode(self.image_encoder if self.decoder_encoder is None else self.decoder_encoder, images)
 
+    def encode_for_both(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of `encode` and of `encode_for_decoder`; what the encoders have in common is computed once."""
+        if self.decoder_encoder is None:
+            embeddings = self.encode(images)
+            return embeddings, embeddings
+        if not isinstance(self.image_encoder, EncoderWithStem):
+            return self.encode(images), self.encode_for_decoder(images)
+        normalized = self._normalized(images)
+        with self._encoder_format(images.device):
+            features = self.image_encoder.stem(normalized)
+            return self.image_encoder.after_stem(features), self.decoder_encoder.after_stem(features)
+
     def copy_adapters_to_decoder(self) -> None:
         """Have the decoder's own encoder, if it has one, begin as stage 1 has left the first.
 
@@ -125,11 +137,14 @@ class SPDNetwork(nn.Module):
                     self.decoder_encoder.get_parameter(name).data.copy_(parameter)
 
     def _encode(self, encoder: Any, images: torch.Tensor) -> torch.Tensor:
-        normalized = (self._three_channels(images) - self.pixel_mean) / self.pixel_std
+        normalized = self._normalized(images)
+        with self._encoder_format(images.device):
+            return encoder(normalized)
+
+    def _encoder_format(self, device: torch.device) -> AbstractContextManager[None]:
         if self.encoder_dtype == torch.float32:
-            return encoder(normalized)
-        with torch.autocast(images.device.type, self.encoder_dtype):
-            return encoder(normalized)
+            return nullcontext()  # under the caller's autocast, if there is one
+        return torch.autocast(device.type, self.encoder_dtype)
 
     def saliency_logits(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Embeddings to saliency logits (B, n_classes, mask_size, mask_size)."""
@@ -241,6 +256,9 @@ class SPDNetwork(nn.Module):
     def _refuse_prediction_form(self) -> None:
         if self.is_prediction_form:
             raise RuntimeError("this network was optimised for prediction, which cannot be undone; load it again")
+
+    def _normalized(self, images: torch.Tensor) -> torch.Tensor:
+        return (self._three_channels(images) - self.pixel_mean) / self.pixel_std
 
     def _three_channels(self, images: torch.Tensor) -> torch.Tensor:
         if self.channel_projection is not None:

@@ -105,6 +105,35 @@ def test_it_begins_as_stage_1_has_left_the_first_and_goes_its_own_way() -> None:
     assert not torch.equal(embeddings(network)[1], first)
 
 
+@pytest.mark.parametrize("backbone", ["tiny", "lite"])
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("own", [True, False])
+def test_at_once_they_make_the_same_to_the_last_bit(backbone: str, dtype: torch.dtype | None, own: bool) -> None:
+    network = two_encoders(backbone, own=own)
+    if dtype is not None:
+        optimize_for_prediction(network, dtype)
+    with torch.no_grad():
+        at_once = network.encode_for_both(IMAGES)
+    for one, expected in zip(at_once, embeddings(network), strict=True):
+        assert torch.equal(one.float(), expected)
+    assert torch.equal(*at_once) != own
+
+
+def test_at_once_the_stem_is_run_once_and_has_nothing_that_is_adapted(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = two_encoders("lite")
+    stem, runs, inside = network.image_encoder.stem, [], set()
+    for name, module in network.image_encoder.named_modules():
+        module.register_forward_hook(lambda *_, name=name: inside.add(name))
+    monkeypatch.setattr(network.image_encoder, "stem", lambda images: runs.append(len(images)) or stem(images))
+    monkeypatch.setattr(network.decoder_encoder, "stem", None)
+    with torch.no_grad():
+        network.image_encoder.stem(network._normalized(IMAGES))
+        assert inside and not any("lora_" in name for name in inside), "run by the stem alone"
+        assert any("lora_" in name for name, _ in network.image_encoder.named_modules())
+        network.encode_for_both(IMAGES)
+    assert runs == [3, 3]
+
+
 def test_both_encoders_are_the_published_one_without_adapters() -> None:
     network = two_encoders()
     with network.plain_sam():
@@ -215,8 +244,8 @@ def test_the_saliency_is_of_the_first_and_the_embeddings_of_the_other() -> None:
 @pytest.mark.parametrize("prompted", [True, False])
 def test_the_stream_decodes_what_its_own_encoder_makes(prompted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     network, passes = two_encoders(), []
-    own = network.encode_for_decoder
-    monkeypatch.setattr(network, "encode_for_decoder", lambda images: passes.append(len(images)) or own(images))
+    both = network.encode_for_both
+    monkeypatch.setattr(network, "encode_for_both", lambda images: passes.append(len(images)) or both(images))
     slices = np.random.default_rng(0).random((7, 1, SIZE, SIZE)).astype(np.float16)
     settings = DistillationSettings(mode="raw")
     points = SlicePrompts(np.array([[2.0, 20, 30], [5, 40, 12]]), np.array([0, 1]))
