@@ -84,6 +84,7 @@ class SPDPlanner:
         backbone = self.choose_backbone()
         image_size, pixel_spacing_mm = self.choose_image_size(backbone, crop)
         stage1, stage2 = self.choose_stages(backbone, image_size)
+        decoder_encoder = self.choose_decoder_encoder()
         settings = SPDSettings(
             slicing_axis=self.fingerprint.slicing_axis,  # type: ignore[arg-type]
             image_size=image_size,
@@ -97,11 +98,11 @@ class SPDPlanner:
             consistency=ConsistencySettings(),
             stage1=stage1,
             stage2=stage2,
-            augmentation=self.choose_augmentation(backbone, image_size),
+            augmentation=self.choose_augmentation(backbone, image_size, decoder_encoder == "shared"),
             prompts=self.choose_prompts(),
             selection=self.choose_selection(),
             dense_prompt=self.choose_dense_prompt(),
-            decoder_encoder=self.choose_decoder_encoder(),
+            decoder_encoder=decoder_encoder,
         )
         f = self.fingerprint
         names = f.dataset_name, self.plans_name, f.image_reader_writer
@@ -260,16 +261,20 @@ class SPDPlanner:
         )
         return SelectionSettings(HELD_OUT_SHARE)
 
-    def choose_augmentation(self, backbone: Backbone, image_size: int) -> AugmentationSettings:
-        """The same for all data, but for what stage 2 stores: by the room on the disk; see `choose_storage`."""
+    def choose_augmentation(self, backbone: Backbone, image_size: int, may_store: bool) -> AugmentationSettings:
+        """The same for all data, but for what stage 2 stores: by the room on the disk; see `choose_storage`.
+
+        Args:
+            backbone, image_size: what makes the embeddings.
+            may_store: whether these stay as they are in stage 2, so that they can be stored.
+        """
         if self.free_disk_gb is None:
             return AugmentationSettings()
         n_slices, n_classes = sum(c.n_slices for c in self.fingerprint.cases), len(self.fingerprint.class_names)
         free = self.free_disk_gb * 2**30
         size = backbone.grid(image_size), n_classes, image_size
-        stored = self.choose_decoder_encoder() == "shared"
         augmentation, self.reasons["stored_embeddings"] = choose_storage(
-            AugmentationSettings(), n_slices, *size, free, stored
+            AugmentationSettings(), n_slices, *size, free, may_store
         )
         return augmentation
 
