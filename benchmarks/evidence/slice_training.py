@@ -25,7 +25,7 @@ from spdnet.errors import ConfigurationError
 from spdnet.files import make_folder, whole_file
 from spdnet.network.precision import autocast, place
 from spdnet.training.guards import NonFiniteLossError
-from spdnet.training.saliency_stage import data_workers
+from spdnet.training.loading import data_workers
 from spdnet.training.stopping import StopRequest, TrainingStoppedError
 from spdnet.training.trainer import MAX_GRADIENT_NORM
 

@@ -40,8 +40,9 @@ from spdnet.tests.tiny import tiny_settings
 from spdnet.training.embedding_store import EmbeddingStore
 from spdnet.training.losses import consistency_loss
 from spdnet.training.pretrained import load_pretrained_weights
+from spdnet.training.prompt_batches import Run, adjacent_pairs, cut_into_runs
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
-from spdnet.training.prompt_stage import PromptStage, _adjacent_pairs, _cut, _Run
+from spdnet.training.prompt_stage import PromptStage
 from spdnet.training.registry import TRAINERS, get_trainer
 from spdnet.training.saliency_stage import SaliencyStage, slice_table
 from spdnet.training.sampling import BatchRequest, SliceBatches, augment, draw_batches
@@ -368,7 +369,7 @@ def test_runs_cover_every_row_once_stay_in_class_and_vary(run_length: int) -> No
     rows = rows_of([0, 1, 2, 3, 5, 6, 7, 9, 0, 1, 8], [0] * 8 + [1] * 3)
     seen = set()
     for seed in range(30):
-        parts = _cut(rows, run_length, np.random.default_rng(seed))
+        parts = cut_into_runs(rows, run_length, np.random.default_rng(seed))
         assert np.concatenate(parts).tolist() == list(range(11))
         assert all(0 < len(p) <= run_length for p in parts)
         assert all(len(set(rows.class_index[p].tolist())) == 1 for p in parts)
@@ -379,13 +380,13 @@ def test_runs_cover_every_row_once_stay_in_class_and_vary(run_length: int) -> No
 def test_pairs_are_adjacent_slices_of_one_run_that_both_hold_target() -> None:
     rows = rows_of([2, 3, 4, 6, 7, 3, 4], [0, 0, 0, 0, 0, 1, 1])
     variant: Any = None
-    runs = [_Run(variant, rows, np.array(i), None) for i in ([0, 1, 2, 3, 4], [5, 6], [6])]
+    runs = [Run(variant, rows, np.array(i), None) for i in ([0, 1, 2, 3, 4], [5, 6], [6])]
     masks = np.ones((8, 2, 2), dtype=np.uint8)
-    assert _adjacent_pairs(runs, masks).tolist() == [[0, 1], [1, 2], [3, 4], [5, 6]]
+    assert adjacent_pairs(runs, masks).tolist() == [[0, 1], [1, 2], [3, 4], [5, 6]]
     masks[1] = 0
-    assert _adjacent_pairs(runs, masks).tolist() == [[3, 4], [5, 6]]
-    assert _adjacent_pairs(runs, np.zeros_like(masks)).shape == (0, 2)
-    assert _adjacent_pairs([_Run(variant, rows, np.array([3]), None)], masks[:1]).shape == (0, 2)
+    assert adjacent_pairs(runs, masks).tolist() == [[3, 4], [5, 6]]
+    assert adjacent_pairs(runs, np.zeros_like(masks)).shape == (0, 2)
+    assert adjacent_pairs([Run(variant, rows, np.array([3]), None)], masks[:1]).shape == (0, 2)
 
 
 def test_the_validation_of_stage_2_knows_how_much_of_the_slices_is_image(

@@ -23,10 +23,10 @@ from spdnet.planning.plans import AugmentationSettings
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.test_training import make_trainer, prompt_stage, raw_true_settings, records, run, train_epochs
 from spdnet.tests.tiny import tiny_settings
-from spdnet.training import saliency_stage, trackers
+from spdnet.training import loading, trackers
 from spdnet.training.guards import NONFINITE, HostCopy, NonFiniteLossError
+from spdnet.training.loading import data_workers
 from spdnet.training.log import EpochRecord, TrainingLog
-from spdnet.training.saliency_stage import data_workers
 from spdnet.training.trainer import SPDTrainer
 from spdnet.training.waiting import WaitClock
 
@@ -36,13 +36,24 @@ CPU = torch.device("cpu")
 # ---- data -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("decoder_encoder", ["own", "shared"])
 def test_the_model_does_not_depend_on_the_number_of_data_workers(
-    planned: Workspace, monkeypatch: pytest.MonkeyPatch
+    decoder_encoder: str, planned: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seen: dict[int, int] = {}
+
+    class Watched(SPDTrainer):
+        def train_step(self, batch: Any) -> dict[str, Any]:
+            seen[self.stage_number] = len(multiprocessing.active_children())
+            return super().train_step(batch)
+
     results = []
     for workers in (0, 1, 2):
         monkeypatch.setenv("nnUNet_n_proc_DA", str(workers))
-        trainer = run(make_trainer(planned, 0, (2, 1)))
+        trainer = run(
+            make_trainer(planned, 0, (2, 2), Watched, change=lambda s: replace(s, decoder_encoder=decoder_encoder))
+        )
+        assert seen[2] == workers and seen[1] >= workers, "those of validation besides"
         results.append((trainer.network.own_state(), records(trainer)))
         assert multiprocessing.active_children() == [], "the data workers end with their stage"
     for weights, curve in results[1:]:
@@ -51,10 +62,10 @@ def test_the_model_does_not_depend_on_the_number_of_data_workers(
 
 
 def test_a_forgotten_data_worker_outlives_sigterm_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saliency_stage, "_GRACE_S", 1)
+    monkeypatch.setattr(loading, "_GRACE_S", 1)
 
     def work() -> None:
-        saliency_stage._outlive_sigterm(0)
+        loading._outlive_sigterm(0)
         ready.set()
         time.sleep(30)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from spdnet.inference.prompting import (
     distill_whole_volume,
     points_of_classes,
 )
-from spdnet.inference.volume import EncodedVolume, decode_rows, on_device, predict_encoded
+from spdnet.inference.volume import EncodedVolume, decode_rows, predict_encoded
 from spdnet.network import SPDNetwork
 from spdnet.network.precision import autocast
 from spdnet.network.spd_network import MEASURED
@@ -36,7 +36,17 @@ from spdnet.prompts import SlicePrompts
 from spdnet.training.batch_shares import share_batches
 from spdnet.training.case_shares import CaseShares
 from spdnet.training.embedding_store import EmbeddingStore, StoredVariant
+from spdnet.training.loading import RequestList, data_loader, end_workers
 from spdnet.training.losses import consistency_loss
+from spdnet.training.prompt_batches import (
+    PromptBatch,
+    PromptBatches,
+    RowsRequest,
+    Run,
+    StoredRows,
+    adjacent_pairs,
+    cut_into_runs,
+)
 from spdnet.training.prompt_source import training_prompts, validation_prompts
 from spdnet.training.scores import pixel_counts
 from spdnet.training.stages import Batches, Stage
@@ -52,19 +62,6 @@ _MISSES_MANY = {
 _TRAIN_ANEW = (
     "Train stage 1 anew, with another --seed or for longer, or on labels of all that may be the target (-stage1_from)"
 )
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Rows of one variant that follow each other: adjacent slices of one class, as far as they are decoded.
-
-    `maps` are those of the variant.
-    """
-
-    variant: StoredVariant
-    rows: DecoderRows
-    indices: np.ndarray
-    maps: PromptMaps | None
 
 
 class PromptStage(Stage):
@@ -112,6 +109,9 @@ class PromptStage(Stage):
         self._train = self._store.encode(self.train_cases, True, size, self.device)
         stored = self._store.encode(self.val_cases, False, size, self.device)
         self._val = self.team.share([variants[0] for variants in stored])
+        rows = StoredRows((v for variants in self._train for v in variants), self.settings.stores_embeddings)
+        self._requests: RequestList[list[RowsRequest]] = RequestList([])
+        self._loader = data_loader(rows, self._requests, self.device, self.team.size)
 
     def begin(self) -> None:
         """The decoder's own encoder begins as stage 1 has left the first."""
@@ -154,7 +154,9 @@ class PromptStage(Stage):
         return lines
 
     def finish(self) -> None:
-        """Remove the stored embeddings, unless they are to be kept."""
+        """End the data workers, and remove what is stored, unless it is to be kept."""
+        if "_loader" in self.__dict__:
+            end_workers(self.__dict__.pop("_loader"))
         self._store.close()
 
     def training_batches(self, epoch: int) -> Batches:
@@ -165,26 +167,28 @@ class PromptStage(Stage):
                 "epoch %d has nothing to decode: no pixel of any training slice is salient. Train stage 1 longer.",
                 epoch,
             )
-        return share_batches(batches, self.team)
+        own = share_batches(batches, self.team)
+        self._requests.requests = [[RowsRequest.of(run) for run in batch] for batch in own]
+        return PromptBatches(own, self._loader)
 
-    def training_loss(self, batch: list[_Run]) -> torch.Tensor:
+    def training_loss(self, batch: PromptBatch) -> torch.Tensor:
         """Loss of the decoded masks, with the consistency term on adjacent slices."""
+        loaded = batch.loaded
         with autocast(self.device):
             logits = self._decode(batch)
-        masks = np.concatenate([_target_masks(run) for run in batch])
-        target = torch.from_numpy(masks).to(self.device, torch.float32)
-        loss = self.loss(logits[:, None], target[:, None], self._valid_pixels(batch), self.team.total)
+        masks = self._on_device(loaded.masks)[:, None].float()
+        valid = None if loaded.valid is None else self._on_device(loaded.valid)[:, None].float()
+        loss = self.loss(logits[:, None], masks, valid, self.team.total)
         rule = self.settings.consistency
         if rule.weight > 0:
-            pairs = torch.from_numpy(_adjacent_pairs(batch, masks)).to(self.device)
+            pairs = self._on_device(torch.from_numpy(adjacent_pairs(batch.runs, loaded.masks.numpy())))
             term = consistency_loss(logits, pairs, self.settings.loss.dice_epsilon, self.team.total, rule.toward)
             loss = loss + rule.weight * term
         return loss
 
-    def describe(self, batch: list[_Run]) -> list[str]:
+    def describe(self, batch: PromptBatch) -> list[str]:
         """Variants, classes and slices."""
-        slices = [(run, run.rows.slice_index[run.indices].tolist()) for run in batch]
-        return [f"{r.variant.name}, class {r.rows.class_index[r.indices[0]]}, slices {s}" for r, s in slices]
+        return [str(run) for run in batch.runs]
 
     def validation_batches(self) -> Batches:
         """One batch for each validation case of this process' share."""
@@ -217,9 +221,9 @@ class PromptStage(Stage):
             boxes = [b.only_slices(rng.random(len(saliency)) < share) for b in boxes]
         return decoder_rows(points, saliency, rules, boxes)
 
-    def _draw_batches(self, rng: np.random.Generator) -> list[list[_Run]]:
+    def _draw_batches(self, rng: np.random.Generator) -> list[list[Run]]:
         """Draw a variant and prompts for every case, cut the rows into runs, shuffle, and fill batches."""
-        runs: list[_Run] = []
+        runs: list[Run] = []
         for variants in self._train:
             variant = variants[rng.integers(len(variants))]
             prompts = variant.move(training_prompts(variant.case, self.settings.prompts, rng))
@@ -227,61 +231,35 @@ class PromptStage(Stage):
             rows = self._rows(prompts, saliency, rng)
             points = points_of_classes(prompts, saliency, self.network.image_size)
             maps = PromptMaps.of(self.network, points, saliency)
-            runs += [_Run(variant, rows, part, maps) for part in _cut(rows, self.settings.consistency.run_length, rng)]
+            runs += [
+                Run(variant, rows, part, maps)
+                for part in cut_into_runs(rows, self.settings.consistency.run_length, rng)
+            ]
         s = self.stage_settings
-        batches: list[list[_Run]] = [[]]
+        batches: list[list[Run]] = [[]]
         for i in rng.permutation(len(runs)):
             if sum(len(r.indices) for r in batches[-1]) >= s.batch_size:
                 batches.append([])
             batches[-1].append(runs[i])
         return [b for b in batches if b][: s.iterations_per_epoch]
 
-    def _valid_pixels(self, runs: list[_Run]) -> torch.Tensor | None:
-        parts = [r.variant.valid[r.rows.slice_index[r.indices]] for r in runs if r.variant.valid is not None]
-        if not parts:
-            return None
-        return torch.from_numpy(np.concatenate(parts)).to(self.device, torch.float32)[:, None]
-
-    def _decode(self, runs: list[_Run]) -> torch.Tensor:
-        """Decode several runs in one pass."""
-        rows = DecoderRows.concatenate([run.rows.select(run.indices) for run in runs])
-        maps = [r.maps.of_rows(r.rows.select(r.indices), self.device) for r in runs if r.maps is not None]
+    def _decode(self, batch: PromptBatch) -> torch.Tensor:
+        """Decode all rows of a batch in one pass."""
+        rows = DecoderRows.concatenate([run.rows.select(run.indices) for run in batch.runs])
+        maps = [r.maps.of_rows(r.rows.select(r.indices), self.device) for r in batch.runs if r.maps is not None]
         of_rows = torch.cat(maps) if maps else None
-        return decode_rows(self.network, self._embeddings(runs), rows, self.device, of_rows)
+        return decode_rows(self.network, self._embeddings(batch), rows, self.device, of_rows)
 
-    def _embeddings(self, runs: list[_Run]) -> torch.Tensor:
-        """Those of the rows of several runs, (R, 256, grid, grid): stored, or by the encoder that is trained."""
-        slices = [(run.variant, run.rows.slice_index[run.indices]) for run in runs]
-        if self.network.decoder_encoder is None:
-            return torch.from_numpy(np.concatenate([variant.embeddings_of(index) for variant, index in slices]))
-        images = np.concatenate([variant.slices_of(index) for variant, index in slices])
-        return self.network.encode_for_decoder(on_device(images, self.device))
+    def _embeddings(self, batch: PromptBatch) -> torch.Tensor:
+        """(R, 256, grid, grid): as stored, or by the encoder that is trained, or by the frozen one."""
+        inputs = batch.loaded.inputs
+        if self.settings.stores_embeddings:
+            return inputs
+        if self.network.decoder_encoder is not None:
+            return self.network.encode_for_decoder(self._on_device(inputs, memory_format=torch.channels_last))
+        encode = batch.runs[0].variant.encode
+        assert encode is not None
+        return torch.from_numpy(encode(inputs.numpy()))
 
-
-def _cut(rows: DecoderRows, run_length: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Row indices in runs of at most `run_length` within a class, cut at a random offset."""
-    parts = []
-    for k in np.unique(rows.class_index):
-        indices = np.flatnonzero(rows.class_index == k)
-        first = int(rng.integers(1, run_length + 1))
-        parts += np.split(indices, range(first, len(indices), run_length))
-    return [p for p in parts if len(p)]
-
-
-def _target_masks(run: _Run) -> np.ndarray:
-    return run.variant.masks[run.rows.slice_index[run.indices], run.rows.class_index[run.indices]]
-
-
-def _adjacent_pairs(runs: list[_Run], masks: np.ndarray) -> np.ndarray:
-    """Rows of a batch that are adjacent slices i, i + 1 of one class and both hold target: int64 (p, 2).
-
-    Pairs at the ends of the target are left out: there the masks do differ.
-    """
-    holds_target = np.asarray(masks.any(axis=(1, 2)))
-    pairs, offset = [], 0
-    for run in runs:
-        adjacent = np.flatnonzero(np.diff(run.rows.slice_index[run.indices]) == 1) + offset
-        pairs.append(adjacent[holds_target[adjacent] & holds_target[adjacent + 1]])
-        offset += len(run.indices)
-    first = np.concatenate(pairs)
-    return np.stack([first, first + 1], axis=1)
+    def _on_device(self, tensor: torch.Tensor, **how: Any) -> torch.Tensor:
+        return tensor.to(self.device, non_blocking=True, **how)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
 
 import numpy as np
 import torch
@@ -12,18 +10,17 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from spdnet.network.precision import autocast
-from spdnet.parallel import processes_of_variable
 from spdnet.planning import StoredCase
 from spdnet.planning.plans import LossSettings, StageSettings
+from spdnet.training.loading import RequestList, data_loader, end_workers
 from spdnet.training.losses import segmentation_loss
-from spdnet.training.sampling import BatchRequest, RequestList, SliceBatch, SliceBatches, draw_batches
+from spdnet.training.sampling import BatchRequest, SliceBatch, SliceBatches, draw_batches
 from spdnet.training.scores import pixel_counts
 from spdnet.training.selection import Checked
 from spdnet.training.stages import Batches, Stage
 
 _CROSS_ENTROPY = LossSettings(dice_weight=0.0, focal_weight=1.0, focal_gamma=0.0)
 _CHECKED = 0.25  # held-out slices of an epoch, at most, for each that is trained on
-_GRACE_S = 60  # for how long a data worker goes on after SIGTERM
 
 
 class SaliencyStage(Stage):
@@ -46,7 +43,7 @@ class SaliencyStage(Stage):
         """List the slices and start the data workers; see the base class."""
         super().prepare()
         self._is_target = np.concatenate([c.target_slices for c in self.train_cases])
-        self._train_requests = RequestList([])
+        self._train_requests: RequestList[BatchRequest] = RequestList([])
         self._train_loader = self._loader(self.train_cases, self._train_requests)
         self._val_loader = self._ordered_loader(self.val_cases, None)
         s = self.stage_settings
@@ -58,7 +55,7 @@ class SaliencyStage(Stage):
         for name in ("_train_loader", "_val_loader", "_held_out_loader"):
             loader = self.__dict__.pop(name, None)
             if loader is not None:
-                loader._iterator = None  # persistent workers end with their iterator
+                end_workers(loader)
 
     def training_batches(self, epoch: int) -> Batches:
         """This process' share of `iterations_per_epoch` batches of slices."""
@@ -118,44 +115,12 @@ class SaliencyStage(Stage):
         batches = [rows[i : i + size] for i in range(0, len(rows), size)]
         return self._loader(cases, RequestList([BatchRequest(part) for part in self.team.share(batches)]))
 
-    def _loader(self, cases: list[StoredCase], requests: RequestList) -> DataLoader:
-        """Data workers live as long as the loader; on a GPU batches come in page-locked memory."""
-        workers = data_workers(self.device, self.team.size) if len(cases) else 0
-        return DataLoader(
-            SliceBatches(cases, slice_table(cases), self.settings.augmentation),
-            batch_size=None,
-            sampler=requests,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=_outlive_sigterm,
-            generator=torch.Generator(),  # of its own: what it draws for its workers must not shift the dropout
-        )
+    def _loader(self, cases: list[StoredCase], requests: RequestList[BatchRequest]) -> DataLoader:
+        slices = SliceBatches(cases, slice_table(cases), self.settings.augmentation)
+        return data_loader(slices, requests, self.device, self.team.size, in_use=len(cases) > 0)
 
 
 def slice_table(cases: list[StoredCase]) -> np.ndarray:
     """Case and slice of every slice of some cases: int64 (N, 2)."""
     rows = [np.stack([np.full(len(c.slices), i), np.arange(len(c.slices))], axis=1) for i, c in enumerate(cases)]
     return np.concatenate(rows) if rows else np.zeros((0, 2), dtype=np.int64)
-
-
-def data_workers(device: torch.device, n_processes: int = 1) -> int:
-    """Loader processes: `nnUNet_n_proc_DA` if set; on a GPU one per core up to 12; on a CPU none, it computes.
-
-    The cores are divided among the processes of a team, as far as they are on this machine.
-
-    Raises:
-        ConfigurationError: the variable holds no number of processes.
-    """
-    wanted = processes_of_variable("nnUNet_n_proc_DA")
-    if wanted is not None:
-        return wanted
-    if device.type != "cuda":
-        return 0
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", n_processes))
-    return max(1, min(12, (os.cpu_count() or 1) // here))
-
-
-def _outlive_sigterm(worker: int) -> None:
-    """Slurm sends SIGTERM to all, and the training has to end before its workers; but they must not stay for ever."""
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE_S))

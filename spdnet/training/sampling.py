@@ -15,7 +15,7 @@ from batchgenerators.transforms.color_transforms import (
     GammaTransform,
 )
 from batchgenerators.transforms.noise_transforms import GaussianBlurTransform, GaussianNoiseTransform
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from spdnet.geometry import SliceTransform
 from spdnet.geometry.slice_transform import transform_slices
@@ -108,19 +108,6 @@ class BatchRequest:
     def share(self, rank: int, size: int) -> BatchRequest:
         """Every `size`-th slice, augmented as in the whole batch."""
         return BatchRequest(self.rows[rank::size], None if self.seeds is None else self.seeds[rank::size])
-
-
-class RequestList(Sampler):
-    """The requests of an epoch, exchanged from one epoch to the next while data workers stay."""
-
-    def __init__(self, requests: list[BatchRequest]) -> None:
-        self.requests = requests
-
-    def __len__(self) -> int:
-        return len(self.requests)
-
-    def __iter__(self) -> Iterator[BatchRequest]:
-        return iter(self.requests)
 
 
 class SliceBatches(Dataset):
