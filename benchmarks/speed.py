@@ -354,7 +354,7 @@ def _epoch(trainer: SPDTrainer, device: torch.device) -> tuple[int, float, float
         if batch is None:
             break
         trainer.train_step(batch)
-        n_slices += len(batch.images) if hasattr(batch, "images") else sum(len(run.indices) for run in batch)
+        n_slices += len(batch)
     synchronize(device)
     return n_slices, time.perf_counter() - started, waited
 

@@ -107,6 +107,10 @@ class PromptBatch:
     runs: list[Run]
     loaded: LoadedRows
 
+    def __len__(self) -> int:
+        """Rows, which is slices if each is asked for one class."""
+        return len(self.loaded.masks)
+
 
 class PromptBatches:
     """The batches of an epoch.

@@ -73,6 +73,9 @@ class SliceBatch:
     valid: torch.Tensor | None
     names: tuple[str, ...] = ()
 
+    def __len__(self) -> int:
+        return len(self.images)
+
     def to(self, device: torch.device) -> SliceBatch:
         """The batch on a device, images in the memory layout that is fastest there."""
         images = self.images.to(device, non_blocking=True, memory_format=torch.channels_last)
