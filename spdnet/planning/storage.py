@@ -37,6 +37,10 @@ class StoredCase:
     folder: Path
     case: str
 
+    def __reduce__(self) -> tuple[type[StoredCase], tuple[Path, str]]:
+        """Without what is open: another process opens the files itself, instead of being sent all they hold."""
+        return StoredCase, (self.folder, self.case)
+
     @staticmethod
     def list(folder: Path) -> list[str]:
         """Identifiers of the cases in a folder, sorted.

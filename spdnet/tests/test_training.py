@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pickle
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,7 +41,7 @@ from spdnet.tests.tiny import tiny_settings
 from spdnet.training.embedding_store import EmbeddingStore
 from spdnet.training.losses import consistency_loss
 from spdnet.training.pretrained import load_pretrained_weights
-from spdnet.training.prompt_batches import Run, adjacent_pairs, cut_into_runs
+from spdnet.training.prompt_batches import RowsRequest, Run, StoredRows, adjacent_pairs, cut_into_runs
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
 from spdnet.training.prompt_stage import PromptStage
 from spdnet.training.registry import TRAINERS, get_trainer
@@ -362,6 +363,22 @@ def rows_of(slices: list[int], classes: list[int]) -> DecoderRows:
     points = np.zeros((n, 1, 2), dtype=np.float32), np.zeros((n, 1), dtype=bool)
     boxes = np.zeros((n, 4), dtype=np.float32), np.zeros(n, dtype=bool)
     return DecoderRows(np.array(slices), np.array(classes), *points, *boxes)
+
+
+def test_a_data_worker_that_does_not_inherit_memory_opens_the_files_itself(planned: Workspace, tmp_path: Path) -> None:
+    cases = stored_cases(planned, 3)
+    stores = store_of(tmp_path, tiny_network(tiny_settings())).encode(cases, True, 4, CPU)
+    variants = [v for variants in stores for v in variants]
+    asked = [RowsRequest(variants[1].name, np.array([0, 1]), 0)]
+    for data, request in (
+        (StoredRows(variants, embeddings=False), asked),
+        (SliceBatches(cases, slice_table(cases), STILL), BatchRequest(np.array([0, 1]))),
+    ):
+        expected = data[request]  # type: ignore[index]
+        sent = pickle.dumps(data)
+        assert len(sent) < 3000 < sum(case.slices.nbytes for case in cases)
+        found = pickle.loads(sent)[request]
+        assert torch.equal(found.masks, expected.masks)
 
 
 @pytest.mark.parametrize("run_length", [1, 3, 4, 20])

@@ -11,9 +11,10 @@ import hashlib
 import shutil
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,10 @@ class StoredVariant:
     folder: Path
     name: str
     encode: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def __reduce__(self) -> tuple[type[StoredVariant], tuple[Any, ...]]:
+        """Without what is open, as `StoredCase`."""
+        return StoredVariant, tuple(getattr(self, field.name) for field in fields(self))
 
     @cached_property
     def embeddings(self) -> np.ndarray:
