@@ -316,6 +316,27 @@ def test_it_learns_more_than_a_decoder_on_a_frozen_one(planned: Workspace, tmp_p
     assert own[-1] < shared[-1]
 
 
+@pytest.mark.parametrize("where", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("encoder", ["own", "shared"])
+def test_data_workers_bring_what_is_loaded_in_place(
+    where: str, encoder: Any, planned: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two of them the losses are those without, on a CPU to the last bit."""
+    settings = replace(own_encoder(), decoder_encoder=encoder, stage2=StageSettings(1, 9, 4, 1e-3))
+    cases, losses = stored_cases(planned, 1), []
+    for device, workers in ((CPU, 0), (torch.device(where), 2)):
+        monkeypatch.setenv("nnUNet_n_proc_DA", str(workers))
+        network = built(settings).to(device)
+        stage = PromptStage(network, settings, cases, [], device, 0, tmp_path / f"{device}{workers}")
+        stage.prepare()
+        stage.begin()
+        batches = list(stage.training_batches(0))
+        assert len(batches) > 1 and all(b.loaded.inputs.is_pinned() == (device.type == "cuda") for b in batches)
+        losses.append([stage.training_loss(batch).item() for batch in batches])
+        stage.finish()
+    assert losses[1] == (losses[0] if where == "cpu" else pytest.approx(losses[0], rel=3e-2))  # bfloat16
+
+
 def test_a_store_without_embeddings_is_not_one_with(planned: Workspace, tmp_path: Path) -> None:
     """Of the same stage 1, kept for both."""
     cases, folders = stored_cases(planned, 1), []
