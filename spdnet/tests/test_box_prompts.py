@@ -331,7 +331,7 @@ def test_boxes_are_simulated_beside_the_source_s_points_if_the_plans_say_so(plan
 
 def rows_with_boxes(stage: PromptStage, epoch: int) -> tuple[int, int]:
     """Rows with a box among the rows of an epoch, each row counted once."""
-    flags = [r.rows.has_box[r.indices] for batch in stage.training_batches(epoch) for r in batch]
+    flags = [r.rows.has_box[r.indices] for batch in stage.training_batches(epoch) for r in batch.runs]
     return int(np.concatenate(flags).sum()), sum(len(f) for f in flags)
 
 

@@ -21,11 +21,14 @@ SIZE = 16
 class Equivariant:
     """A network that mirrors with its input: it sees every pixel, and the distance to every point, alike."""
 
-    image_size, n_classes, dense_prompt, decoder_encoder = SIZE, 1, None, None
+    image_size, n_classes, dense_prompt = SIZE, 1, None
     salient_share = confirmed_share = torch.zeros(1)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         return images
+
+    def encode_for_both(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return images, images
 
     def saliency_logits(self, embeddings: torch.Tensor) -> torch.Tensor:
         return 12 * (embeddings - 0.5)
