@@ -9,7 +9,7 @@ from evidence.jobs import Job, Setting
 from evidence.methods import METHODS
 
 GROUPS_OF_TABLES = ("SPD", "ablation", "SAM", "frozen SAM", "refinement", "U-Net", "nnU-Net", "SAM 2", "ceiling")
-DATA = ("phantom", "ambiguous_union", "ambiguous_chosen", "hippocampus", "left_atrium")
+DATA = ("phantom", "ambiguous_union", "ambiguous_chosen", "ambiguous_atrium", "hippocampus", "left_atrium")
 CURVES = (
     "spd",
     "right_points",
