@@ -165,7 +165,7 @@ class _TinyViTEncoder(EncoderWithStem):
         self.grid = grid
 
     def stem(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, size, size) to tokens (B, grid * grid, C)."""
+        """(B, 3, size, size) to tokens (B, (size / 2)^2, C)."""
         return self.tiny_vit.layers[0](self.tiny_vit.patch_embed(images))
 
     def after_stem(self, features: torch.Tensor) -> torch.Tensor:
@@ -174,8 +174,8 @@ class _TinyViTEncoder(EncoderWithStem):
         for layer in self.tiny_vit.layers[1:]:
             tokens = layer(tokens)
         batch, _, channels = tokens.shape
-        grid = tokens.view(batch, self.grid, self.grid, channels).permute(0, 3, 1, 2)
-        return self.tiny_vit.neck(grid)
+        maps = tokens.view(batch, self.grid, self.grid, channels).permute(0, 3, 1, 2)
+        return self.tiny_vit.neck(maps)
 
 
 def _resize_tiny_vit(encoder: Any, image_size: int) -> None:
