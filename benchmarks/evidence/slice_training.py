@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import PolynomialLR
-from torch.utils.data import DataLoader
 
 from evidence.slice_models import SliceModel
 from evidence.slices import PromptedBatch, PromptedSlices
@@ -25,7 +24,7 @@ from spdnet.errors import ConfigurationError
 from spdnet.files import make_folder, whole_file
 from spdnet.network.precision import autocast, place
 from spdnet.training.guards import NonFiniteLossError
-from spdnet.training.loading import data_workers
+from spdnet.training.loading import RequestList, data_loader
 from spdnet.training.stopping import StopRequest, TrainingStoppedError
 from spdnet.training.trainer import MAX_GRADIENT_NORM
 
@@ -59,7 +58,8 @@ def train_slices(model: SliceModel, data: PromptedSlices, n_steps: int, folder: 
     model.train()
     with StopRequest() as stop:
         started, losses = time.monotonic(), []
-        for step, batch in enumerate(_loader(data, range(first, n_steps), device), first):
+        batches = data_loader(data, RequestList(list(range(first, n_steps))), device)
+        for step, batch in enumerate(batches, first):
             if stop.requested:
                 run.save(step)
                 raise TrainingStoppedError
@@ -95,17 +95,6 @@ def _train_step(
     nn.utils.clip_grad_norm_(model.trained().values(), MAX_GRADIENT_NORM)
     optimizer.step()
     return loss.detach()
-
-
-def _loader(data: PromptedSlices, steps: range, device: torch.device) -> DataLoader:
-    return DataLoader(
-        data,
-        batch_size=None,
-        sampler=steps,
-        num_workers=data_workers(device),
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),
-    )
 
 
 def _report(n_done: int, mean_loss: float, seconds: float) -> None:
