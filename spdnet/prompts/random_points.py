@@ -1,7 +1,8 @@
 """Whether the points of a volume are like random ones: those of another image, or put there by mistake. Our extension.
 
 A single point tells little, as some random points fall on the target. All points of a volume together do: where those
-of the training cases hit the saliency more often than random ones would, so should these.
+of the training cases hit the saliency more often than random ones would, so should these. But volumes differ: stage 1
+may know one worse than those of the training, and its points are needed the more then.
 
 Points for all classes may be right without being salient for the one that is looked at: of those, only the ones that
 are salient for no other class count, in the area that is salient for none.
@@ -14,11 +15,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import xlog1py, xlogy
+from scipy.special import betaln, xlog1py, xlogy
 
 from spdnet.geometry import nearest_index
 
 MIN_ODDS = 20.0  # of random points to points like those of the training
+# How a volume's share of salient points differs from that of the training: a beta distribution, by its first parameter.
+# The share's standard deviation is 1 / sqrt(3) of it where it is small; see docs/choices.md.
+LIKENESS = 3.0
 MAX_SHARE = 0.9  # no training is so good that a few misses tell
 
 
@@ -97,10 +101,10 @@ def count_hits(points_syx: np.ndarray, saliency: np.ndarray, tau: float, backgro
 def look_random(hits: Hits, training_share: float) -> bool:
     """Whether points hit the saliency like random ones, though those of the training hit it more often.
 
-    They do if no more of them are salient than random ones would be, and if that is `MIN_ODDS` times as likely with a
-    random point's chance of being salient as with a training point's, by the binomial distribution. About half of the
-    volumes with random points hit by chance more often than that and pass; so do those with few points, which cannot
-    tell.
+    They do if no more of them are salient than random ones would be, and if that is `MIN_ODDS` times as likely of
+    random points, by the binomial distribution, as of a volume like those of the training, by the beta-binomial one, as
+    volumes differ in their share (`LIKENESS`). About half of the volumes with random points hit by chance more often
+    than that and pass; so do those with few points, which cannot tell.
 
     Args:
         hits: of the volume.
@@ -109,10 +113,8 @@ def look_random(hits: Hits, training_share: float) -> bool:
     share = min(training_share, MAX_SHARE)
     if share <= hits.chance or hits.n_salient > hits.chance * hits.n:
         return False
-    log_odds = _log_likelihood(hits, hits.chance) - _log_likelihood(hits, share)
-    return bool(log_odds >= np.log(MIN_ODDS))
-
-
-def _log_likelihood(hits: Hits, chance: float) -> float:
-    """Without the binomial coefficient."""
-    return float(xlogy(hits.n_salient, chance) + xlog1py(hits.n - hits.n_salient, -chance))
+    others = LIKENESS * (1 - share) / share
+    missed = hits.n - hits.n_salient  # the binomial coefficient is in both
+    by_chance = xlogy(hits.n_salient, hits.chance) + xlog1py(missed, -hits.chance)
+    as_in_training = betaln(LIKENESS + hits.n_salient, others + missed) - betaln(LIKENESS, others)
+    return bool(by_chance - as_in_training >= np.log(MIN_ODDS))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
+from scipy.stats import betabinom, binom
 
 from spdnet.inference import prompting
 from spdnet.inference.class_rules import MeasuredShares, Rules
@@ -20,7 +20,7 @@ from spdnet.network import SPDNetwork, build_network
 from spdnet.planning.plans import BoxSettings, DistillationSettings
 from spdnet.prompts import ALL_CLASSES, SliceBoxes, SlicePrompts
 from spdnet.prompts.fates import Fate
-from spdnet.prompts.random_points import MAX_SHARE, MIN_ODDS, Background, Hits, count_hits, look_random
+from spdnet.prompts.random_points import LIKENESS, MAX_SHARE, MIN_ODDS, Background, Hits, count_hits, look_random
 from spdnet.tests.tiny import measured_shares
 
 SIZE, N_SLICES, CPU = 56, 20, torch.device("cpu")
@@ -68,21 +68,29 @@ def test_points_on_another_class_do_not_count_where_they_speak_for_all(seed: int
 @pytest.mark.parametrize("n", [1, 10, 40, 200])
 @pytest.mark.parametrize("chance", [0.0, 0.02, 0.3, 1.0])
 @pytest.mark.parametrize("training_share", [0.0, 0.1, 0.5, 1.0])
-def test_random_is_what_the_binomial_distribution_says(n: int, chance: float, training_share: float) -> None:
+def test_random_is_what_the_distributions_say(n: int, chance: float, training_share: float) -> None:
     share = min(training_share, MAX_SHARE)
     for n_salient in range(n + 1):
-        random, trained = (binom.pmf(n_salient, n, p) for p in (chance, share))
+        random = binom.pmf(n_salient, n, chance)
+        trained = betabinom.pmf(n_salient, n, LIKENESS, LIKENESS * (1 - share) / share) if share else 0.0
         expected = share > chance and n_salient <= chance * n and random >= MIN_ODDS * trained
         assert look_random(Hits(n_salient, n, chance), training_share) == expected
     assert not look_random(Hits(0, 0, 0.0), training_share), "no point, no verdict"
 
 
 def test_few_points_are_never_called_random() -> None:
-    assert not look_random(Hits(0, 4, 0.02), 0.5)
-    assert look_random(Hits(0, 5, 0.02), 0.5)
+    assert not look_random(Hits(0, 7, 0.02), 0.5)
+    assert look_random(Hits(0, 8, 0.02), 0.5)
     assert not look_random(Hits(1, 4, 0.3), 0.6)
     assert not look_random(Hits(1, 2, 0.5), 1.0), "however good the training was"
     assert not look_random(Hits(0, 1, 0.0), 1.0)
+
+
+@pytest.mark.parametrize("times", [1, 4, 16])
+def test_however_many_points_a_volume_that_stage_1_knows_worse_is_not_called_random(times: int) -> None:
+    """A third of the training's share, twice what chance says, and half of it: volumes differ as much."""
+    assert not look_random(Hits(3 * times, 100 * times, 0.031), 0.09)
+    assert look_random(Hits(2 * times, 100 * times, 0.021), 0.4), "a twentieth is another thing"
 
 
 def volume(n_points: int, seed: int = 0) -> tuple[SlicePrompts, np.ndarray]:
@@ -223,21 +231,21 @@ def test_a_class_whose_points_are_refused_is_predicted_as_without_prompts() -> N
     rng = np.random.default_rng(1)
     place = np.stack([np.repeat(np.arange(N_SLICES), 5), *rng.integers(0, saliency.shape[1], size=(2, 100))], axis=1)
     salient = saliency[tuple(place.T)] > tau
-    place = np.concatenate([place[salient][:3], place[~salient]])
+    place = np.concatenate([place[salient][:14], place[~salient]])
     points = place.astype(np.float64)
     points[:, 1:] = (points[:, 1:] + 0.5) * SIZE / saliency.shape[1] - 0.5
     prompts = SlicePrompts(points, np.zeros(len(points), dtype=np.int64))
     found = {}
-    for share in (0.0, 0.6):
+    for share in (0.0, 0.9):
         network.salient_share.fill_(share)
         found[share] = predict(prompts, tau=tau, empty_consensus="decode", random_points="refuse")
-    assert [found[share].untrusted.tolist() for share in (0.0, 0.6)] == [[False], [True]]  # type: ignore[union-attr]
-    assert np.array_equal(found[0.6].probabilities, predict(None).probabilities)
-    assert not np.array_equal(found[0.0].probabilities, found[0.6].probabilities)
-    refused, kept = (found[share].consensus[0] for share in (0.6, 0.0))  # type: ignore[index]
+    assert [found[share].untrusted.tolist() for share in (0.0, 0.9)] == [[False], [True]]  # type: ignore[union-attr]
+    assert np.array_equal(found[0.9].probabilities, predict(None).probabilities)
+    assert not np.array_equal(found[0.0].probabilities, found[0.9].probabilities)
+    refused, kept = (found[share].consensus[0] for share in (0.9, 0.0))  # type: ignore[index]
     assert len(refused.slice_index) == 0 and len(kept.slice_index) > 0
     assert np.array_equal(refused.own_saliency, kept.own_saliency)
-    network.salient_share.fill_(0.6)
+    network.salient_share.fill_(0.9)
     assert np.array_equal(
         predict(prompts, tau=tau, empty_consensus="decode", random_points="keep").probabilities,
         found[0.0].probabilities,
