@@ -21,8 +21,9 @@ LADDERS = {  # title and unit
     "drift": ("displacement, slowly turning", "mm"),
 }
 SPD, CONSENSUS, CEILING, SALIENCY, NNUNET = "spd", "consensus", "ceiling", "saliency", "nnunet"
+SAM_TUNING = "sam_tuning"
 REFERENCES = (CEILING, SALIENCY, NNUNET)  # stand beside noise curves though they ignore prompts
-RAW = ("sam_tuning", "stage1_raw", "medsam_points", "sam_adapter")  # SAM tuned on raw points
+RAW = (SAM_TUNING, "stage1_raw", "medsam_points", "sam_adapter")  # SAM tuned on raw points
 OTHER_GROUPS = ("SAM", "frozen SAM", "refinement", "U-Net", "nnU-Net", "SAM 2", "other")  # the rest are SPD's variants
 
 

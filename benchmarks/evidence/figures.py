@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -23,6 +23,7 @@ from evidence.collection import (
     RAW,
     REFERENCES,
     SALIENCY,
+    SAM_TUNING,
     SPD,
     Collection,
     Condition,
@@ -66,7 +67,7 @@ def noise_curves(collection: Collection, condition: Condition) -> Figure | None:
     names = [n for n in names if n in REFERENCES or collection.method(n).uses_prompts]
     if not any(collection.method(n).uses_prompts for n in names):
         return None
-    names, left_out = _most_important(names)
+    names, left_out = _most_important({n: [r for found in curves.values() for _, r in found[n]] for n in names})
     look = styles(names)
     figure = new_figure(3.0)
     widths = [1.7 if ladder == "bad" else 1.0 for ladder in ladders]
@@ -95,7 +96,7 @@ def label_efficiency(collection: Collection, condition: Condition) -> Figure | N
     curves = collection.volume_curves(condition)
     if not curves:
         return None
-    names, left_out = _most_important(list(curves))
+    names, left_out = _most_important({n: [r for r in runs if r is not None] for n, runs in curves.items()})
     look = styles(names)
     figure = new_figure(3.2, 0.85 * WIDTH)
     axis = figure.subplots()
@@ -344,11 +345,19 @@ def overview(collection: Collection, profile: str) -> Figure | None:
     return figure
 
 
-def _most_important(names: Sequence[str]) -> tuple[list[str], str]:
-    """As many methods as curves can be told apart, SPD and the references first, and words on what is left out."""
-    ordered = sorted(names, key=lambda n: n not in (SPD, *REFERENCES))
-    n_left = len(ordered) - MOST_CURVES
-    return ordered[:MOST_CURVES], f" ({n_left} more in the table only)" if n_left > 0 else ""
+def _most_important(curves: Mapping[str, Sequence[Runs]]) -> tuple[list[str], str]:
+    """As many methods as curves can be told apart, in the order given, and words on what is left out.
+
+    SPD, SAM-Tuning and the references come first, then those with the highest score anywhere; last those of two places.
+    """
+
+    def unimportance(name: str) -> tuple[bool, bool, float]:
+        highest = max(estimate(runs.results, DSC.name).mean for runs in curves[name])
+        return name not in (SPD, SAM_TUNING, *REFERENCES), len(curves[name]) < 3, -highest
+
+    chosen = sorted(curves, key=unimportance)[:MOST_CURVES]
+    n_left = len(curves) - len(chosen)
+    return [n for n in curves if n in chosen], f" ({n_left} more in the table only)" if n_left else ""
 
 
 def _draw_curve(

@@ -93,6 +93,19 @@ def test_curves_beyond_what_can_be_told_apart_are_counted() -> None:
     assert figure.get_suptitle() == "Tube phantom (2 more in the table only)"
 
 
+def test_of_many_curves_the_highest_are_drawn_and_what_is_compared_with() -> None:
+    scores = {"spd": 80, "sam_tuning": 20, **{f"other{i}": 40 + i for i in range(figures.MOST_CURVES)}}
+    noises = "bad0", "bad50", "bad90"
+    made = collection(
+        *(level(m, s, test_noise=n) for m, s in scores.items() for n in noises),
+        *(level("of_two_places", 79, test_noise=n) for n in noises[:2]),
+        level("ceiling", 30),
+    )
+    found = set(lines(drawn(figures.noise_curves(made, made.conditions[0])).axes[0]))
+    highest = {f"other{i}" for i in range(3, figures.MOST_CURVES)}
+    assert found == {"SPD", "SAM-Tuning", "ceiling", *highest}
+
+
 def test_forest_has_paired_differences_and_arrows_for_far_ones() -> None:
     made = collection(level("spd", 80), level("unet", 70), level("frozen_all", 20), level("ceiling", 85))
     (axis,) = drawn(figures.forest(made, made.conditions[0])).axes
