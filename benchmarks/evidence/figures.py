@@ -352,7 +352,7 @@ def _most_important(curves: Mapping[str, Sequence[Runs]]) -> tuple[list[str], st
     """
 
     def unimportance(name: str) -> tuple[bool, bool, float]:
-        highest = max(estimate(runs.results, DSC.name).mean for runs in curves[name])
+        highest = max(np.mean(list(seed_means(runs.results, DSC.name).values())) for runs in curves[name])
         return name not in (SPD, SAM_TUNING, *REFERENCES), len(curves[name]) < 3, -highest
 
     chosen = sorted(curves, key=unimportance)[:MOST_CURVES]

@@ -12,6 +12,7 @@ from evidence.collection import (
     CEILING,
     LADDERS,
     REFERENCES,
+    SAM_TUNING,
     SPD,
     Collection,
     Condition,
@@ -34,7 +35,6 @@ from evidence.statistics import (
 )
 from spdnet.evaluation.evaluate import Estimate
 
-BASELINE = "sam_tuning"
 MAIN_VARIANTS = ("SPD", "ablation", "ceiling")
 SLICE_METRICS = ("dsc", "iou", "target_dsc", "hd95_mm", "asd_mm")
 NONE = "–"
@@ -69,8 +69,8 @@ def method_rows(rows: Sequence[Runs]) -> list[Runs]:
 
 def ablation_rows(rows: Sequence[Runs]) -> list[Runs]:
     """Of Table 2: SPD's own variants, and SAM tuned on raw points, the paper's baseline; empty without variants."""
-    found = [r for r in rows if is_variant(r) or r.method.name == BASELINE]
-    return [] if all(_is_anchor(r) or r.method.name == BASELINE for r in found) else found
+    found = [r for r in rows if is_variant(r) or r.method.name == SAM_TUNING]
+    return [] if all(_is_anchor(r) or r.method.name == SAM_TUNING for r in found) else found
 
 
 def main_rows(rows: Sequence[Runs]) -> list[Runs]:

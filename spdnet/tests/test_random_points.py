@@ -88,7 +88,7 @@ def test_few_points_are_never_called_random() -> None:
 
 @pytest.mark.parametrize("times", [1, 4, 16])
 def test_however_many_points_a_volume_that_stage_1_knows_worse_is_not_called_random(times: int) -> None:
-    """A third of the training's share, twice what chance says, and half of it: volumes differ as much."""
+    """As rarely as by chance, which is a third of the training's share: volumes differ as much."""
     assert not look_random(Hits(3 * times, 100 * times, 0.031), 0.09)
     assert look_random(Hits(2 * times, 100 * times, 0.021), 0.4), "a twentieth is another thing"
 
