@@ -2,6 +2,7 @@
 
     python benchmarks/report.py RESULTS -o OUT                    # OUT/report.md and OUT/*.png
     python benchmarks/report.py RESULTS -o OUT --cases sam_tuning # and where SPD loses most against a method
+    python benchmarks/report.py RESULTS -o OUT --main_table FILE  # and the main table in place of the one in FILE
 
 Everything is computed from the records that `run.py` stored; the same records give the same report.
 """
@@ -16,11 +17,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from evidence import figures, tables
+from evidence import figures, summary, tables
 from evidence.collection import LADDERS, SPD, Collection, Condition, Runs
 from evidence.datasets import DATASETS
 from evidence.equal_labels import with_borrowed
-from evidence.jobs import RunRecord, stored_records
+from evidence.jobs import PROFILES, RunRecord, stored_records
 from evidence.methods import METHODS
 from evidence.noise import NOISES
 from evidence.plotting import save_png
@@ -67,6 +68,10 @@ def main() -> int:
     parser.add_argument("results", type=Path, help="folder of records, as run.py stored them")
     parser.add_argument("-o", type=Path, required=True, help="folder of the report")
     parser.add_argument("--cases", metavar="METHOD", help="list the cases in which SPD loses most against this method")
+    parser.add_argument(
+        "--main_table", nargs="+", type=Path, default=[], metavar="FILE", help="pages whose main table is made anew"
+    )
+    parser.add_argument("-profile", choices=PROFILES, default="small", help="of the main table (default: small)")
     args = parser.parse_args()
     records = stored_records(args.results)
     if not records:
@@ -75,7 +80,13 @@ def main() -> int:
         parser.error(f"--cases {args.cases}: no records of it; there are {', '.join(known)}")
     titles = {name: source.title for name, source in DATASETS.items()}
     told = [with_remarks(r) for r in with_borrowed(records, METHODS, DATASETS)]
-    file = write_report(Collection(told, METHODS, NOISES, titles), args.o, args.cases)
+    collection = Collection(told, METHODS, NOISES, titles)
+    table = summary.summary_table(collection, args.profile)
+    if args.main_table and not table:
+        parser.error(f"--main_table: no records of the test part with the profile {args.profile}")
+    for page in args.main_table:
+        summary.write_into(page, table)
+    file = write_report(collection, args.o, args.cases)
     print(f"Written: {file}, from {len(records)} records")
     return 0
 

@@ -1,0 +1,58 @@
+"""The main table of README.md and docs/results.md, written between two comments from stored records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evidence.collection import CEILING, Collection, Runs
+from evidence.statistics import METRICS, estimate
+from evidence.tables import markdown, number
+from spdnet.files import write_text
+
+BEGIN, END = "<!-- main table, made by benchmarks/report.py -->", "<!-- end of the main table -->"
+SHOWN = ("dsc", "target_dsc", "volume_dice")
+GROUPS = ("SPD", "ablation", "SAM", "U-Net", "nnU-Net")  # and the ceiling
+
+
+def summary_table(collection: Collection, profile: str) -> str:
+    """Trained methods in every setting of the test part with all training volumes.
+
+    A cell holds the means of `SHOWN`; where there are several trainings, their number follows in brackets.
+    """
+    conditions = [c for c in collection.conditions if (c.profile, c.part, c.n_train) == (profile, "final", None)]
+    if not conditions:
+        return ""
+    names = collection.names(max(conditions, key=lambda c: len(collection.names(c))))
+    lines = []
+    for name in names:
+        if collection.method(name).group not in GROUPS and name != CEILING:
+            continue
+        cells = [_cell(collection.runs(c, name)) for c in conditions]
+        if any(cells):
+            lines.append([collection.method(name).title, *cells])
+    headings = [" / ".join(METRICS[m].title for m in SHOWN), *(collection.short_title(c) for c in conditions)]
+    return markdown(headings, lines)
+
+
+def write_into(file: Path, table: str) -> bool:
+    """Put a table in place of the one that stands between `BEGIN` and `END` in a file; returns whether it differed.
+
+    Raises:
+        ValueError: the file has no such place, or several.
+    """
+    text = file.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end) or BEGIN in rest or END in after:
+        raise ValueError(f"{file}: needs one line {BEGIN!r} and below it one {END!r}")
+    changed = f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+    if changed != text:
+        write_text(file, changed)
+    return changed != text
+
+
+def _cell(runs: Runs | None) -> str:
+    if runs is None or not runs.results:
+        return ""
+    means = " / ".join(number(estimate(runs.results, m).mean, METRICS[m]) for m in SHOWN)
+    return f"{means} ({len(runs.results)})" if len(runs.results) > 1 else means
