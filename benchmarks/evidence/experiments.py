@@ -16,9 +16,13 @@ CURVES = (
     "saliency",
     "stage1_raw",
     "sam_tuning",
+    "medsam_points",
     "unet",
+    "unet_raw_points",
+    "unet_raw_points_pieces",
     "nnunet",
     "nnunet_raw_points",
+    "nnunet_raw_points_pieces",
     "nnunet_imitated_points",
 )
 LADDERS = {
