@@ -23,6 +23,7 @@ from spdnet.training.pretrained import load_stage1_weights
 
 # What a table says of the methods that are given these points.
 CONSENSUS_ALONE = "it gets the points that saliency confirms, SPD all of them"
+OWN_SLICE_ALONE = "it gets the points of each slice alone, SPD's decoder also those of four slices to either side"
 
 
 class Distiller:

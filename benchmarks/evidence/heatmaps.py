@@ -27,6 +27,17 @@ def raw_heat_map(points_syx: np.ndarray, mapping: CaseMapping) -> np.ndarray:
     return heat_map(mapping.points_to_raw(points_syx), mapping.raw_shape_zyx, sigma.tolist())
 
 
+def shifted(array: np.ndarray, axis: int, offset: int) -> np.ndarray:
+    """An array in which every slice along an axis is the one `offset` further on; zeros where there is none."""
+    moved = np.zeros_like(array)
+    n = array.shape[axis]
+    if abs(offset) < n:
+        to, source = (slice(max(0, -s), n - max(0, s)) for s in (offset, -offset))
+        before = (slice(None),) * axis
+        moved[(*before, to)] = array[(*before, source)]
+    return moved
+
+
 def heat_map(points: np.ndarray, shape: Sequence[int], sigma: Sequence[float]) -> np.ndarray:
     """Gaussians of height 1 around points, the highest where several overlap.
 

@@ -51,7 +51,8 @@ def train(args: argparse.Namespace) -> None:
     folder, settings = args.preprocessed / plans.data_identifier, plans.settings
     cases = [StoredCase(folder, case) for case in StoredCase.list(folder)]
     points = training_points(method, cases, settings, _distiller(args, settings, n_classes), args.model)
-    data = PromptedSlices(cases, points, settings.augmentation, settings.stage1.batch_size, args.seed)
+    batch_size, reach = settings.stage1.batch_size, method.reach(settings)
+    data = PromptedSlices(cases, points, settings.augmentation, batch_size, args.seed, reach)
     torch.manual_seed(args.seed)
     model = method.build(settings, n_classes)
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from evidence.consensus import CONSENSUS_ALONE
+from evidence.consensus import CONSENSUS_ALONE, OWN_SLICE_ALONE
 from evidence.jobs import RunRecord
 from evidence.methods.base import Method
 from evidence.methods.spd import PLANS, STAGE1, device, plan, shared_stage1
@@ -23,11 +23,13 @@ class SliceMethod(Method):
 
     Attributes:
         points: which points the model is given: "none", "raw", or "consensus" (SPD's, by the shared stage 1).
+        around: whether it is given the points of the slices around each slice too, as far as SPD's dense prompt is.
         drops_lone_pieces: whether pieces of its masks without any of the given points are dropped, as SPD's are.
         model_of: name of the method that its model is one with; its own if empty.
     """
 
     points: Literal["none", "raw", "consensus"] = "none"
+    around: bool = False
     drops_lone_pieces: bool = False
     model_of: str = ""
 
@@ -50,7 +52,12 @@ class SliceMethod(Method):
 
     def remarks(self, record: RunRecord) -> list[str]:
         """What it does not get of SPD's points."""
-        return [CONSENSUS_ALONE] if self.points == "consensus" else []
+        found = [CONSENSUS_ALONE] if self.points == "consensus" else []
+        return found if self.around or self.points == "none" else [*found, OWN_SLICE_ALONE]
+
+    def reach(self, settings: SPDSettings) -> int:
+        """How many slices to either side its points may come from."""
+        return settings.dense_prompt.n_slices if self.around else 0
 
     def train(self, workspace: Workspace) -> None:
         """Plan, train SPD if its points are needed and nobody has, and train the model."""

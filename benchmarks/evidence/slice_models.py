@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from evidence.slices import PromptedBatch, boxes_round_points
+from evidence.slices import PromptedBatch, boxes_round_points, stack_windows, window_points
 from spdnet.inference.class_rules import Rules
 from spdnet.inference.prompting import decoder_rows, distill_volume, distill_volume_boxes
 from spdnet.inference.volume import BatchSize, decode_rows
@@ -28,14 +28,21 @@ class SliceModel(nn.Module, ABC):
 
     Attributes:
         learning_rate, weight_decay: of AdamW.
+        reach: slices to either side whose points it gets with those of each slice.
     """
 
     learning_rate: float
     weight_decay: float
+    reach: int = 0
 
     @abstractmethod
     def forward(self, images: torch.Tensor, prompts: SlicePrompts) -> torch.Tensor:
-        """Slices float32 (B, c, size, size) in [0, 1] and their points to logits (B, k, h, w), one map per class."""
+        """Slices and their points to logits (B, k, h, w), one map per class.
+
+        Args:
+            images: float32 (B, c, size, size), in [0, 1].
+            prompts: as `evidence.slices.stack_windows` places them.
+        """
 
     @abstractmethod
     def loss(self, logits: torch.Tensor, batch: PromptedBatch) -> torch.Tensor:
@@ -119,7 +126,8 @@ def predict_slices(
     def predict(part: slice) -> None:
         images = torch.from_numpy(np.array(slices[part], dtype=np.float32)).to(device)
         with autocast(device):
-            logits = model(images, prompts.of_slices(part.start, part.stop))
+            windows = [window_points(prompts, number, model.reach) for number in range(part.start, part.stop)]
+            logits = model(images, stack_windows(windows, model.reach))
         found.append(torch.sigmoid(logits.float()).cpu().numpy())
 
     BatchSize(batch_size).run(predict, len(slices))

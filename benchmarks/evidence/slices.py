@@ -2,7 +2,8 @@
 
 Slices, augmentation and the network frame are spdnet's own, so that such methods differ from SPD in the method alone.
 The points of a batch are `SlicePrompts` whose slices are counted within the batch; those of a volume are cut the same
-way, so that training and prediction look alike to a model.
+way, so that training and prediction look alike to a model. A model that is to know the points of the slices around gets
+those of a window of slices in the place of each slice.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class PromptedSlices(Dataset):
         augmentation: of the plans.
         batch_size: slices in a batch.
         seed: of all draws.
+        reach: slices to either side whose points are given with those of each slice (`window_points`).
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class PromptedSlices(Dataset):
         augmentation: AugmentationSettings,
         batch_size: int,
         seed: int,
+        reach: int = 0,
     ) -> None:
         self.seed = seed
+        self._reach = reach
         self._batches = SliceBatches(cases, slice_table(cases), augmentation)
         self._draw_points = draw_points
         self._is_target = np.concatenate([c.target_slices for c in cases])
@@ -94,14 +98,23 @@ class PromptedSlices(Dataset):
         moved = []
         for (case, number), seed in zip(self._batches.slice_table[request.rows], request.seeds, strict=True):
             transform = draw_transform(self._batches.augmentation, np.random.default_rng(seed))
-            own = self._points_of(int(case)).of_slices(number, number + 1)
+            own = window_points(self._points_of(int(case)), int(number), self._reach)
             moved.append(own.transformed(transform, self._batches.cases[case].mapping.image_size))
-        return stack_slices(moved)
+        return stack_windows(moved, self._reach)
 
 
-def stack_slices(parts: Sequence[SlicePrompts]) -> SlicePrompts:
-    """The points of several single slices, those of part i in slice i; without boxes."""
-    placed = [np.column_stack([np.full(len(p), float(i)), p.points_syx[:, 1:]]) for i, p in enumerate(parts)]
+def window_points(prompts: SlicePrompts, number: int, reach: int) -> SlicePrompts:
+    """The points of a slice and of `reach` slices to either side, as those of 2 `reach` + 1 slices, the first one 0."""
+    return prompts.of_slices(number - reach, number + reach + 1)
+
+
+def stack_windows(parts: Sequence[SlicePrompts], reach: int) -> SlicePrompts:
+    """The points of several windows one after the other, slice s of window i as slice (2 `reach` + 1) i + s; no boxes.
+
+    With `reach` 0 these are single slices, window i as slice i.
+    """
+    length = 2 * reach + 1
+    placed = [np.column_stack([length * i + p.slice_index, p.points_syx[:, 1:]]) for i, p in enumerate(parts)]
     return SlicePrompts.concatenate([SlicePrompts(s, p.class_index) for s, p in zip(placed, parts, strict=True)])
 
 

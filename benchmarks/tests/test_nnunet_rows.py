@@ -16,7 +16,7 @@ import torch
 from stage1_file import write_plans, write_stage1
 
 from evidence.case_prediction import prepared_cases
-from evidence.heatmaps import heat_map, raw_heat_map
+from evidence.heatmaps import heat_map, raw_heat_map, shifted
 from evidence.jobs import Setting
 from evidence.lone_pieces import drop_lone_pieces
 from evidence.methods.nnunet import IMITATIONS, METHODS, TRAINERS, _divide_batch, main, progress, pseudo_dices
@@ -119,6 +119,28 @@ def test_every_class_has_a_channel_of_its_points(tmp_path: Path) -> None:
         assert np.argwhere(heat > 0.999).tolist() == [[z, y, x]]
     _, together = get_reader("SimpleITKIO").read_image(sorted(output.iterdir()))
     assert together.difference(geometry) is None
+
+
+def test_channels_of_the_slices_around_show_their_points_beside_each_slice(tmp_path: Path) -> None:
+    image = case_with_points(tmp_path, "as the patient", [(4, 6, 11), (7, 2, 3)])
+    settings = replace(SETTINGS, dense_prompt=replace(SETTINGS.dense_prompt, n_slices=2))
+    plans, output = write_plans(tmp_path / "SPDPlans.json", settings), tmp_path / "out"
+    words = [tmp_path, "-images", image.parent, "-prompts", tmp_path / "prompts", "-plans", plans, "-o", output]
+    main([str(w) for w in [*words, "--around"]])
+    heats = channels_of(output, "case", 1, 10)
+    assert [f.name for f in sorted(output.iterdir())][-1] == "case_0010.nii.gz"
+    of_class = heats[:5]  # two before, one before, its own, one behind, two behind
+    assert [np.argwhere(h > 0.999).tolist() for h in of_class] == [
+        [[z - o, y, x] for z, y, x in ((4, 6, 11), (7, 2, 3)) if 0 <= z - o < SHAPE[0]] for o in range(-2, 3)
+    ]
+
+
+def test_shift_leaves_zeros_where_there_is_no_slice() -> None:
+    array = np.arange(1, 13).reshape(3, 4)
+    assert shifted(array, 1, 1).tolist() == [[2, 3, 4, 0], [6, 7, 8, 0], [10, 11, 12, 0]]
+    assert shifted(array, 0, -2).tolist() == [[0] * 4, [0] * 4, [1, 2, 3, 4]]
+    assert not shifted(array, 0, 3).any() and not shifted(array, 0, -5).any()
+    assert (shifted(array, 1, 0) == array).all()
 
 
 def test_channels_of_the_consensus_have_what_the_saliency_trusts(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from evidence.slice_command import METHODS
 from evidence.slice_method import SliceMethod
 from evidence.slice_models import PromptedSam, SliceModel, build_plain_sam, predict_slices
 from evidence.slice_training import FINAL, LATEST, load_trained, train_slices
-from evidence.slices import PromptedBatch, PromptedSlices, boxes_round_points, heat_maps, stack_slices
+from evidence.slices import PromptedBatch, PromptedSlices, boxes_round_points, heat_maps, stack_windows, window_points
 from evidence.training_points import RawPoints
 from evidence.workspace import Workspace
 from spdnet.cli import plan_and_preprocess, simulate_prompts
@@ -546,8 +546,9 @@ def test_adapters_are_a_small_part_of_sam(settings: SPDSettings) -> None:
 
 
 @needs_monai
-def test_slices_of_a_volume_are_predicted_alike_in_any_batches(settings: SPDSettings) -> None:
-    model = fresh(METHODS["unet_raw_points"], settings).eval()
+@pytest.mark.parametrize("name", ["unet_raw_points", "unet_points_around"])
+def test_slices_of_a_volume_are_predicted_alike_in_any_batches(name: str, settings: SPDSettings) -> None:
+    model = fresh(METHODS[name], settings).eval()
     slices = np.random.default_rng(1).random((5, 1, IMAGE_SIZE, IMAGE_SIZE), dtype=np.float32)
     given = points([[s, 10 + s, 40 - s, s % 2] for s in range(5)])
     whole, parts = (predict_slices(model, slices, given, size, CPU) for size in (5, 2))
@@ -555,11 +556,47 @@ def test_slices_of_a_volume_are_predicted_alike_in_any_batches(settings: SPDSett
     assert whole == pytest.approx(parts, abs=1e-5)
 
 
-def test_stacked_slices_are_numbered_by_their_place() -> None:
+@needs_monai
+def test_only_a_model_that_looks_around_follows_the_points_of_neighbours(settings: SPDSettings) -> None:
+    slices = np.random.default_rng(1).random((12, 1, IMAGE_SIZE, IMAGE_SIZE), dtype=np.float32)
+    reach = settings.dense_prompt.n_slices
+    changed = {}
+    for name in ("unet_raw_points", "unet_points_around"):
+        model = fresh(METHODS[name], settings).eval()
+        without, given = (predict_slices(model, slices, p, 5, CPU) for p in (points([]), points([[6, 20, 30, 0]])))
+        changed[name] = np.flatnonzero(np.abs(without - given).max(axis=(1, 2, 3)) > 1e-6).tolist()
+    assert changed["unet_raw_points"] == [6]
+    assert changed["unet_points_around"] == list(range(6 - reach, min(6 + reach, 11) + 1))
+
+
+def test_points_of_slices_around_move_with_their_slice(tmp_path: Path) -> None:
+    """Every slice has a dot at the same place, and one has a point there: windows show it on the dot."""
+    n_slices, size = 5, IMAGE_SIZE
+    y, x = np.indices((size, size))
+    masks = np.broadcast_to(np.hypot(y - 20, x - 35) <= 3, (n_slices, 1, size, size)).astype(np.uint8)
+    shape, whole = (n_slices, size, size), ((0, n_slices), (0, size), (0, size))
+    mapping = CaseMapping(shape, (0, 1, 2), (False,) * 3, whole, (size, size), (0, 0), size)
+    grid, given = ImageGeometry(shape, (4.0, 1.0, 1.0)), points([[2, 20, 35, 0]])
+    CaseWriter(tmp_path, "dots").write(masks * 0.5, masks, None, mapping, grid, given)
+    case, augmentation = StoredCase(tmp_path, "dots"), replace(tiny_settings().augmentation, flip_rows=True)
+    data = PromptedSlices([case], lambda index, rng: case.prompts, augmentation, n_slices, 3, reach=1)
+    batch = data[0]
+    maps = heat_maps(batch.prompts, 3 * n_slices, 1, size, CPU).view(n_slices, 3, size, size).numpy()
+    shown = sorted(np.flatnonzero(m.max(axis=(1, 2)) > 0.5).tolist() for m in maps)
+    assert shown == [[], [], [0], [1], [2]], "in the slice before, its own and the one behind"
+    for mask, window in zip(batch.slices.masks[:, 0].numpy(), maps, strict=True):
+        for heat in window[window.max(axis=(1, 2)) > 0.5]:
+            peak = np.average(np.argwhere(heat > 0.01), axis=0, weights=heat[heat > 0.01])
+            assert np.abs(np.argwhere(mask).mean(axis=0) - peak).max() < 0.5
+
+
+def test_windows_follow_one_another() -> None:
     parts = [points([[7, 1, 2, 0]]), SlicePrompts.empty(), points([[-0.4, 3, 4, ALL_CLASSES], [0.3, 5, 6, 1]])]
-    stacked = stack_slices(parts)
-    assert stacked.points_syx.tolist() == [[0, 1, 2], [2, 3, 4], [2, 5, 6]]
-    assert stacked.class_index.tolist() == [0, ALL_CLASSES, 1]
+    single = stack_windows([window_points(p, n, 0) for n, p in zip((7, 0, 0), parts, strict=True)], 0)
+    assert single.points_syx.tolist() == [[0, 1, 2], [2, 3, 4], [2, 5, 6]]
+    assert single.class_index.tolist() == [0, ALL_CLASSES, 1]
+    wide = stack_windows([window_points(p, n, 1) for n, p in zip((8, 4, 1), parts, strict=True)], 1)
+    assert wide.points_syx.tolist() == [[0, 1, 2], [6, 3, 4], [6, 5, 6]]
 
 
 def test_raw_data_set_is_described_by_its_folder(workspace: InProcess) -> None:

@@ -34,8 +34,8 @@ import SimpleITK as sitk
 import torch
 
 from evidence.case_prediction import prepared_cases
-from evidence.consensus import CONSENSUS_ALONE, Distiller
-from evidence.heatmaps import raw_heat_map
+from evidence.consensus import CONSENSUS_ALONE, OWN_SLICE_ALONE, Distiller
+from evidence.heatmaps import raw_heat_map, shifted
 from evidence.jobs import RunRecord
 from evidence.lone_pieces import drop_lone_pieces
 from evidence.methods.base import Method
@@ -58,6 +58,7 @@ DATASETS = {  # number and end of the name
     "raw": (998, "RawChannel"),
     "imitated": (997, "ImitatedChannel"),
     "consensus": (999, "ConsensusChannel"),
+    "around": (996, "RawChannelsAround"),
 }
 IMITATED = "_imitated"  # between the names of a volume and of its copy
 IMITATIONS = 3  # of each training volume, beside the volume with the points of its file
@@ -74,13 +75,14 @@ class NNUNet(Method):
     """nnU-Net.
 
     Attributes:
-        points: what its further channels show.
+        points: what its further channels show; "around": the raw points of each slice and, a channel each, of the
+            slices around it, as far as SPD's dense prompt is given them.
         drops_lone_pieces: whether pieces of its masks without any of the given points are dropped, which SPD does where
             its training cases say so.
         model_of: name of the method that its model is one with; its own if empty.
     """
 
-    points: Literal["none", "raw", "imitated", "consensus"] = "none"
+    points: Literal["none", "raw", "imitated", "consensus", "around"] = "none"
     drops_lone_pieces: bool = False
     model_of: str = ""
 
@@ -100,7 +102,9 @@ class NNUNet(Method):
 
     def remarks(self, record: RunRecord) -> list[str]:
         """Whether the stored pseudo-Dice was still rising, and which points it did not get."""
-        found = {"raw": [FILES_ALONE], "consensus": [CONSENSUS_ALONE]}.get(self.points, [])
+        found = {"raw": [FILES_ALONE], "around": [FILES_ALONE], "consensus": [CONSENSUS_ALONE]}.get(self.points, [])
+        if self.points not in ("none", "around"):
+            found = [*found, OWN_SLICE_ALONE]
         slopes = [float(m.group(1)) for note in record.notes for m in re.finditer(r"([+-][\d.]+) an epoch", note)]
         if any(slope > RISING for slope in slopes):
             found.append(f"its pseudo-Dice was still rising by more than {RISING} an epoch; longer training might help")
@@ -164,9 +168,10 @@ class NNUNet(Method):
             case = image.name.removesuffix(first_channel)
             label = f"{case.split(IMITATED)[0]}{raw.file_ending}"
             (partial / "labelsTr" / f"{case}{raw.file_ending}").symlink_to(raw.folder / "labelsTr" / label)
-        names = [*raw.channel_names, *["noNorm"] * len(raw.labels)]
-        channels = {str(index): name for index, name in enumerate(names)}
         n_cases = len(list((partial / "labelsTr").iterdir()))
+        n_channels = len(list((partial / "imagesTr").iterdir())) // n_cases
+        names = [*raw.channel_names, *["noNorm"] * (n_channels - raw.n_channels)]
+        channels = {str(index): name for index, name in enumerate(names)}
         write_json(partial / "dataset.json", {**raw.dataset_json, "channel_names": channels, "numTraining": n_cases})
         partial.rename(target)
 
@@ -176,6 +181,8 @@ class NNUNet(Method):
         command += ["-prompts", prompts, "-plans", workspace.preprocessed() / f"{PLANS}.json", "-o", output]
         if self.points == "consensus":
             command += ["-stage1", shared_stage1(workspace)]
+        if self.points == "around":
+            command.append("--around")
         if self.points == "imitated" and what == "train":
             cases = workspace.preprocessed() / f"{PLANS}_2d"
             command += ["-imitations", str(IMITATIONS), "-cases", cases, "-seed", str(workspace.setting.seed)]
@@ -272,6 +279,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("-plans", type=Path, required=True, help="SPD's plans file")
     parser.add_argument("-o", type=Path, required=True, help="folder for the images")
     parser.add_argument("-stage1", type=Path, help="checkpoint of SPD: consensus instead of raw points")
+    parser.add_argument("--around", action="store_true", help="channels of the slices around, too, as far as SPD's")
     parser.add_argument("-imitations", type=int, default=0, help="copies of each image with imitated points")
     parser.add_argument("-cases", type=Path, help="preprocessed cases, for imitations")
     parser.add_argument("-seed", type=int, default=0, help="of imitations")
@@ -288,7 +296,7 @@ def main(argv: list[str] | None = None) -> None:
             points = distiller.distill(network_case, points)
         further = _imitations(args, case.case, settings) if args.imitations else iter(())
         for name, shown in ((case.case, points), *further):
-            _write_case(args, dataset, case, name, shown)
+            _write_case(args, dataset, case, name, shown, settings.dense_prompt.n_slices if args.around else 0)
 
 
 def _imitations(args: argparse.Namespace, case: str, settings: SPDSettings) -> Iterator[tuple[str, SlicePrompts]]:
@@ -300,18 +308,19 @@ def _imitations(args: argparse.Namespace, case: str, settings: SPDSettings) -> I
 
 
 def _write_case(
-    args: argparse.Namespace, dataset: RawDataset, case: PreparedCase, name: str, points: SlicePrompts
+    args: argparse.Namespace, dataset: RawDataset, case: PreparedCase, name: str, points: SlicePrompts, reach: int
 ) -> None:
-    """Link the channels of an image under a name, and write those of its points."""
+    """Link the channels of an image under a name, and write those of its points, of `reach` slices to either side."""
     images = range(dataset.n_channels)
     of_case, of_name = (_channel_files(n, images, dataset.file_ending) for n in (case.case, name))
     for source, link in zip(of_case, of_name, strict=True):
         (args.o / link).symlink_to((args.images / source).resolve())
-    further = range(dataset.n_channels, dataset.n_channels + len(dataset.labels))
-    network_case = case.network_case
-    for k, file in enumerate(_channel_files(name, further, dataset.file_ending)):
-        heat = raw_heat_map(points.for_class(k).points_syx, network_case.mapping)
-        _write_image(args.o / file, heat, network_case.geometry)
+    mapping, geometry = case.network_case.mapping, case.network_case.geometry
+    heats = [raw_heat_map(points.for_class(k).points_syx, mapping) for k in range(len(dataset.labels))]
+    shown = [shifted(heat, mapping.permutation[0], o) for heat in heats for o in range(-reach, reach + 1)]
+    further = range(dataset.n_channels, dataset.n_channels + len(shown))
+    for heat, file in zip(shown, _channel_files(name, further, dataset.file_ending), strict=True):
+        _write_image(args.o / file, heat, geometry)
 
 
 def _channel_files(case: str, channels: range, file_ending: str) -> list[str]:
@@ -337,6 +346,17 @@ METHODS: dict[str, NNUNet] = {
             points="raw",
             drops_lone_pieces=True,
             model_of="nnunet_raw_points",
+        ),
+        NNUNet(
+            "nnunet_points_around", "nnU-Net v2, 2d, raw points of nine slices as channels", _GROUP, points="around"
+        ),
+        NNUNet(
+            "nnunet_points_around_pieces",
+            "nnU-Net v2, 2d, raw points of nine slices as channels, pieces without points dropped",
+            _GROUP,
+            points="around",
+            drops_lone_pieces=True,
+            model_of="nnunet_points_around",
         ),
         NNUNet(
             "nnunet_imitated_points", "nnU-Net v2, 2d, raw and imitated points as channel", _GROUP, points="imitated"

@@ -1,7 +1,8 @@
 """Networks that are trained from nothing, MONAI's: U-Net, U-Net++ and a transformer U-Net, without and with points.
 
 All have one sigmoid output per class and nnU-Net's loss for that case: Dice over the batch plus binary cross-entropy.
-Points come as further input channels, one per class (`evidence.slices.heat_maps`).
+Points come as further input channels, one per class (`evidence.slices.heat_maps`), of the slice alone or also of those
+around, as far as SPD's decoder sees them.
 
 The transformer is Swin UNETR (Hatamizadeh et al., arXiv 2201.01266). UNETR has tokens of 16 pixels: at 56 px that
 would be a grid of 4 x 4. Swin UNETR begins with tokens of 2 pixels, but halves their grid four times; slices are padded
@@ -41,21 +42,24 @@ class PointChannelNetwork(SliceModel):
     Args:
         body: (B, channels, height, width) to logits (B, n_classes, height, width), or a list that begins with them.
         n_classes: foreground classes. with_points: whether the points are further channels.
+        reach: slices to either side whose points are, too; each slice and class has a channel.
         multiple: the sides of what `body` is given are multiples of this; slices are padded and logits cropped.
     """
 
     learning_rate = 1e-3
     weight_decay = 1e-5
 
-    def __init__(self, body: nn.Module, n_classes: int, with_points: bool, multiple: int) -> None:
+    def __init__(self, body: nn.Module, n_classes: int, with_points: bool, multiple: int, reach: int = 0) -> None:
         super().__init__()
+        self.reach = reach
         self.body, self.n_classes, self.with_points, self.multiple = body, n_classes, with_points, multiple
 
     def forward(self, images: torch.Tensor, prompts: SlicePrompts) -> torch.Tensor:
         """See the base class; the maps have the slices' resolution."""
         n_slices, _, size, _ = images.shape
         if self.with_points:
-            images = torch.cat([images, heat_maps(prompts, n_slices, self.n_classes, size, images.device)], dim=1)
+            maps = heat_maps(prompts, n_slices * (2 * self.reach + 1), self.n_classes, size, images.device)
+            images = torch.cat([images, maps.view(n_slices, -1, size, size)], dim=1)
         missing = -size % self.multiple
         found = self.body(F.pad(images, (0, missing, 0, missing)))
         return (found[0] if isinstance(found, list) else found)[..., :size, :size]
@@ -117,10 +121,10 @@ class UNetMethod(SliceMethod):
 
     def build(self, settings: SPDSettings, n_classes: int) -> SliceModel:
         """See the base class."""
-        with_points = self.points != "none"
-        n_inputs = len(settings.normalization) + (n_classes if with_points else 0)
+        with_points, reach = self.points != "none", self.reach(settings)
+        n_inputs = len(settings.normalization) + (n_classes * (2 * reach + 1) if with_points else 0)
         body = self.builder(n_inputs, n_classes, settings.image_size)
-        return PointChannelNetwork(body, n_classes, with_points, self.multiple)
+        return PointChannelNetwork(body, n_classes, with_points, self.multiple, reach)
 
     def n_steps(self, workspace: Workspace, settings: SPDSettings) -> int:
         """The budget's."""
@@ -140,7 +144,26 @@ METHODS: dict[str, SliceMethod] = {
             drops_lone_pieces=True,
             model_of="unet_raw_points",
         ),
+        UNetMethod(
+            "unet_points_around", "U-Net, raw points of nine slices as channels", "U-Net", points="raw", around=True
+        ),
+        UNetMethod(
+            "unet_points_around_pieces",
+            "U-Net, raw points of nine slices as channels, pieces without points dropped",
+            "U-Net",
+            points="raw",
+            around=True,
+            drops_lone_pieces=True,
+            model_of="unet_points_around",
+        ),
         UNetMethod("unet_consensus", "U-Net, consensus points as channel", "U-Net", points="consensus"),
+        UNetMethod(
+            "unet_consensus_around",
+            "U-Net, consensus points of nine slices as channels",
+            "U-Net",
+            points="consensus",
+            around=True,
+        ),
         UNetMethod("unet_plus_plus", "U-Net++", "U-Net", False, builder=unet_plus_plus),
         UNetMethod(
             "swin_unetr", "Swin UNETR", "U-Net", False, builder=swin_unetr, multiple=32, needs=("monai", "einops")
