@@ -352,7 +352,8 @@ def test_budgets_are_kept(workspace: InProcess, settings: SPDSettings) -> None:
 def test_points_reach_the_models_that_are_to_have_them(name: str, settings: SPDSettings) -> None:
     method, images = METHODS[name], torch.rand(2, 1, IMAGE_SIZE, IMAGE_SIZE)
     model = fresh(method, settings).eval()
-    given = points([[0, 12, 40, 0], [0, 15, 30, 0], [1, 30, 30, 1]])
+    prompts = points([[0, 12, 40, 0], [0, 15, 30, 0], [1, 30, 30, 1]])
+    given = stack_windows([window_points(prompts, n, model.reach) for n in range(2)], model.reach)
     with torch.no_grad():
         without, found = model(images, SlicePrompts.empty()), model(images, given)
     changed = (without - found).abs().amax(dim=(2, 3)) > 1e-4

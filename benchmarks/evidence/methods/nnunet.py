@@ -58,7 +58,7 @@ DATASETS = {  # number and end of the name
     "raw": (998, "RawChannel"),
     "imitated": (997, "ImitatedChannel"),
     "consensus": (999, "ConsensusChannel"),
-    "around": (996, "RawChannelsAround"),
+    "around": (996, "AroundChannel"),
 }
 IMITATED = "_imitated"  # between the names of a volume and of its copy
 IMITATIONS = 3  # of each training volume, beside the volume with the points of its file
