@@ -34,7 +34,7 @@ def main() -> int:
     if unknown := set(args.experiments) - set(EXPERIMENTS):
         parser.error(f"no such experiments: {', '.join(sorted(unknown))}; there are {', '.join(EXPERIMENTS)}")
     jobs = _jobs(args)
-    missing = [j for j in jobs if not (args.o / j.path).exists()]
+    missing = [j for j in jobs if not is_done(args.o / j.path)]
     print(f"{len(jobs)} runs, {len(missing)} of them missing")
     if args.list:
         for job in jobs:
@@ -55,6 +55,11 @@ def main() -> int:
             continue
         print(f"-> {file} ({time.monotonic() - started:.0f} s)", flush=True)
     return 1 if n_failed else 0
+
+
+def is_done(file: Path) -> bool:
+    """Whether there is a record with scores; what lacked a package or a checkpoint is tried again."""
+    return file.exists() and RunRecord.load(file).not_run is None
 
 
 def run(job: Job, work_root: Path, device: str | None, deadline: Deadline) -> RunRecord:

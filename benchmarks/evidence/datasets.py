@@ -31,7 +31,7 @@ from spdnet.prompts.simulate_files import case_generator
 _FEW = {"phantom": (24, 40), "hippocampus": (24, 20), "left_atrium": (12, 4), "kits23": (24, 20)}
 SIZES: dict[str, dict[str, tuple[int, int]]] = {
     "trial": dict.fromkeys(("phantom", "hippocampus", "left_atrium", "fumpe", "kits23"), (5, 2)),
-    **dict.fromkeys(("small", "long", "long_unchecked", "long_nnunet"), _FEW),
+    **dict.fromkeys(("small", "long", "long_unchecked"), _FEW),
     "full": {"phantom": (200, 60)},
 }
 # Test volumes by family that were looked at while the method was made: evenly spaced ones, of the phantom the first.
@@ -258,8 +258,8 @@ _HIPPOCAMPUS = "SPD_BENCHMARK_HIPPOCAMPUS"
 _LEFT_ATRIUM = "SPD_BENCHMARK_LEFT_ATRIUM"
 _DECATHLON = "Medical Segmentation Decathlon, Task04"
 _AMBIGUOUS = (
-    f"{_DECATHLON}. In each case either the anterior or the posterior hippocampus is the target, drawn by the seed; "
-    "the other one is background"
+    f"{_DECATHLON}. In each case either the anterior or the posterior hippocampus is the target, drawn by the seed for "
+    "training and once for testing; the other one is background"
 )
 _MORE_LABELS = (
     "Stage 1 learns the labels of both. These reach SPD, its variants, and what takes its points or saliency; all "
@@ -335,7 +335,8 @@ DATASETS: dict[str, DataSource] = {
             "ambiguous_atrium",
             "ambiguous left atrium, stage 1 learns both halves",
             "2018 Left Atrium Segmentation Challenge. In each case either the left or the right half of the atrium is "
-            "the target, drawn by the seed; the other half is background. The plane between them shows in no image. "
+            "the target, drawn by the seed for training and once for testing; the other half is background. The plane "
+            "between them shows in no image. "
             f"{_MORE_LABELS}",
             "Dataset519_AmbiguousAtrium",
             "left_atrium",

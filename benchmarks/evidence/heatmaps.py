@@ -32,9 +32,9 @@ def shifted(array: np.ndarray, axis: int, offset: int) -> np.ndarray:
     moved = np.zeros_like(array)
     n = array.shape[axis]
     if abs(offset) < n:
-        to, source = (slice(max(0, -s), n - max(0, s)) for s in (offset, -offset))
-        before = (slice(None),) * axis
-        moved[(*before, to)] = array[(*before, source)]
+        index, source = [slice(None)] * array.ndim, [slice(None)] * array.ndim
+        index[axis], source[axis] = (slice(max(0, -s), n - max(0, s)) for s in (offset, -offset))
+        moved[tuple(index)] = array[tuple(source)]
     return moved
 
 

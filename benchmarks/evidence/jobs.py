@@ -49,7 +49,6 @@ PROFILES = {
     "small": Budget(),  # two CPU cores
     "long": Budget(epochs=(32, 24), held_out_share=None),  # stage 1 as the planner would train it, at most
     "long_unchecked": Budget(epochs=(32, 24)),
-    "long_nnunet": Budget(nnunet_epochs=20),
     "full": Budget(
         backbone="vit_b",
         image_size=None,

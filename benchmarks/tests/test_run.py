@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evidence.jobs import RunRecord, stored_records
+from evidence.jobs import PROFILES, Job, RunRecord, Setting, stored_records
 
 SCRIPT = Path(__file__).parents[1] / "run.py"
 
@@ -34,6 +34,15 @@ def test_a_curve_has_a_run_for_every_test_noise_of_what_follows_prompts(tmp_path
     assert done.returncode == 0, done.stderr
     n = {name: sum(f"/{name}@" in line for line in done.stdout.splitlines()) for name in methods}
     assert n == {"spd": 13, "right_points": 13, "saliency": 1}
+
+
+def test_what_could_not_be_run_is_missing_until_there_are_scores(tmp_path: Path) -> None:
+    job = Job(Setting("phantom", "native", profile="trial"), "nnunet", "native")
+    arguments = ("-data", "phantom", "-profile", "trial", "-methods", "nnunet", "--list")
+    RunRecord(job, PROFILES["trial"], not_run="needs the package nnunetv2").save(tmp_path / "results")
+    assert "1 of them missing" in run(tmp_path, *arguments).stdout
+    RunRecord(job, PROFILES["trial"], cases=[{"case": "c0"}]).save(tmp_path / "results")
+    assert "0 of them missing" in run(tmp_path, *arguments).stdout
 
 
 @pytest.mark.parametrize(

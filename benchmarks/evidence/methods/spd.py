@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from evidence.jobs import RunRecord
 from evidence.methods.base import Method
 from evidence.right_points import keep_right_points
 from evidence.workspace import Workspace
@@ -52,6 +53,12 @@ class SPD(Method):
         if self.model is not None:
             return METHODS[self.model].training_steps()
         return [*super().training_steps(), *([STAGE1] if self.shares_stage1 else [])]
+
+    def remarks(self, record: RunRecord) -> list[str]:
+        """What its costs hold."""
+        if self.model is not None and "--no_prompts" in self.prediction:
+            return ["its training time is that of the whole model, whose stage 2 it makes no use of"]
+        return []
 
     @property
     def plans(self) -> str:
@@ -99,8 +106,10 @@ class SPD(Method):
         folder = workspace.preprocessed()
         if self.plans == PLANS or (folder / f"{self.plans}.json").exists():
             return
+        cases = folder / f"{self.plans}_2d"
+        if not cases.is_symlink():
+            cases.symlink_to(f"{PLANS}_2d")
         self._with_own_fields(SPDPlans.load(folder / f"{PLANS}.json")).save(folder / f"{self.plans}.json")
-        (folder / f"{self.plans}_2d").symlink_to(f"{PLANS}_2d")
 
     def _with_own_fields(self, plans: SPDPlans) -> SPDPlans:
         parts = {part: replace(getattr(plans.settings, part), **dict(getattr(self, part))) for part in _PARTS}
@@ -114,17 +123,14 @@ def device(workspace: Workspace) -> list[str]:
 
 def plan(workspace: Workspace, dataset: str) -> None:
     """Plan and preprocess a data set by the setting's budget, once."""
-    cases = workspace.preprocessed(dataset) / f"{PLANS}_2d"
-    if any(cases.glob("*.json")) and not (cases / ".unfinished").exists():
-        return
-    command = ["spd_plan_and_preprocess", "-d", dataset, "-sam", workspace.budget.backbone, *device(workspace)]
-    if workspace.budget.image_size is not None:
-        command += ["-image_size", str(workspace.budget.image_size)]
-    workspace.run(command, "plan")
-    share = workspace.budget.held_out_share
-    if share is not None:
-        file = workspace.preprocessed(dataset) / f"{PLANS}.json"
-        plans = SPDPlans.load(file)
+    cases, file = (workspace.preprocessed(dataset) / name for name in (f"{PLANS}_2d", f"{PLANS}.json"))
+    if not any(cases.glob("*.json")) or (cases / ".unfinished").exists():
+        command = ["spd_plan_and_preprocess", "-d", dataset, "-sam", workspace.budget.backbone, *device(workspace)]
+        if workspace.budget.image_size is not None:
+            command += ["-image_size", str(workspace.budget.image_size)]
+        workspace.run(command, "plan")
+    share, plans = workspace.budget.held_out_share, SPDPlans.load(file)
+    if share not in (None, plans.settings.selection.held_out_share):
         selection = replace(plans.settings.selection, held_out_share=share)
         replace(plans, settings=replace(plans.settings, selection=selection)).save(file)
 
@@ -192,7 +198,12 @@ METHODS: dict[str, SPD] = {
         SPD("spd", "SPD", "SPD"),
         SPD("spd_no_psc", "SPD without PSC", "ablation", trainer="SPDTrainerNoPSC"),
         SPD("consensus", "SPD, consensus points, no maps, one encoder", "ablation", trainer="SPDTrainerConsensus"),
-        SPD("local_only", "local validation only", "ablation", trainer="SPDTrainerLocalOnly"),
+        SPD(
+            "local_only",
+            "SPD, consensus points of the own slice alone (n = 0)",
+            "ablation",
+            trainer="SPDTrainerLocalOnly",
+        ),
         SPD("stage1_raw", "stage-1 encoder, decoder tuned on raw points", "ablation", trainer="SPDTrainerRawPrompts"),
         SPD("saliency", "saliency map alone", "ablation", False, model="spd", prediction=("--no_prompts",)),
         SPD("sam_tuning", "SAM-Tuning", "SAM", trainer="SPDTrainerSAMTuning", shares_stage1=False),
