@@ -20,9 +20,13 @@ CURVES = (
     "unet",
     "unet_raw_points",
     "unet_raw_points_pieces",
+    "unet_points_around",
+    "unet_points_around_pieces",
     "nnunet",
     "nnunet_raw_points",
     "nnunet_raw_points_pieces",
+    "nnunet_points_around",
+    "nnunet_points_around_pieces",
     "nnunet_imitated_points",
 )
 LADDERS = {
