@@ -48,7 +48,7 @@ def test_the_documented_evidence_is_made_of_the_stored_records(tmp_path: Path, m
 @pytest.mark.parametrize("page", PAGES)
 def test_scores_in_the_pages_are_means_of_stored_records(page: str) -> None:
     told = re.findall(r"\d+\.\d / \d+\.\d / \d+\.\d", evidence_in(page))
-    assert len(told) > 10
+    assert len(told) > 5
     made = {
         " / ".join(f"{np.mean([means(run, metric)[s] for s in seeds]):.1f}" for metric in SHOWN)
         for run in all_runs()
@@ -60,7 +60,7 @@ def test_scores_in_the_pages_are_means_of_stored_records(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_differences_in_the_pages_follow_from_stored_records(page: str) -> None:
     told = set(re.findall(r"-?\d+\.\d \[-?\d+\.\d, -?\d+\.\d\]", evidence_in(page)))
-    assert len(told) > 10
+    assert len(told) > 5
     assert not {text for text in told if not any(text == shown(*pair) for pair in pairs_near(text))}
 
 
