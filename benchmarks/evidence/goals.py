@@ -131,7 +131,7 @@ GOALS = (
     Goal(
         "two thirds of the distance from raw points to the ceiling closed there", _where_points_decide(closed_distance)
     ),
-    Goal("nowhere below nnU-Net or the saliency map alone", _never_below),
+    Goal("nowhere below nnU-Net without points or the saliency map alone", _never_below),
     Goal(f"90 % bad points cost at most {LARGEST_COST:g} point against clean ones", _robust),
     Goal("only bad points: no worse than without prompts", _useless_points),
 )

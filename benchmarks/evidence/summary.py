@@ -22,16 +22,20 @@ def summary_table(collection: Collection, profile: str) -> str:
     conditions = [c for c in collection.conditions if (c.profile, c.part, c.n_train) == (profile, "final", None)]
     if not conditions:
         return ""
-    names = collection.names(max(conditions, key=lambda c: len(collection.names(c))))
+    known = list(collection.methods)
+    there = {name for c in conditions for name in collection.names(c) if name in known and _is_shown(collection, name)}
+    groups = [*GROUPS, collection.method(CEILING).group]
     lines = []
-    for name in names:
-        if collection.method(name).group not in GROUPS and name != CEILING:
-            continue
+    for name in sorted(there, key=lambda n: (groups.index(collection.method(n).group), known.index(n))):
         cells = [_cell(collection.runs(c, name)) for c in conditions]
         if any(cells):
             lines.append([collection.method(name).title, *cells])
     headings = [" / ".join(METRICS[m].title for m in SHOWN), *(collection.short_title(c) for c in conditions)]
     return markdown(headings, lines)
+
+
+def _is_shown(collection: Collection, name: str) -> bool:
+    return collection.method(name).group in GROUPS or name == CEILING
 
 
 def write_into(file: Path, table: str) -> bool:

@@ -54,7 +54,8 @@ def test_scores_in_the_pages_are_means_of_stored_records(page: str) -> None:
         for run in all_runs()
         for seeds in (list(run.results), *([seed] for seed in run.results))
     }
-    assert not set(told) - made
+    missing = set(told) - made
+    assert not missing
 
 
 @pytest.mark.parametrize("page", PAGES)

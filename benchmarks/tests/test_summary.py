@@ -19,7 +19,8 @@ def test_table_has_trained_methods_on_the_test_part_and_how_many_trainings_there
         collection(
             record("spd", [0.5, 0.6]),
             record("spd", [0.7, 0.8], seed=1),
-            record("unet", [0.25, 0.25], data="other"),
+            record("saliency", [0.3, 0.3], data="easy"),
+            record("unet", [0.2, 0.2], data="easy", part="development"),
             record("ceiling", [0.9, 0.9]),
             record("frozen_all", [0.1, 0.1]),
             record("right_points", [0.9, 0.9]),
@@ -30,9 +31,10 @@ def test_table_has_trained_methods_on_the_test_part_and_how_many_trainings_there
         "small",
     )
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
-    assert [row[0] for row in rows] == ["SPD", "ceiling"]
-    assert rows[0][1].startswith("65.0 / ") and rows[0][1].endswith(" (2)")
-    assert rows[1][1].startswith("90.0 / ") and "(" not in rows[1][1]
+    assert [row[0] for row in rows] == ["SPD", "saliency alone", "ceiling"], "also what one setting alone has"
+    assert rows[0][1].startswith("65.0 / ") and rows[0][1].endswith(" (2)") and not rows[0][2]
+    assert not rows[1][1] and rows[1][2].startswith("30.0 / ")
+    assert rows[2][1].startswith("90.0 / ") and "(" not in rows[2][1]
 
 
 def test_no_table_without_records_of_the_test_part() -> None:
