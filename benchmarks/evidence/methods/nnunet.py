@@ -12,7 +12,8 @@ It is trained on all training volumes and predicts with its last weights and its
 
     python -m evidence.methods.nnunet RAW -images FOLDER -prompts FOLDER -plans FILE -o FOLDER
 
-writes the images of a folder with such channels, with `-imitations N` also N copies of each with imitated points.
+writes the images of a folder with such channels: with `--around` a channel for each slice around, too, with
+`-imitations N` also N copies of each with imitated points.
 """
 
 from __future__ import annotations
@@ -102,9 +103,13 @@ class NNUNet(Method):
 
     def remarks(self, record: RunRecord) -> list[str]:
         """Whether the stored pseudo-Dice was still rising, and which points it did not get."""
-        found = {"raw": [FILES_ALONE], "around": [FILES_ALONE], "consensus": [CONSENSUS_ALONE]}.get(self.points, [])
-        if self.points not in ("none", "around"):
-            found = [*found, OWN_SLICE_ALONE]
+        found = {
+            "none": [],
+            "raw": [FILES_ALONE, OWN_SLICE_ALONE],
+            "around": [FILES_ALONE],
+            "imitated": [OWN_SLICE_ALONE],
+            "consensus": [CONSENSUS_ALONE, OWN_SLICE_ALONE],
+        }[self.points]
         slopes = [float(m.group(1)) for note in record.notes for m in re.finditer(r"([+-][\d.]+) an epoch", note)]
         if any(slope > RISING for slope in slopes):
             found.append(f"its pseudo-Dice was still rising by more than {RISING} an epoch; longer training might help")
