@@ -305,27 +305,30 @@ def test_training_that_is_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.nnunet
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nnunet", "nnunet_raw_points", "nnunet_imitated_points", "nnunet_consensus_points"])
+@pytest.mark.parametrize(
+    "name", ["nnunet", "nnunet_raw_points", "nnunet_points_around", "nnunet_imitated_points", "nnunet_consensus_points"]
+)
 def test_row_runs_in_a_workspace(tmp_path: Path, name: str) -> None:
     pytest.importorskip("nnunetv2")
     workspace, method = make_workspace(tmp_path), METHODS[name]
     method.train(workspace)
     dataset, channels = RawDataset(workspace.raw), {}
+    n_maps = {"nnunet": 0, "nnunet_points_around": 2 * 9}.get(name, 2)  # of two classes
     for noise in ("recipe", "true"):
         method.predict(workspace, workspace.prompts(noise), tmp_path / noise)
         for case in dataset.cases("Ts"):
             _, geometry = dataset.reader.read_label(tmp_path / noise / f"{case.case}.nii.gz")
             assert geometry.difference(dataset.reader.read_geometry(case.images[0])) is None
-            if name != "nnunet":
-                channels[noise, case.case] = channels_of(workspace.root / "channels" / name, case.case, 1, 2)
+            if n_maps:
+                channels[noise, case.case] = channels_of(workspace.root / "channels" / name, case.case, 1, n_maps)
     (plans,) = (workspace.root / "nnUNet_preprocessed").glob("*/nnUNetPlans.json")
     (schemes,) = {
         tuple(c["normalization_schemes"])
         for c in json.loads(plans.read_text(encoding="utf-8"))["configurations"].values()
     }
-    assert schemes == ("ZScoreNormalization", *["NoNormalization"] * (0 if name == "nnunet" else 2))
+    assert schemes == ("ZScoreNormalization", *["NoNormalization"] * n_maps)
     for (noise, case), maps in channels.items():
-        assert all(m.any() for m in maps)
+        assert all(m.any() for m in maps[n_maps // 4 :: max(1, n_maps // 2)]), "each slice's own points"
         assert noise == "true" or not np.array_equal(maps, channels["true", case]), "the test's own points are shown"
     (note,) = method.notes(workspace)
     assert "of 1 epochs: 0." in note and np.isfinite(float(note.split()[-3]))
