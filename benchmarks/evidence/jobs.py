@@ -49,6 +49,7 @@ PROFILES = {
     "small": Budget(),  # two CPU cores
     "long": Budget(epochs=(32, 24), held_out_share=None),  # stage 1 as the planner would train it, at most
     "long_unchecked": Budget(epochs=(32, 24)),
+    "small_64": Budget(image_size=64),  # the phantom's own pixels, which nnU-Net gets
     "full": Budget(
         backbone="vit_b",
         image_size=None,

@@ -172,9 +172,8 @@ def check_planner_options(args: argparse.Namespace) -> None:
         )
     if args.gpu_memory_target is not None and args.gpu_memory_target <= 0:
         raise ConfigurationError(f"-gpu_memory_target {args.gpu_memory_target:g} must be positive")
-    if args.image_size is not None and args.sam is not None and args.image_size % get_backbone(args.sam).size_multiple:
-        multiple = get_backbone(args.sam).size_multiple
-        raise ConfigurationError(f"-image_size {args.image_size} is not a multiple of {multiple}, as {args.sam} needs")
+    if args.image_size is not None and args.sam is not None:
+        get_backbone(args.sam).check_image_size(args.image_size)
 
 
 def planned_device(args: argparse.Namespace) -> str:

@@ -91,7 +91,7 @@ class Backbone:
     Attributes:
         name: what users write.
         token_stride: pixels of the input per token of the embedding.
-        size_multiple: input sizes that the attention windows tile without padding.
+        size_multiple: input sizes that the attention windows tile; others are padded within, which takes time.
         gflop_per_megapixel: encoder cost, counted with torch's FlopCounterMode, for the planner.
         build: input size and whether to load weights, to the model's parts.
         attention_projections: pattern of the module names that LoRA adapts.
@@ -109,6 +109,13 @@ class Backbone:
     def grid(self, image_size: int) -> int:
         """Tokens along one side."""
         return image_size // self.token_stride
+
+    def check_image_size(self, image_size: int) -> None:
+        """Raise `ConfigurationError` unless slices of this size are whole tokens."""
+        if image_size % self.token_stride:
+            raise ConfigurationError(
+                f"image size {image_size} is not a multiple of {self.token_stride}, as {self.name} needs"
+            )
 
 
 _REGISTRY: dict[str, Backbone] = {}

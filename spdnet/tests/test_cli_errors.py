@@ -142,7 +142,7 @@ def test_planning_for_a_gpu_elsewhere(
     ("options", "parts"),
     [
         (["-sam", "vit_x"], ["Unknown SAM backbone 'vit_x'", "lite, vit_b"]),
-        (["-sam", "tiny", "-image_size", "100"], ["-image_size 100 is not a multiple of 56"]),
+        (["-sam", "tiny", "-image_size", "100"], ["image size 100 is not a multiple of 8, as tiny needs"]),
         (["-sam", "tiny", "-image_size", "0"], ["-image_size 0 must be positive"]),
         (["-gpu_memory_target", "0"], ["-gpu_memory_target 0 must be positive"]),
         (["-device", "meta"], ["-device meta"]),
@@ -155,7 +155,7 @@ def test_impossible_plans(workspace: Workspace, refused: Refusal, options: list[
 
 
 def test_an_image_size_that_the_chosen_backbone_cannot_take(workspace: Workspace, refused: Refusal) -> None:
-    refused(plan_and_preprocess.main, [*PLAN, "-image_size", "100"], "100 is not a multiple of 56, as lite needs")
+    refused(plan_and_preprocess.main, [*PLAN, "-image_size", "102"], "102 is not a multiple of 4, as lite needs")
     assert not list(workspace.preprocessed.glob("SPDPlans*"))
 
 

@@ -497,8 +497,14 @@ def test_small_structures_get_a_larger_image() -> None:
 
 
 def test_a_chosen_size_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="image size 100 is not a multiple of 56, as lite needs"):
-        plan(image_size=100)
+    with pytest.raises(ConfigurationError, match="image size 102 is not a multiple of 4, as lite needs"):
+        plan(image_size=102)
+
+
+def test_a_chosen_size_that_windows_do_not_tile_says_that_it_takes_time() -> None:
+    assert plan(image_size=64).settings.image_size == 64
+    assert "windows are padded" in plan(image_size=64).reasons["image_size"]
+    assert "windows are padded" not in plan(image_size=56).reasons["image_size"]
 
 
 def test_slices_are_cropped_where_a_quarter_of_their_area_is_empty() -> None:
