@@ -21,6 +21,7 @@ LADDERS = {  # title and unit
     "drift": ("displacement, slowly turning", "mm"),
 }
 SPD, CONSENSUS, CEILING, SALIENCY, NNUNET = "spd", "consensus", "ceiling", "saliency", "nnunet"
+LABELS = "labels"
 SAM_TUNING = "sam_tuning"
 REFERENCES = (CEILING, SALIENCY, NNUNET)  # stand beside noise curves though they ignore prompts
 RAW = (SAM_TUNING, "stage1_raw", "medsam_points", "sam_adapter")  # SAM tuned on raw points

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evidence.collection import CEILING, Collection, Runs
+from evidence.collection import CEILING, LABELS, Collection, Runs
 from evidence.statistics import METRICS, estimate
 from evidence.tables import markdown, number
 from spdnet.files import write_text
 
 BEGIN, END = "<!-- main table, made by benchmarks/report.py -->", "<!-- end of the main table -->"
+BOUNDS = (CEILING, LABELS)
 SHOWN = ("dsc", "target_dsc", "volume_dice")
-GROUPS = ("SPD", "ablation", "SAM", "U-Net", "nnU-Net")  # and the ceiling
+GROUPS = ("SPD", "ablation", "SAM", "U-Net", "nnU-Net")  # and those of `BOUNDS`
 
 
 def summary_table(collection: Collection, profile: str) -> str:
@@ -35,7 +36,7 @@ def summary_table(collection: Collection, profile: str) -> str:
 
 
 def _is_shown(collection: Collection, name: str) -> bool:
-    return collection.method(name).group in GROUPS or name == CEILING
+    return collection.method(name).group in GROUPS or name in BOUNDS
 
 
 def write_into(file: Path, table: str) -> bool:
