@@ -70,7 +70,11 @@ def add_planner_options(parser: argparse.ArgumentParser) -> None:
     """Options of the planning step."""
     parser.add_argument("-pl", default="SPDPlanner", choices=list(PLANNERS), help="planner class")
     parser.add_argument("-sam", metavar="NAME", help="SAM backbone: lite, vit_b, vit_l, vit_h (default: by the device)")
-    parser.add_argument("-image_size", type=int, help="side of the network's input, pixels (default: by the data)")
+    parser.add_argument(
+        "-image_size",
+        type=int,
+        help="side of the network's input, pixels: whole tokens, 4 px each (lite) or 16 (vit_*) (default: by the data)",
+    )
     parser.add_argument(
         "-device",
         help="where training will run: cuda or cpu (default: CUDA where present; cuda on another machine needs "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import urllib.error
 import urllib.request
@@ -139,6 +140,8 @@ def get_backbone(name: str) -> Backbone:
 
 # ---- LiteMedSAM -------------------------------------------------------------------------------------------
 
+WINDOW_SIZES = (0.6, 1.2)  # the smallest and the largest window that may stand in for a trained one, times its size
+
 _LITE_SHA256 = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"
 
 
@@ -191,7 +194,31 @@ def _resize_tiny_vit(encoder: Any, image_size: int) -> None:
         for module in (layer, *layer.blocks, layer.downsample):
             if module is not None and hasattr(module, "input_resolution"):
                 module.input_resolution = (side, side)
+        for block in layer.blocks:
+            if hasattr(block, "window_size"):
+                _fit_window(block, side)
     encoder.img_size = image_size
+
+
+def _fit_window(block: Any, side: int) -> None:
+    """Have a block's windows tile a map of `side` tokens, if those that were trained do not.
+
+    Padded, they would attend to what is no image, and that for a map of up to four times as many tokens. The new window
+    is the one of about that size that needs least padding. Two tokens keep the bias of their distance; those farther
+    apart than any in a trained window get that of the largest one.
+    """
+    trained = block.window_size
+    if side % trained == 0:
+        return
+    smallest, largest = WINDOW_SIZES
+    sizes = range(min(side, math.ceil(smallest * trained)), int(largest * trained) + 1)
+    fitted = min(sizes, key=lambda size: (math.ceil(side / size) * size, abs(size - trained)))
+    rows, columns = torch.meshgrid(torch.arange(fitted), torch.arange(fitted), indexing="ij")
+    distances = [(p[:, None] - p).abs().clamp(max=trained - 1) for p in (rows.flatten(), columns.flatten())]
+    bias_of_distance = block.attn.attention_bias_idxs[0].view(trained, trained)  # from the corner to all others
+    block.attn.attention_bias_idxs = bias_of_distance[distances[0], distances[1]]
+    block.attn.eval()  # which gathers the biases anew
+    block.window_size = fitted
 
 
 # ---- Segment Anything -------------------------------------------------------------------------------------
