@@ -92,7 +92,7 @@ class Backbone:
     Attributes:
         name: what users write.
         token_stride: pixels of the input per token of the embedding.
-        size_multiple: input sizes that the attention windows tile; others are padded within, which takes time.
+        size_multiple: input sizes that the attention windows tile as they were trained.
         gflop_per_megapixel: encoder cost, counted with torch's FlopCounterMode, for the planner.
         build: input size and whether to load weights, to the model's parts.
         attention_projections: pattern of the module names that LoRA adapts.

@@ -159,14 +159,13 @@ class SPDPlanner:
         if self.image_size is not None:
             size = self.image_size
             backbone.check_image_size(size)
-        padded = "" if size % backbone.size_multiple == 0 else "; its attention windows are padded, which takes time"
         tokens = width_mm / ((self.pixel_spacing_mm or extent / size) * backbone.token_stride)
         self.reasons["image_size"] = (
             f"{'chosen by the user' if self.image_size is not None else 'rule'}: slices extend {extent:.1f} mm "
             f"(95th percentile), {native:.0f} pixels as stored; the smallest class, {name}, is {width_mm:.1f} mm wide "
             f"and needs {resolving:.0f} pixels for {MIN_TOKENS_ACROSS_TARGET:.0f} tokens of {backbone.token_stride} "
             f"pixels across; that makes {wanted} as a multiple of {backbone.size_multiple}, at most {largest} on "
-            f"{self.device}; at {size} it is {tokens:.1f} tokens wide{padded}"
+            f"{self.device}; at {size} it is {tokens:.1f} tokens wide"
         )
         if self.pixel_spacing_mm is not None:
             self.reasons["pixel_spacing_mm"] = "chosen by the user; slices that do not fit are scaled down"

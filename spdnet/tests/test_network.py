@@ -431,12 +431,37 @@ def test_lite_is_bit_equal_to_its_package_at_its_own_size(tmp_path: Path) -> Non
 
 
 @torch.no_grad()
-def test_lite_runs_at_every_multiple_of_its_windows() -> None:
-    for size in (56, 112, 168):
+def test_lite_runs_at_every_size_of_whole_tokens() -> None:
+    for size in (28, 44, 56, 64, 112, 168):
         network = build_network("lite", 1, 1, size, 0, 1, 0.0, load_weights=False)
         embeddings = network.encode(random_slices(1, 1, size))
         assert embeddings.shape == (1, 256, size // 4, size // 4)
         assert network.saliency_logits(embeddings).shape[-1] == network.mask_size == size
+
+
+def windowed_blocks(network: SPDNetwork) -> list[Any]:
+    layers = network.image_encoder.tiny_vit.layers
+    return [block for layer in layers for block in layer.blocks if hasattr(block, "window_size")]
+
+
+def test_the_windows_of_lite_are_fitted_to_sizes_that_they_do_not_tile() -> None:
+    trained = windowed_blocks(build_network("lite", 1, 1, 256, 0, 1, 0.0))
+    assert {b.window_size for b in trained} == {7, 14}
+    for size, expected in ((56, {7, 14}), (112, {7, 14}), (64, {8, 16}), (72, {6, 9}), (28, {7})):
+        blocks = windowed_blocks(build_network("lite", 1, 1, size, 0, 1, 0.0))
+        assert {b.window_size for b in blocks} == expected, f"{size} px"
+        assert all(side % b.window_size == 0 for b in blocks for side in b.input_resolution)
+        for block, published in zip(blocks, trained, strict=True):
+            for place, other in (((0, 0), (1, 3)), ((5, 2), (0, 4)), ((0, 0), (block.window_size - 1, 0))):
+                found = bias_between(block, place, other)
+                assert torch.equal(found, bias_between(published, place, other)), "that of their distance"
+
+
+def bias_between(block: Any, place: tuple[int, int], other: tuple[int, int]) -> torch.Tensor:
+    """The bias of two places in a block's window, of the farthest places there are if they lie farther apart."""
+    farthest = block.window_size - 1
+    first, second = (min(y, farthest) * block.window_size + min(x, farthest) for y, x in (place, other))
+    return block.attn.ab[:, first, second]
 
 
 @pytest.mark.slow
