@@ -20,11 +20,11 @@ from matplotlib.figure import Figure
 from evidence import figures, summary, tables
 from evidence.collection import LADDERS, SPD, Collection, Condition, Runs
 from evidence.datasets import DATASETS
-from evidence.equal_labels import with_borrowed
 from evidence.jobs import PROFILES, RunRecord, stored_records
 from evidence.methods import METHODS
 from evidence.noise import NOISES
 from evidence.plotting import save_png
+from evidence.shared_runs import with_borrowed
 from spdnet.files import make_folder, write_text
 
 INTRODUCTION = """# Evidence

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,12 @@ PROFILES = {
         held_out_share=None,
     ),
 }
+
+
+def other_sizes(profile: str) -> list[str]:
+    """The profiles that differ from one in the size of the networks' slices alone."""
+    any_size = {name: replace(budget, image_size=None) for name, budget in PROFILES.items()}
+    return [name for name in PROFILES if name != profile and any_size[name] == any_size[profile]]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evidence.collection import CEILING, LABELS, Collection, Runs
+from evidence.collection import CEILING, LABELS, Collection, Condition, Runs
+from evidence.jobs import PROFILES, other_sizes
 from evidence.statistics import METRICS, estimate
 from evidence.tables import markdown, number
 from spdnet.files import write_text
@@ -16,13 +17,15 @@ GROUPS = ("SPD", "ablation", "SAM", "U-Net", "nnU-Net")  # and those of `BOUNDS`
 
 
 def summary_table(collection: Collection, profile: str) -> str:
-    """Trained methods in every setting of the test part with all training volumes.
+    """Trained methods in every setting of the test part with all training volumes; with other sizes of slices, too.
 
     A cell holds the means of `SHOWN`; where there are several trainings, their number follows in brackets.
     """
-    conditions = [c for c in collection.conditions if (c.profile, c.part, c.n_train) == (profile, "final", None)]
-    if not conditions:
+    all_volumes = [c for c in collection.conditions if (c.part, c.n_train) == ("final", None)]
+    own = [c for c in all_volumes if c.profile == profile]
+    if not own:
         return ""
+    conditions = own + [c for name in other_sizes(profile) for c in all_volumes if c.profile == name]
     known = list(collection.methods)
     there = {name for c in conditions for name in collection.names(c) if name in known and _is_shown(collection, name)}
     groups = [*GROUPS, collection.method(CEILING).group]
@@ -31,8 +34,13 @@ def summary_table(collection: Collection, profile: str) -> str:
         cells = [_cell(collection.runs(c, name)) for c in conditions]
         if any(cells):
             lines.append([collection.method(name).title, *cells])
-    headings = [" / ".join(METRICS[m].title for m in SHOWN), *(collection.short_title(c) for c in conditions)]
+    headings = [" / ".join(METRICS[m].title for m in SHOWN), *(_heading(collection, c, profile) for c in conditions)]
     return markdown(headings, lines)
+
+
+def _heading(collection: Collection, condition: Condition, profile: str) -> str:
+    title = collection.short_title(condition)
+    return title if condition.profile == profile else f"{title}, slices of {PROFILES[condition.profile].image_size} px"
 
 
 def _is_shown(collection: Collection, name: str) -> bool:

@@ -74,6 +74,7 @@ def record(
     test_noise: str = "native",
     n_train: int | None = None,
     part: str = "final",
+    profile: str = "small",
     commit: str = "abc1234",
     scores: Mapping[str, Sequence[float | None]] | None = None,
     **fields: Any,
@@ -95,9 +96,9 @@ def record(
             content |= {key: given[i] for key, given in (scores or {}).items()}
             per_class.append(content)
         cases.append({"case": f"c{i}", "slicing_axis": "S", "classes": per_class})
-    setting = Setting(data, "native", seed, n_train, part)
+    setting = Setting(data, "native", seed, n_train, part, profile)
     given: dict[str, Any] = {
-        "budget": PROFILES["small"],
+        "budget": PROFILES[profile],
         "cases": cases,
         "seconds": {"train": 100.0, "predict": 4.0, "predict_slices": 40.0},
         "peak_mib": 512.0,

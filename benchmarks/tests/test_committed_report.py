@@ -16,9 +16,9 @@ import report
 
 from evidence.collection import SPD, Runs
 from evidence.datasets import DATASETS
-from evidence.equal_labels import with_borrowed
 from evidence.jobs import RunRecord, Setting, stored_records
 from evidence.methods import METHODS
+from evidence.shared_runs import with_borrowed
 from evidence.statistics import difference, seed_means
 from evidence.summary import SHOWN
 

@@ -37,6 +37,13 @@ def test_table_has_trained_methods_on_the_test_part_and_how_many_trainings_there
     assert rows[2][1].startswith("90.0 / ") and "(" not in rows[2][1]
 
 
+def test_other_sizes_of_slices_are_further_columns() -> None:
+    table = summary_table(collection(record("spd", [0.5, 0.6]), record("spd", [0.7, 0.8], profile="small_64")), "small")
+    heading, row = (line.strip("| ").split(" | ") for line in table.splitlines()[::2])
+    assert heading[1:] == ["Tube phantom", "Tube phantom, slices of 64 px"]
+    assert [cell.split(" / ")[0] for cell in row[1:]] == ["55.0", "75.0"]
+
+
 def test_no_table_without_records_of_the_test_part() -> None:
     assert summary_table(collection(record("spd", [0.5], part="fold0")), "small") == ""
 

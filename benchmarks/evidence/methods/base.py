@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from evidence.jobs import RunRecord
 from evidence.workspace import Workspace
@@ -19,12 +20,14 @@ class Method(ABC):
         title: as in tables.
         group: the family it is listed with.
         uses_prompts: whether test prompts change its predictions; if not it is tested once per setting.
+        sees_voxels: whether the size of the networks' slices does not concern it.
     """
 
     name: str
     title: str
     group: str
     uses_prompts: bool = True
+    sees_voxels: ClassVar[bool] = False
 
     def missing(self, workspace: Workspace) -> str | None:
         """Why it cannot be run here ("no checkpoint here", "needs the package monai"), or None."""

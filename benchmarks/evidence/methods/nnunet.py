@@ -28,7 +28,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -80,9 +80,11 @@ class NNUNet(Method):
             slices around it, as far as SPD's dense prompt is given them.
         drops_lone_pieces: whether pieces of its masks without any of the given points are dropped, which SPD does where
             its training cases say so.
+        sees_voxels: as nnU-Net plans for itself.
         model_of: name of the method that its model is one with; its own if empty.
     """
 
+    sees_voxels: ClassVar[bool] = True
     points: Literal["none", "raw", "imitated", "consensus", "around"] = "none"
     drops_lone_pieces: bool = False
     model_of: str = ""

@@ -1,4 +1,4 @@
-"""Runs that two data sets share."""
+"""Runs that two settings share."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import replace
 from made_up_records import record
 
 from evidence.datasets import DATASETS
-from evidence.equal_labels import uses_stage1, with_borrowed
+from evidence.jobs import other_sizes
 from evidence.methods import METHODS
+from evidence.shared_runs import uses_stage1, with_borrowed
 
 UNION, CHOSEN = "ambiguous_union", "ambiguous_chosen"
 
@@ -48,3 +49,17 @@ def test_the_data_sets_differ_in_stage_1_alone() -> None:
                 other.target,
             )
             assert source.prior != other.prior
+
+
+def test_what_sees_voxels_is_shared_by_profiles_that_differ_in_the_size_of_slices() -> None:
+    stored = [record(m, [0.5, 0.6]) for m in ("spd", "unet", "nnunet", "nnunet_consensus_points")]
+    own = record("spd", [0.4, 0.5], profile="small_64")
+    found = with_borrowed([*stored, own], METHODS, DATASETS)
+    assert found[:-1] == [*stored, own], "nnU-Net alone, unless it is given what stage 1 finds"
+    assert found[-1].job == replace(stored[2].job, setting=own.job.setting)
+    assert (found[-1].cases, found[-1].budget.image_size) == (stored[2].cases, 64)
+
+
+def test_profiles_of_other_sizes_have_the_same_budgets_else() -> None:
+    assert other_sizes("small") == ["small_64"] and other_sizes("small_64") == ["small"]
+    assert not other_sizes("long")
