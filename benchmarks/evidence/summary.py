@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from evidence.collection import CEILING, LABELS, Collection, Condition, Runs
@@ -21,11 +22,11 @@ def summary_table(collection: Collection, profile: str) -> str:
 
     A cell holds the means of `SHOWN`; where there are several trainings, their number follows in brackets.
     """
-    all_volumes = [c for c in collection.conditions if (c.part, c.n_train) == ("final", None)]
-    own = [c for c in all_volumes if c.profile == profile]
+    own = [c for c in collection.conditions if (c.profile, c.part, c.n_train) == (profile, "final", None)]
     if not own:
         return ""
-    conditions = own + [c for name in other_sizes(profile) for c in all_volumes if c.profile == name]
+    profiles = [profile, *other_sizes(profile)]
+    conditions = [c for o in own for c in (replace(o, profile=p) for p in profiles) if c in collection.conditions]
     known = list(collection.methods)
     there = {name for c in conditions for name in collection.names(c) if name in known and _is_shown(collection, name)}
     groups = [*GROUPS, collection.method(CEILING).group]
