@@ -294,9 +294,10 @@ def build_network(
     """Build the model of a backbone, with SAM's published weights unless `load_weights` is False.
 
     Raises:
-        ConfigurationError: unknown backbone. ModelError: its weights cannot be had.
+        ConfigurationError: unknown backbone, or slices that are not whole tokens. ModelError: its weights cannot be had.
     """
     backbone = get_backbone(backbone_name)
+    backbone.check_image_size(image_size)
     parts = backbone.build(image_size, load_weights)
     lora = lora_rank, lora_alpha, lora_dropout
     return SPDNetwork(parts, backbone, n_channels, n_classes, image_size, *lora, dense_slices, decoder_encoder).eval()

@@ -325,6 +325,11 @@ def test_checkpoints_are_read_with_weights_only_and_faults_named(tmp_path: Path)
 # ---- weights and devices ----------------------------------------------------------------------------------
 
 
+def test_slices_that_are_not_whole_tokens_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="image size 57 is not a multiple of 4, as lite needs"):
+        build_network("lite", 1, 1, 57, 0, 1, 0.0, load_weights=False)
+
+
 def test_an_unknown_backbone_lists_the_known() -> None:
     with pytest.raises(ConfigurationError, match=r"'vit_x'; known are .*lite.*vit_b.*vit_l.*vit_h"):
         get_backbone("vit_x")
