@@ -294,7 +294,7 @@ def build_network(
     """Build the model of a backbone, with SAM's published weights unless `load_weights` is False.
 
     Raises:
-        ConfigurationError: unknown backbone, or slices that are not whole tokens. ModelError: its weights cannot be had.
+        ConfigurationError: unknown backbone, or not whole tokens. ModelError: its weights cannot be had.
     """
     backbone = get_backbone(backbone_name)
     backbone.check_image_size(image_size)
