@@ -315,11 +315,18 @@ def test_missing_sam_weights(planned: Workspace, refused: Refusal, monkeypatch: 
     def no_connection(*args: object, **kwargs: object) -> None:
         raise urllib.error.URLError("no route to host")
 
-    change_plans(planned, backbone="vit_b")
+    change_plans(planned, backbone="vit_b", image_size=64)
+    plan_and_preprocess.preprocess_main(PLAN[:4])
     monkeypatch.setenv("SPD_checkpoints", str(planned.root / "checkpoints"))
     monkeypatch.setattr(urllib.request, "urlopen", no_connection)
     parts = ["sam_vit_b_01ec64.pth", str(planned.root / "checkpoints"), "https://dl.fbaipublicfiles.com", "no route"]
     refused(train.main, ["507", "all", "-device", "cpu"], *parts)
+    assert not planned.results.exists()
+
+
+def test_plans_whose_slices_are_not_whole_tokens(planned: Workspace, refused: Refusal) -> None:
+    change_plans(planned, backbone="vit_b")
+    refused(train.main, ["507", "all", "-device", "cpu"], "image size 56 is not a multiple of 16, as vit_b needs")
     assert not planned.results.exists()
 
 
