@@ -50,6 +50,8 @@ PROFILES = {
     "long": Budget(epochs=(32, 24), held_out_share=None),  # stage 1 as the planner would train it, at most
     "long_unchecked": Budget(epochs=(32, 24)),
     "small_64": Budget(image_size=64),  # the phantom's own pixels, which nnU-Net gets
+    "small_112": Budget(image_size=112),  # what the planner chooses for the phantom
+    "nnunet_20": Budget(nnunet_epochs=20),  # whether nnU-Net's 10 epochs are enough
     "full": Budget(
         backbone="vit_b",
         image_size=None,
