@@ -3,6 +3,7 @@
     python benchmarks/report.py RESULTS -o OUT                    # OUT/report.md and OUT/*.png
     python benchmarks/report.py RESULTS -o OUT --cases sam_tuning # and where SPD loses most against a method
     python benchmarks/report.py RESULTS -o OUT --main_table FILE  # and the main table in place of the one in FILE
+    python benchmarks/report.py RESULTS -o OUT --short_table FILE # or its most important rows
 
 Everything is computed from the records that `run.py` stored; the same records give the same report.
 """
@@ -71,6 +72,9 @@ def main() -> int:
     parser.add_argument(
         "--main_table", nargs="+", type=Path, default=[], metavar="FILE", help="pages whose main table is made anew"
     )
+    parser.add_argument(
+        "--short_table", nargs="+", type=Path, default=[], metavar="FILE", help="pages that hold a few of its rows"
+    )
     parser.add_argument("-profile", choices=PROFILES, default="small", help="of the main table (default: small)")
     args = parser.parse_args()
     records = stored_records(args.results)
@@ -81,11 +85,12 @@ def main() -> int:
     titles = {name: source.title for name, source in DATASETS.items()}
     told = [with_remarks(r) for r in with_borrowed(records, METHODS, DATASETS)]
     collection = Collection(told, METHODS, NOISES, titles)
-    table = summary.summary_table(collection, args.profile)
-    if args.main_table and not table:
-        parser.error(f"--main_table: no records of the test part with the profile {args.profile}")
-    for page in args.main_table:
-        summary.write_into(page, table)
+    for pages, names in ((args.main_table, None), (args.short_table, summary.FEW)):
+        table = summary.summary_table(collection, args.profile, names)
+        if pages and not table:
+            parser.error(f"main table: no records of the test part with the profile {args.profile}")
+        for page in pages:
+            summary.write_into(page, table)
     file = write_report(collection, args.o, args.cases)
     print(f"Written: {file}, from {len(records)} records")
     return 0

@@ -1,7 +1,8 @@
-"""The main table of README.md and docs/results.md, written between two comments from stored records."""
+"""The main table of docs/results.md and the few rows of it in README.md, written between two comments from records."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +16,28 @@ BEGIN, END = "<!-- main table, made by benchmarks/report.py -->", "<!-- end of t
 BOUNDS = (CEILING, LABELS)
 SHOWN = ("dsc", "target_dsc", "volume_dice")
 GROUPS = ("SPD", "ablation", "SAM", "U-Net", "nnU-Net")  # and those of `BOUNDS`
+FEW = (  # of each kind the best, and what it is better than
+    "spd",
+    "consensus",
+    "saliency",
+    "sam_tuning",
+    "medsam_points",
+    "unet_points_around_pieces",
+    "nnunet",
+    "nnunet_raw_points",
+    "nnunet_points_around_pieces",
+    *BOUNDS,
+)
 
 
-def summary_table(collection: Collection, profile: str) -> str:
+def summary_table(collection: Collection, profile: str, names: Sequence[str] | None = None) -> str:
     """Trained methods in every setting of the test part with all training volumes; with other sizes of slices, too.
 
     A cell holds the means of `SHOWN`; where there are several trainings, their number follows in brackets.
+
+    Args:
+        collection, profile: the records, and those of them.
+        names: of the methods to show; None: all that are trained.
     """
     own = [c for c in collection.conditions if (c.profile, c.part, c.n_train) == (profile, "final", None)]
     if not own:
@@ -29,6 +46,7 @@ def summary_table(collection: Collection, profile: str) -> str:
     conditions = [c for o in own for c in (replace(o, profile=p) for p in profiles) if c in collection.conditions]
     known = list(collection.methods)
     there = {name for c in conditions for name in collection.names(c) if name in known and _is_shown(collection, name)}
+    there &= there if names is None else set(names)
     groups = [*GROUPS, collection.method(CEILING).group]
     lines = []
     for name in sorted(there, key=lambda n: (groups.index(collection.method(n).group), known.index(n))):

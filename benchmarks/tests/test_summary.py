@@ -9,7 +9,8 @@ import pytest
 import report
 from made_up_records import collection, record
 
-from evidence.summary import BEGIN, END, summary_table, write_into
+from evidence.methods import METHODS
+from evidence.summary import BEGIN, END, FEW, summary_table, write_into
 
 PLACE = f"before\n\n{BEGIN}\n\nold\n\n{END}\n\nafter\n"
 
@@ -42,6 +43,16 @@ def test_other_sizes_of_slices_are_further_columns() -> None:
     heading, row = (line.strip("| ").split(" | ") for line in table.splitlines()[::2])
     assert heading[1:] == ["Tube phantom", "Tube phantom, slices of 64 px"]
     assert [cell.split(" / ")[0] for cell in row[1:]] == ["55.0", "75.0"]
+
+
+def test_a_short_table_has_the_named_rows_alone() -> None:
+    records = collection(record("spd", [0.5, 0.6]), record("unet", [0.7, 0.8]), record("nnunet", [0.7, 0.9]))
+    whole, short = summary_table(records, "small"), summary_table(records, "small", ["nnunet", "spd", "ceiling"])
+    assert short.splitlines() == [line for line in whole.splitlines() if not line.startswith("| U-Net")]
+
+
+def test_rows_of_the_short_table_are_methods() -> None:
+    assert set(FEW) <= set(METHODS)
 
 
 def test_no_table_without_records_of_the_test_part() -> None:
