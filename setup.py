@@ -16,6 +16,8 @@ COMMANDS = {
     "spd_simulate_prompts": "simulate_prompts:main",
     "spd_check_prompts": "check_prompts:main",
     "spd_find_best": "find_best:main",
+    "spd_points_to_channels": "point_channels:main",
+    "spd_drop_lone_pieces": "point_channels:drop_main",
     "spd_export_model_to_zip": "export_model:main",
     "spd_install_pretrained_model_from_zip": "install_model:main",
     "spd_demo": "demo:main",

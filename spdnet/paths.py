@@ -59,10 +59,10 @@ def resolve_dataset_name(dataset: str | int) -> str:
     Raises:
         DatasetError: no data set matches, or several do.
     """
-    roots = [Path(os.environ[v]) for v in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results") if os.environ.get(v)]
+    roots = _roots()
     if not roots:
         raw_root()  # raises the error that names the variable
-    known = sorted({p.name for root in roots if root.is_dir() for p in root.iterdir() if is_dataset_name(p.name)})
+    known = known_dataset_names()
     text = str(dataset)
     matches = [n for n in known if int(n[7:10]) == int(text)] if text.isdigit() else [n for n in known if n == text]
     if len(matches) == 1:
@@ -72,6 +72,16 @@ def resolve_dataset_name(dataset: str | int) -> str:
         listing = ", ".join(known) if known else "none"
         raise DatasetError(f"Data set {text!r} was not found in {where}. Data sets there: {listing}.")
     raise DatasetError(f"Data set {text!r} is ambiguous: {', '.join(matches)} in {where}. Give the full name.")
+
+
+def known_dataset_names() -> list[str]:
+    """The names `DatasetNNN_Name` of all folders in those of the three folders that are set, sorted."""
+    return sorted({p.name for root in _roots() if root.is_dir() for p in root.iterdir() if is_dataset_name(p.name)})
+
+
+def _roots() -> list[Path]:
+    variables = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+    return [Path(os.environ[v]) for v in variables if os.environ.get(v)]
 
 
 def model_folder(dataset_name: str, trainer_name: str, plans_name: str) -> Path:

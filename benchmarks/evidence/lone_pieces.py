@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from spdnet.comparison.lone_pieces import without_lone_pieces
 from spdnet.dataset import RawDataset
-from spdnet.inference.pieces import drop_where_others_are_confirmed
 from spdnet.prompts import read_markups
 
 
@@ -28,10 +28,6 @@ def drop_lone_pieces(raw: Path, prompts: Path, predictions: Path) -> None:
         file = predictions / f"{case.case}{dataset.file_ending}"
         label_map, geometry = dataset.reader.read_label(file, case.case)
         markups = read_markups(prompts / f"{case.case}.mrk.json")
-        for name, mask in zip(names, dataset.labels.masks(label_map), strict=True):
-            points = [m.points_lps_mm for m in markups if m.name == name or m.name not in names]
-            voxels = geometry.world_to_voxel(np.concatenate([np.zeros((0, 3)), *points]))
-            kept = mask.astype(np.float32)
-            drop_where_others_are_confirmed(kept, voxels)
-            label_map[mask & (kept == 0)] = 0
-        dataset.reader.write_segmentation(file, label_map, geometry)
+        of_classes = [[m.points_lps_mm for m in markups if m.name == n or m.name not in names] for n in names]
+        voxels = [geometry.world_to_voxel(np.concatenate([np.zeros((0, 3)), *points])) for points in of_classes]
+        dataset.reader.write_segmentation(file, without_lone_pieces(label_map, voxels, dataset.labels), geometry)

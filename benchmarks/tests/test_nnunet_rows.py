@@ -16,13 +16,13 @@ import torch
 from stage1_file import write_plans, write_stage1
 
 from evidence.case_prediction import prepared_cases
-from evidence.heatmaps import heat_map, raw_heat_map, shifted
 from evidence.jobs import Setting
 from evidence.lone_pieces import drop_lone_pieces
 from evidence.methods.nnunet import IMITATIONS, METHODS, TRAINERS, _divide_batch, main, progress, pseudo_dices
 from evidence.noise import NOISES, write_test_prompts, write_training_prompts
 from evidence.slices import heat_maps
 from evidence.workspace import Workspace
+from spdnet.comparison.point_channels import raw_heat_map
 from spdnet.dataset import RawDataset
 from spdnet.dataset.image_io import get_reader
 from spdnet.inference.prompt_maps import SIGMAS_ACROSS
@@ -90,14 +90,6 @@ def test_heat_is_as_wide_as_in_the_network_s_slices(tmp_path: Path, stored: str)
     np.testing.assert_allclose(own.sum(), 2 * np.pi * sigma**2, rtol=0.05)
 
 
-def test_heat_between_voxels_and_where_points_overlap() -> None:
-    heat = heat_map(np.array([[1.0, 2.5, 3.0], [1.0, 2.5, 4.0], [9.0, 0.0, 0.0]]), (3, 6, 8), (0.0, 1.0, 2.0))
-    np.testing.assert_allclose(heat[1, 2, 3], np.exp(-0.125), rtol=1e-6)
-    np.testing.assert_allclose(heat[1, 4, 5], np.exp(-0.5 * (1.5**2 + 0.5**2)), rtol=1e-6)
-    assert heat.max() <= 1 and not heat[[0, 2]].any()
-    assert not heat_map(np.zeros((0, 3)), (2, 2, 2), (1.0, 1.0, 1.0)).any()
-
-
 def channels_of(folder: Path, case: str, n_channels: int, n_classes: int) -> list[np.ndarray]:
     """The channels of points of a case."""
     wanted = [folder / f"{case}_{c:04d}.nii.gz" for c in range(n_channels, n_channels + n_classes)]
@@ -133,14 +125,6 @@ def test_channels_of_the_slices_around_show_their_points_beside_each_slice(tmp_p
     assert [np.argwhere(h > 0.999).tolist() for h in of_class] == [
         [[z - o, y, x] for z, y, x in ((4, 6, 11), (7, 2, 3)) if 0 <= z - o < SHAPE[0]] for o in range(-2, 3)
     ]
-
-
-def test_shift_leaves_zeros_where_there_is_no_slice() -> None:
-    array = np.arange(1, 13).reshape(3, 4)
-    assert shifted(array, 1, 1).tolist() == [[2, 3, 4, 0], [6, 7, 8, 0], [10, 11, 12, 0]]
-    assert shifted(array, 0, -2).tolist() == [[0] * 4, [0] * 4, [1, 2, 3, 4]]
-    assert not shifted(array, 0, 3).any() and not shifted(array, 0, -5).any()
-    assert (shifted(array, 1, 0) == array).all()
 
 
 def test_channels_of_the_consensus_have_what_the_saliency_trusts(tmp_path: Path) -> None:

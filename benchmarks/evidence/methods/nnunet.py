@@ -31,21 +31,19 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 
 from evidence.case_prediction import prepared_cases
 from evidence.consensus import CONSENSUS_ALONE, OWN_SLICE_ALONE, Distiller
-from evidence.heatmaps import raw_heat_map, shifted
 from evidence.jobs import RunRecord
 from evidence.lone_pieces import drop_lone_pieces
 from evidence.methods.base import Method
 from evidence.methods.spd import PLANS, STAGE1, device, plan, shared_stage1
 from evidence.workspace import EXECUTABLES, Workspace
 from spdnet.cli.common import entry_point
+from spdnet.comparison.point_channels import CHANNEL_NAME, channel_file, point_channels, write_channel
 from spdnet.dataset import RawDataset
 from spdnet.files import make_folder, write_json
-from spdnet.geometry import ImageGeometry
 from spdnet.inference.steps import PreparedCase
 from spdnet.network.precision import get_device
 from spdnet.planning import SPDPlans, SPDSettings, StoredCase
@@ -177,7 +175,7 @@ class NNUNet(Method):
             (partial / "labelsTr" / f"{case}{raw.file_ending}").symlink_to(raw.folder / "labelsTr" / label)
         n_cases = len(list((partial / "labelsTr").iterdir()))
         n_channels = len(list((partial / "imagesTr").iterdir())) // n_cases
-        names = [*raw.channel_names, *["noNorm"] * (n_channels - raw.n_channels)]
+        names = [*raw.channel_names, *[CHANNEL_NAME] * (n_channels - raw.n_channels)]
         channels = {str(index): name for index, name in enumerate(names)}
         write_json(partial / "dataset.json", {**raw.dataset_json, "channel_names": channels, "numTraining": n_cases})
         partial.rename(target)
@@ -322,22 +320,14 @@ def _write_case(
     of_case, of_name = (_channel_files(n, images, dataset.file_ending) for n in (case.case, name))
     for source, link in zip(of_case, of_name, strict=True):
         (args.o / link).symlink_to((args.images / source).resolve())
-    mapping, geometry = case.network_case.mapping, case.network_case.geometry
-    heats = [raw_heat_map(points.for_class(k).points_syx, mapping) for k in range(len(dataset.labels))]
-    shown = [shifted(heat, mapping.permutation[0], o) for heat in heats for o in range(-reach, reach + 1)]
-    further = range(dataset.n_channels, dataset.n_channels + len(shown))
-    for heat, file in zip(shown, _channel_files(name, further, dataset.file_ending), strict=True):
-        _write_image(args.o / file, heat, geometry)
+    channels = point_channels(points, case.network_case.mapping, len(dataset.labels), reach)
+    further = range(dataset.n_channels, dataset.n_channels + len(channels))
+    for channel, file in zip(channels, _channel_files(name, further, dataset.file_ending), strict=True):
+        write_channel(args.o / file, channel, case.network_case.geometry)
 
 
 def _channel_files(case: str, channels: range, file_ending: str) -> list[str]:
-    return [f"{case}_{channel:04d}{file_ending}" for channel in channels]
-
-
-def _write_image(file: Path, array: np.ndarray, geometry: ImageGeometry) -> None:
-    image = sitk.GetImageFromArray(array)
-    geometry.apply_to_sitk(image)
-    sitk.WriteImage(image, str(file))
+    return [channel_file(case, channel, file_ending) for channel in channels]
 
 
 _GROUP = "nnU-Net"

@@ -1,0 +1,198 @@
+"""Points as channels for nnU-Net, and segmentations without pieces that hold no point: by the commands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spdnet.cli import point_channels as command
+from spdnet.cli import simulate_prompts
+from spdnet.comparison.lone_pieces import without_lone_pieces
+from spdnet.comparison.point_channels import CHANNEL_NAME, heat_map, shifted
+from spdnet.dataset import Labels, RawDataset, get_reader
+from spdnet.prompts import read_markups
+from spdnet.tests.conftest import Workspace
+from spdnet.tests.test_cli_errors import Refusal, refused, tree  # noqa: F401 (a fixture)
+
+READER = get_reader("SimpleITKIO")
+N_AROUND = 9  # channels of a class: the slice and four to either side
+
+
+@pytest.fixture
+def pointed(planned: Workspace) -> Workspace:
+    """The planned data set with a point list for every case."""
+    for subset in ("Tr", "Ts"):
+        simulate_prompts.main(["-d", "507", "-s", subset, "--seed", "3"])
+    return planned
+
+
+def test_data_set_is_one_of_nnunet_with_the_same_images_and_labels(pointed: Workspace) -> None:
+    command.main(["-d", "507", "-new", "608", "-np", "1"])
+    made, given = RawDataset(pointed.raw.with_name("Dataset608_BlobsPoints")), RawDataset(pointed.raw)
+    assert made.n_channels == 1 + 2 * N_AROUND and made.channel_names[1:] == [CHANNEL_NAME] * 2 * N_AROUND
+    assert made.labels == given.labels and made.dataset_json["numTraining"] == len(given.training_cases())
+    for new, old in zip(made.training_cases(), given.training_cases(), strict=True):
+        assert new.case == old.case and new.label is not None and old.label is not None
+        assert new.images[0].read_bytes() == old.images[0].read_bytes()
+        assert new.label.read_bytes() == old.label.read_bytes()
+        together, geometry = READER.read_image(new.images)
+        assert len(together) == 1 + 2 * N_AROUND and geometry.difference(READER.read_geometry(old.images[0])) is None
+        assert together[1:].min() >= 0 and together[1:].max() <= 1
+
+
+def test_hottest_voxels_are_those_of_the_points(pointed: Workspace) -> None:
+    output = pointed.root / "images"
+    command.main(["-d", "507", "-i", str(pointed.raw / "imagesTs"), "-o", str(output), "-np", "1"])
+    for case in RawDataset(pointed.raw).cases("Ts"):
+        files = [output / f"{case.case}_{index:04d}.nii.gz" for index in range(1 + 2 * N_AROUND)]
+        channels, geometry = READER.read_image(files)
+        assert case.prompts is not None
+        markups = read_markups(case.prompts)
+        for k, name in enumerate(("bright", "half")):
+            lists = [m.points_lps_mm for m in markups if m.name in (name, "all")]
+            voxels = np.rint(geometry.world_to_voxel(np.concatenate(lists))).astype(int)
+            own = channels[1 + k * N_AROUND + N_AROUND // 2]
+            assert (own[tuple(voxels.T)] > 0.6).all()
+            in_slices = np.isin(np.arange(len(own)), voxels[:, 0])
+            assert own.any(axis=(1, 2)).tolist() == in_slices.tolist()
+            following = channels[1 + k * N_AROUND + N_AROUND // 2 + 1]
+            np.testing.assert_array_equal(following[:-1], own[1:])
+
+
+def test_number_of_slices_is_an_option(pointed: Workspace) -> None:
+    output = pointed.root / "images"
+    command.main(["-d", "507", "-i", str(pointed.raw / "imagesTs"), "-o", str(output), "-n_slices", "0", "-np", "1"])
+    assert len(list(output.iterdir())) == 2 * (1 + 2)
+
+
+def test_nothing_is_made_or_replaced_where_a_case_cannot_be_used(
+    pointed: Workspace,
+    refused: Refusal,  # noqa: F811
+) -> None:
+    dataset, images = ["-d", "507", "-new", "608", "-np", "1"], pointed.raw / "imagesTs"
+    folder = ["-d", "507", "-i", str(images), "-o", str(pointed.root / "out"), "-np", "1"]
+    (pointed.raw / "promptsTr" / "blob_001.mrk.json").unlink()
+    before = tree(pointed.root)
+    refused(command.main, dataset, "blob_001", "prompt file")
+    refused(command.main, ["-d", "507", "-new", "507"], "-new 507", "Dataset507_Blobs")
+    refused(command.main, ["-d", "507", "-new", "1000"], "-new 1000", "1 to 999")
+    refused(command.main, ["-d", "507"], "either -new ID", "-i FOLDER")
+    refused(command.main, [*dataset, "-i", str(images)], "either -new ID")
+    refused(command.main, [*folder, "-n_slices", "-1"], "-n_slices -1")
+    refused(command.main, [*folder[:-3], str(images), "-np", "1"], str(images), "exists")
+    refused(command.main, [*folder, "-prompts", str(pointed.root / "none")], "none", "does not exist")
+    assert tree(pointed.root) == before
+    simulate_prompts.main(["-d", "507", "-s", "Ts", "-mode", "boxes", "--overwrite"])
+    refused(command.main, folder, "blob_005", "boxes")
+    assert not (pointed.root / "out").exists()
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(pointed: Workspace) -> None:
+    left = pointed.raw.with_name(".partial_Dataset608_BlobsPoints") / "imagesTr" / "old_0000.nii.gz"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    command.main(["-d", "507", "-new", "608", "-np", "1"])
+    assert not left.parent.parent.exists()
+    assert not (pointed.raw.with_name("Dataset608_BlobsPoints") / "imagesTr" / left.name).exists()
+
+
+def test_formats_without_fractions_are_refused(
+    pointed: Workspace,
+    refused: Refusal,  # noqa: F811
+) -> None:
+    file = pointed.raw / "dataset.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    reader = "SimpleITKIO"
+    file.write_text(json.dumps({**content, "file_ending": ".gipl", "overwrite_image_reader_writer": reader}), "utf-8")
+    for image in (pointed.raw / "imagesTr").iterdir():
+        image.rename(image.with_name(image.name.replace(".nii.gz", ".gipl")))
+    for label in (pointed.raw / "labelsTr").iterdir():
+        label.rename(label.with_name(label.name.replace(".nii.gz", ".gipl")))
+    refused(command.main, ["-d", "507", "-new", "608", "-np", "1"], ".gipl", ".nrrd")
+
+
+def segmentations(workspace: Workspace) -> Path:
+    """The labels of the test cases, each with a piece of "bright" in a corner where nothing is."""
+    folder = workspace.root / "found"
+    folder.mkdir()
+    for case in RawDataset(workspace.raw).cases("Ts"):
+        assert case.label is not None
+        label_map, geometry = READER.read_label(case.label)
+        assert not label_map[:2, :4, :4].any()
+        label_map[:1, :2, :2] = 1
+        READER.write_segmentation(folder / case.label.name, label_map, geometry)
+    return folder
+
+
+def test_pieces_without_points_go_and_all_else_stays(
+    pointed: Workspace,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found, kept = segmentations(pointed), pointed.root / "kept"
+    simulate_prompts.main(
+        ["-d", "507", "-s", "Ts", "-mode", "bad_points", "-bad", "0", "-points_per_slice", "3", "--overwrite"]
+    )
+    images = str(pointed.raw / "imagesTs")
+    command.drop_main(["-d", "507", "-i", images, "-pred", str(found), "-o", str(kept)])
+    assert "2 segmentations, 2 of which lost 8 voxels" in capsys.readouterr().out
+    for case in RawDataset(pointed.raw).cases("Ts"):
+        assert case.label is not None
+        own, geometry = READER.read_label(kept / case.label.name)
+        label, expected = READER.read_label(case.label)
+        assert np.array_equal(own, label) and geometry.difference(expected) is None
+
+
+def test_segmentations_that_are_missing_there_already_or_elsewhere_are_refused(
+    pointed: Workspace,
+    refused: Refusal,  # noqa: F811
+) -> None:
+    found, kept = segmentations(pointed), pointed.root / "kept"
+    words = ["-d", "507", "-i", str(pointed.raw / "imagesTs"), "-pred", str(found), "-o"]
+    refused(command.drop_main, [*words, str(found)], "blob_005.nii.gz", "exists")
+    file = found / "blob_006.nii.gz"
+    file.unlink()
+    refused(command.drop_main, [*words, str(kept)], "blob_006", "no segmentation")
+    assert not kept.exists()
+    shutil.copy(found / "blob_005.nii.gz", file)
+    refused(command.drop_main, [*words, str(kept)], "blob_006", "different grids")
+
+
+def test_a_class_keeps_its_pieces_where_none_holds_a_point() -> None:
+    labels = Labels.from_dataset_json({"labels": {"background": 0, "one": 1, "two": 2}}, "")
+    label_map = np.zeros((3, 6, 6), dtype=np.int32)
+    label_map[0, :2, :2], label_map[0, 4:, 4:], label_map[2, :2, :2] = 1, 1, 2
+    found = without_lone_pieces(label_map, [np.array([[0.2, 1.4, 0.6]]), np.array([[0.0, 1.0, 1.0]])], labels)
+    label_map[0, 4:, 4:] = 0
+    assert np.array_equal(found, label_map)
+
+
+def test_regions_are_judged_each_as_a_whole() -> None:
+    description = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
+    labels = Labels.from_dataset_json(description, "")
+    label_map = np.zeros((1, 4, 12), dtype=np.int32)
+    label_map[0, :, :4], label_map[0, 1, 1], label_map[0, :, 6:9], label_map[0, 1, 7] = 1, 2, 1, 2
+    points = [np.array([[0.0, 1.0, 1.0], [0.0, 0.0, 6.0]]), np.array([[0.0, 1.0, 1.0]])]
+    found = without_lone_pieces(label_map, points, labels)
+    expected = label_map.copy()
+    expected[0, 1, 7] = 1
+    assert np.array_equal(found, expected)
+
+
+def test_heat_between_voxels_and_where_points_overlap() -> None:
+    heat = heat_map(np.array([[1.0, 2.5, 3.0], [1.0, 2.5, 4.0], [9.0, 0.0, 0.0]]), (3, 6, 8), (0.0, 1.0, 2.0))
+    np.testing.assert_allclose(heat[1, 2, 3], np.exp(-0.125), rtol=1e-6)
+    np.testing.assert_allclose(heat[1, 4, 5], np.exp(-0.5 * (1.5**2 + 0.5**2)), rtol=1e-6)
+    assert heat.max() <= 1 and not heat[[0, 2]].any()
+    assert not heat_map(np.zeros((0, 3)), (2, 2, 2), (1.0, 1.0, 1.0)).any()
+
+
+def test_shift_leaves_zeros_where_there_is_no_slice() -> None:
+    array = np.arange(1, 13).reshape(3, 4)
+    assert shifted(array, 1, 1).tolist() == [[2, 3, 4, 0], [6, 7, 8, 0], [10, 11, 12, 0]]
+    assert shifted(array, 0, -2).tolist() == [[0] * 4, [0] * 4, [1, 2, 3, 4]]
+    assert not shifted(array, 0, 3).any() and not shifted(array, 0, -5).any()
+    assert (shifted(array, 1, 0) == array).all()
