@@ -23,6 +23,7 @@ FEW = (  # of each kind the best, and what it is better than
     "sam_tuning",
     "medsam_points",
     "unet_points_around_pieces",
+    "unet_consensus_around",
     "nnunet",
     "nnunet_raw_points",
     "nnunet_points_around_pieces",
