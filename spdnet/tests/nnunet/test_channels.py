@@ -27,7 +27,12 @@ pytestmark = pytest.mark.nnunet
 def nnunet(command: str, *arguments: object) -> None:
     """Run a command of nnU-Net; an error shows its output."""
     program = str(Path(sys.executable).parent / command)
-    variables = {"nnUNet_extTrainer": str(TRAINERS), "nnUNet_compile": "f", "nnUNet_n_proc_DA": "0", "DROPIN_ITERATIONS": "2"}
+    variables = {
+        "nnUNet_extTrainer": str(TRAINERS),
+        "nnUNet_compile": "f",
+        "nnUNet_n_proc_DA": "0",
+        "DROPIN_ITERATIONS": "2",
+    }
     words = [program, *map(str, arguments)]
     done = subprocess.run(words, env={**os.environ, **variables}, capture_output=True, text=True)
     assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
