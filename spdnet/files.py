@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON with errors that name the file.
+"""Files and folders that appear whole or not at all, and JSON with errors that name the file.
 
 A file is written under a hidden name beside its place, flushed to the disk, and renamed. While it is being written it
 is locked, so that what a killed process left behind can be told from what a living one is writing; the first write of
@@ -8,6 +8,7 @@ a process to a folder removes the former.
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import re
@@ -55,6 +56,50 @@ def whole_file(file: Path, name: str | None = None) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `folder` when the block ends and goes if an error comes first.
+
+    Args:
+        folder: to make; must not be there.
+
+    Raises:
+        StorageError: it is there by then, or nothing can be written there.
+    """
+    with storage_errors(folder, "make the folder"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f".partial_*_{glob.escape(folder.name)}"):
+            _remove_unlocked_folder(left)
+        partial = folder.with_name(f".partial_{secrets.token_hex(4)}_{folder.name}")
+        partial.mkdir()
+    descriptor = os.open(partial, os.O_RDONLY) if fcntl is not None else None
+    try:
+        if descriptor is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield partial
+        with storage_errors(folder, "make the folder"):
+            partial.rename(folder)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_unlocked_folder(partial: Path) -> None:
+    """Remove what a killed process left of a folder, unless a living one is filling it."""
+    if fcntl is None or not partial.is_dir():
+        return
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(partial, ignore_errors=True)
+    except OSError:  # locked, or a file system without locks, where one cannot know
+        return
+    finally:
+        os.close(descriptor)
 
 
 def meant(partial: Path) -> Path:

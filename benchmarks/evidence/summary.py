@@ -16,16 +16,17 @@ BEGIN, END = "<!-- main table, made by benchmarks/report.py -->", "<!-- end of t
 BOUNDS = (CEILING, LABELS)
 SHOWN = ("dsc", "target_dsc", "volume_dice")
 GROUPS = ("SPD", "ablation", "SAM", "U-Net", "nnU-Net")  # and those of `BOUNDS`
-FEW = (  # of each kind the best, and what it is better than
+FEW = (  # that a reader should know of
     "spd",
     "consensus",
     "saliency",
     "sam_tuning",
     "medsam_points",
+    "unet_raw_points_pieces",
     "unet_points_around_pieces",
     "unet_consensus_around",
     "nnunet",
-    "nnunet_raw_points",
+    "nnunet_raw_points_pieces",
     "nnunet_points_around_pieces",
     *BOUNDS,
 )
@@ -47,7 +48,8 @@ def summary_table(collection: Collection, profile: str, names: Sequence[str] | N
     conditions = [c for o in own for c in (replace(o, profile=p) for p in profiles) if c in collection.conditions]
     known = list(collection.methods)
     there = {name for c in conditions for name in collection.names(c) if name in known and _is_shown(collection, name)}
-    there &= there if names is None else set(names)
+    if names is not None:
+        there &= set(names)
     groups = [*GROUPS, collection.method(CEILING).group]
     lines = []
     for name in sorted(there, key=lambda n: (groups.index(collection.method(n).group), known.index(n))):

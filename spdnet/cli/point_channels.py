@@ -7,13 +7,13 @@ from pathlib import Path
 
 from spdnet.cli.common import add_prompt_reading, entry_point, prompt_reading
 from spdnet.cli.planning_options import number_of_processes, raw_dataset
-from spdnet.cli.predict import sibling_prompts
 from spdnet.comparison.lone_pieces import drop_lone_pieces
-from spdnet.comparison.point_channels import write_dataset_with_points, write_images_with_points
+from spdnet.comparison.point_channels import with_prompt_files, write_dataset_with_points, write_images_with_points
 from spdnet.dataset import RawDataset
+from spdnet.dataset.raw_dataset import find_cases
 from spdnet.errors import ConfigurationError
 from spdnet.inference.steps import CaseTools
-from spdnet.inference.work_list import FileCase, list_cases
+from spdnet.inference.work_list import FileCase
 from spdnet.paths import DEFAULT_PLANS_NAME, known_dataset_names, preprocessed_root, raw_root
 from spdnet.planning import SPDPlans
 
@@ -42,16 +42,21 @@ def main(argv: list[str] | None = None) -> None:
     tools = _tools(dataset, args)
     n_slices = tools.settings.dense_prompt.n_slices if args.n_slices is None else args.n_slices
     if args.i is None:
-        write_dataset_with_points(dataset, tools, n_slices, target, args.np)
+        cases = with_prompt_files(dataset.training_cases(), args.prompts or dataset.folder / "promptsTr")
+        write_dataset_with_points(dataset, cases, tools, n_slices, target, args.np)
     else:
-        write_images_with_points(_cases(args.i, args, dataset, tools), tools, n_slices, target, args.np)
+        write_images_with_points(_cases(args.i, args, dataset), tools, n_slices, target, args.np)
     n_channels = len(tools.labels) * (2 * n_slices + 1)
     print(f"{target}: images with {n_channels} channels of points behind their own {dataset.n_channels}")
 
 
 @entry_point
 def drop_main(argv: list[str] | None = None) -> None:
-    """Copy segmentations without the pieces in which no point of their class lies."""
+    """Copy segmentations without the pieces in which no point of their class lies.
+
+    Right where nearly every piece of the targets holds a point, which spd_train finds out for SPD's own and this does
+    not. A class keeps all its pieces where none holds a point.
+    """
     parser = argparse.ArgumentParser("spd_drop_lone_pieces", description=drop_main.__doc__)
     _add_common(parser)
     parser.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="images that were segmented")
@@ -60,15 +65,21 @@ def drop_main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     dataset = raw_dataset(args.d)
     tools = _tools(dataset, args)
-    dropped = drop_lone_pieces(_cases(args.i, args, dataset, tools), tools, args.pred, args.o)
-    lost = [d.n_voxels for d in dropped if d.n_voxels]
-    print(f"{args.o}: {len(dropped)} segmentations, {len(lost)} of which lost {sum(lost)} voxels")
+    changed = drop_lone_pieces(_cases(args.i, args, dataset), tools, args.pred, args.o)
+    lost = [n for n in changed.values() if n]
+    what = f"{sum(lost)} voxels in {len(lost)} of them" if lost else "nothing"
+    print(f"{args.o}: {len(changed)} segmentations; dropped: {what}")
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", required=True, metavar="ID", help="data set, number or name, that SPD has plans for")
     parser.add_argument("-p", default=DEFAULT_PLANS_NAME, metavar="NAME", help="plans (default: %(default)s)")
-    parser.add_argument("-prompts", type=Path, metavar="FOLDER", help="prompt files (default: beside the images)")
+    parser.add_argument(
+        "-prompts",
+        type=Path,
+        metavar="FOLDER",
+        help="prompt files (default: promptsTr with -new, else promptsTs beside imagesTs)",
+    )
     add_prompt_reading(parser)
 
 
@@ -77,11 +88,10 @@ def _tools(dataset: RawDataset, args: argparse.Namespace) -> CaseTools:
     return CaseTools(plans.settings, dataset.labels, dataset.reader, dataset.file_ending, prompt_reading(args))
 
 
-def _cases(images: Path, args: argparse.Namespace, dataset: RawDataset, tools: CaseTools) -> list[FileCase]:
-    if not images.is_dir():
-        raise ConfigurationError(f"-i {images}: no such folder")
-    prompts = args.prompts or sibling_prompts(images)
-    return list_cases(images, None, prompts, tools.file_ending, dataset.n_channels)
+def _cases(images: Path, args: argparse.Namespace, dataset: RawDataset) -> list[FileCase]:
+    """The cases of a folder of images, with the prompt files of the folder that is named or stands beside it."""
+    prompts = args.prompts or images.absolute().with_name(images.absolute().name.replace("images", "prompts", 1))
+    return with_prompt_files(find_cases(images, dataset.file_ending, dataset.n_channels), prompts)
 
 
 def _new_dataset(number: int, dataset: RawDataset) -> Path:

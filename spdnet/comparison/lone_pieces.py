@@ -1,9 +1,11 @@
-"""Segmentations of any program without the pieces in which no point lies, as SPD's own lose them."""
+"""Segmentations of any program without the pieces in which no point lies, by the rule that SPD can apply to its own.
+
+SPD applies it to the classes for which its training cases say so. Here whoever calls decides.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy as np
 from spdnet.comparison.point_channels import check_points
 from spdnet.dataset import Labels
 from spdnet.errors import ConfigurationError, DatasetError
-from spdnet.files import make_folder
+from spdnet.files import whole_folder
 from spdnet.inference.pieces import drop_where_others_are_confirmed
 from spdnet.inference.steps import CaseTools, prepare_case
 from spdnet.inference.work_list import FileCase
@@ -19,15 +21,7 @@ from spdnet.parallel import progress_bar
 from spdnet.prompts import SlicePrompts
 
 
-@dataclass(frozen=True)
-class Dropped:
-    """What a case lost: the number of voxels that changed."""
-
-    case: str
-    n_voxels: int
-
-
-def drop_lone_pieces(cases: Sequence[FileCase], tools: CaseTools, predictions: Path, folder: Path) -> list[Dropped]:
+def drop_lone_pieces(cases: Sequence[FileCase], tools: CaseTools, predictions: Path, folder: Path) -> Mapping[str, int]:
     """Write segmentations of cases without the pieces that hold no point of their class, on the images' own grids.
 
     Voxels of a piece touch, if only with a corner. A class keeps all its pieces where none holds a point.
@@ -36,46 +30,52 @@ def drop_lone_pieces(cases: Sequence[FileCase], tools: CaseTools, predictions: P
         cases: images with a prompt file each.
         tools: of the plans.
         predictions: folder with a segmentation `CASE.ENDING` of each case.
-        folder: where to; a segmentation that is there is an error.
+        folder: to make; whole, or not at all.
 
     Returns:
-        What every case lost.
+        For every case the number of voxels that changed.
 
     Raises:
-        ConfigurationError: a file would be replaced.
+        ConfigurationError: the folder exists.
         DatasetError, PromptFileError: a case, its prompt file or its segmentation is missing or not what it must be.
-            All but what is in the segmentations is checked before anything is written.
         StorageError: a file cannot be written.
     """
-    files = {case.case: f"{case.case}{tools.file_ending}" for case in cases}
-    for case, name in files.items():
-        if not (predictions / name).is_file():
-            raise DatasetError(f"case {case}: no segmentation {predictions / name}")
-        if (folder / name).exists():
-            raise ConfigurationError(f"{folder / name} exists; nothing is replaced. Choose another folder")
+    if folder.exists():
+        raise ConfigurationError(f"{folder} exists; nothing is replaced. Remove it, or choose another")
+    files = {case.case: predictions / f"{case.case}{tools.file_ending}" for case in cases}
+    for case, file in files.items():
+        if not file.is_file():
+            raise DatasetError(f"case {case}: there is no segmentation {file}")
     check_points(cases, tools)
-    make_folder(folder)
-    dropped = []
-    with progress_bar(cases, "dropping pieces") as bar:
-        for case in bar:
-            prepared = prepare_case(case, tools)
-            before, geometry = tools.reader.read_label(predictions / files[case.case], case.case)
-            difference = geometry.difference(prepared.network_case.geometry)
-            if difference is not None:
-                raise DatasetError(f"case {case.case}: segmentation and image lie on different grids: {difference}")
-            points, mapping = prepared.prompts or SlicePrompts.empty(), prepared.network_case.mapping
-            voxels = [mapping.points_to_raw(points.for_class(k).points_syx) for k in range(len(tools.labels))]
-            after = without_lone_pieces(before, voxels, tools.labels)
-            tools.reader.write_segmentation(folder / files[case.case], after, geometry)
-            dropped.append(Dropped(case.case, int((before != after).sum())))
-    return dropped
+    with whole_folder(folder) as partial, progress_bar(cases, "dropping pieces") as bar:
+        return {case.case: _drop(case, tools, files[case.case], partial) for case in bar}
+
+
+def _drop(case: FileCase, tools: CaseTools, file: Path, folder: Path) -> int:
+    labels, reader = tools.labels, tools.reader
+    prepared = prepare_case(case, tools)
+    before, geometry = reader.read_label(file, case.case)
+    difference = geometry.difference(prepared.network_case.geometry)
+    if difference is not None:
+        raise DatasetError(f"case {case.case}: {file} is not on the grid of its image: {difference}")
+    unknown = sorted(set(np.unique(before).tolist()) - set(labels.declared_values))
+    if unknown:
+        raise DatasetError(
+            f"case {case.case}: {file} holds {', '.join(map(str, unknown))}, which dataset.json does not declare. Is "
+            "it of another data set?"
+        )
+    points, mapping = prepared.prompts or SlicePrompts.empty(), prepared.network_case.mapping
+    voxels = [mapping.points_to_raw(points.for_class(k).points_syx) for k in range(len(labels))]
+    after = without_lone_pieces(before, voxels, labels)
+    reader.write_segmentation(folder / file.name, after, geometry)
+    return int((before != after).sum())
 
 
 def without_lone_pieces(label_map: np.ndarray, points_zyx: Sequence[np.ndarray], labels: Labels) -> np.ndarray:
     """A label map without the pieces of each class that hold none of its points, unless that were all of them.
 
     Args:
-        label_map: int32 (z, y, x).
+        label_map: int32 (z, y, x) of values that `labels` declares.
         points_zyx: for each class float (N, 3), continuous indices into it; points outside do not count.
         labels: the classes; regions are judged each as a whole.
 

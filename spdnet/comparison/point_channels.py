@@ -1,26 +1,27 @@
 """Points as further channels of images, for programs that read channels but no prompt files, as nnU-Net does.
 
 A channel shows the points of one class as Gaussians of height 1, as wide as those of SPD's dense prompt; for each class
-there is one for the slice itself and one for each slice around it, so that a network of single slices is told what
-SPD's decoder is. The prompt maps of interactive segmentation (for example DeepIGeoS, Wang et al., TPAMI 2019) are like
-it; those of the slices around are ours.
+there is one for the slice itself and one for each slice around it, so that a network of single slices is given the
+points that SPD's decoder is. The prompt maps of interactive segmentation (for example DeepIGeoS, Wang et al., TPAMI
+2019) are like it; those of the slices around are ours.
 """
 
 from __future__ import annotations
 
 import functools
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
-from spdnet.dataset import RawDataset
-from spdnet.errors import ConfigurationError, PromptFileError
-from spdnet.files import copy_file, make_folder, storage_errors, whole_file, write_json
+from spdnet.dataset import CaseFiles, RawDataset, ReaderWriter
+from spdnet.dataset.image_io.simpleitk import write_on_grid
+from spdnet.dataset.raw_dataset import PROMPT_ENDINGS, check_prompt_endings, find_prompt_file
+from spdnet.errors import ConfigurationError, DatasetError, PromptFileError
+from spdnet.files import copy_file, make_folder, whole_file, whole_folder, write_json
 from spdnet.geometry import CaseMapping, ImageGeometry, nearest_index
+from spdnet.geometry.image_geometry import axis_from_name
 from spdnet.inference.prompt_maps import SIGMAS_ACROSS
 from spdnet.inference.steps import CaseTools, prepare_case
 from spdnet.inference.work_list import FileCase, checked_markups
@@ -28,8 +29,42 @@ from spdnet.parallel import map_cases, progress_bar
 from spdnet.prompts import SlicePrompts
 
 CHANNEL_NAME = "noNorm"  # tells nnU-Net to leave a channel as it is
-FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # formats of one file that hold fractions on a grid
+FILE_ENDINGS = (".nii.gz", ".nrrd", ".mha")  # formats that hold fractions on a grid
 _REACH = 4  # standard deviations
+
+
+def with_prompt_files(cases: Sequence[CaseFiles], folder: Path) -> list[FileCase]:
+    """Cases with their prompt files of a folder.
+
+    Raises:
+        PromptFileError: there is no such folder, a case has no file there, or several, or a file is of another kind.
+    """
+    if not folder.is_dir():
+        raise PromptFileError(f"prompts folder {folder} does not exist; name one with -prompts")
+    check_prompt_endings(folder)
+    found = [replace(case, prompts=find_prompt_file(folder, case.case)) for case in cases]
+    for case in found:
+        if case.prompts is None:
+            raise PromptFileError(
+                f"case {case.case} has no prompt file in {folder}. Every case needs one ({case.case} with one of "
+                f"{', '.join(PROMPT_ENDINGS)})"
+            )
+    return [FileCase(case, None) for case in found]
+
+
+def check_points(cases: Sequence[FileCase], tools: CaseTools) -> None:
+    """Check before any work that the points of every case lie in its image, and that there are no boxes.
+
+    Raises:
+        DatasetError, PromptFileError: the first case that cannot be used, and why.
+    """
+    with progress_bar(cases, "checking prompts", leave=False) as bar:
+        for case in bar:
+            markups = checked_markups(case, tools.reader, tools.labels, tools.reading, log_dropped=False)
+            if any(markup.kind == "box" for markup in markups):
+                raise PromptFileError(
+                    f"case {case.case}: {case.files.prompts} holds boxes; only points can be used here"
+                )
 
 
 def write_images_with_points(
@@ -45,42 +80,50 @@ def write_images_with_points(
         n_processes: worker processes.
 
     Raises:
-        ConfigurationError: the folder exists, or images are of a format that cannot hold such channels.
+        ConfigurationError: the folder exists, or images are such that channels cannot stand beside them.
         DatasetError, PromptFileError: a case or its prompt file is not what it must be, or has boxes.
         StorageError: a file cannot be written.
     """
     _check(cases, tools, folder)
-    with _new_folder(folder) as partial:
+    with whole_folder(folder) as partial:
         _write_cases(cases, tools, n_slices, partial, n_processes)
 
 
 def write_dataset_with_points(
-    dataset: RawDataset, tools: CaseTools, n_slices: int, folder: Path, n_processes: int
+    dataset: RawDataset, cases: Sequence[FileCase], tools: CaseTools, n_slices: int, folder: Path, n_processes: int
 ) -> None:
-    """Write a raw data set: the training cases of another one with channels of their points.
+    """Write a raw data set: training cases of another one with channels of their points.
 
     Args:
-        dataset: with a prompt file for each training case.
+        dataset: whose description it gets.
+        cases: with label and prompt file each.
         tools, n_slices, n_processes: as in `write_images_with_points`, which tells what is raised.
         folder: to make, `nnUNet_raw/DatasetNNN_Name`; whole, or not at all.
+
+    Raises:
+        ConfigurationError: also, nnU-Net would slice along another axis than SPD does, so that the channels of slices
+            around would not be of its slices.
     """
-    cases = [FileCase(files, None) for files in dataset.training_cases()]
     _check(cases, tools, folder)
-    with _new_folder(folder) as partial:
+    if n_slices:
+        _check_axis(cases, tools)
+    names = [*dataset.channel_names, *[CHANNEL_NAME] * (len(tools.labels) * (2 * n_slices + 1))]
+    content = {key: value for key, value in dataset.dataset_json.items() if key not in ("dataset", "modality")}
+    channels = {str(index): name for index, name in enumerate(names)}
+    with whole_folder(folder) as partial:
         for name in ("imagesTr", "labelsTr"):
             make_folder(partial / name)
         _write_cases(cases, tools, n_slices, partial / "imagesTr", n_processes)
         for case in cases:
-            if case.files.label is not None:
-                copy_file(case.files.label, partial / "labelsTr" / f"{case.case}{tools.file_ending}")
-        names = [*dataset.channel_names, *[CHANNEL_NAME] * (len(tools.labels) * (2 * n_slices + 1))]
-        content = {key: value for key, value in dataset.dataset_json.items() if key not in ("dataset", "modality")}
-        channels = {str(index): name for index, name in enumerate(names)}
+            assert case.files.label is not None, "training cases have one"
+            copy_file(case.files.label, partial / "labelsTr" / f"{case.case}{tools.file_ending}")
         write_json(partial / "dataset.json", {**content, "channel_names": channels, "numTraining": len(cases)})
 
 
-def point_channels(prompts: SlicePrompts, mapping: CaseMapping, n_classes: int, n_slices: int) -> np.ndarray:
-    """The channels of a case: class after class, and in it from the slices before to those behind, as stored.
+def point_channels(prompts: SlicePrompts, mapping: CaseMapping, n_classes: int, n_slices: int) -> Iterator[np.ndarray]:
+    """The channels of a case: class after class, and in it from the slices before to those behind.
+
+    Before is toward the patient's inferior, anterior or right side, however the image is stored.
 
     Args:
         prompts: points in the network frame.
@@ -88,20 +131,20 @@ def point_channels(prompts: SlicePrompts, mapping: CaseMapping, n_classes: int, 
         n_classes: number of classes; a point for all of them is in each one's channels.
         n_slices: to either side whose points are shown, too.
 
-    Returns:
-        float32 (n_classes * (2 * n_slices + 1), z, y, x) on the raw grid, in [0, 1].
+    Yields:
+        float32 (z, y, x) on the raw grid, in [0, 1].
     """
-    heats = [raw_heat_map(prompts.for_class(k).points_syx, mapping) for k in range(n_classes)]
-    offsets = range(-n_slices, n_slices + 1)
-    return np.stack([shifted(heat, mapping.permutation[0], offset) for heat in heats for offset in offsets])
+    axis, forward = mapping.permutation[0], -1 if mapping.flips[0] else 1
+    for k in range(n_classes):
+        heat = raw_heat_map(prompts.for_class(k).points_syx, mapping)
+        for offset in range(-n_slices, n_slices + 1):
+            yield shifted(heat, axis, offset * forward)
 
 
 def write_channel(file: Path, channel: np.ndarray, geometry: ImageGeometry) -> None:
-    """Write float32 (z, y, x) on the grid of an image, whole or not at all; raises `StorageError`."""
-    image = sitk.GetImageFromArray(channel)
-    geometry.apply_to_sitk(image)
+    """Write float32 (z, y, x) on the grid of an image, whole or not at all; raises as `write_on_grid`."""
     with whole_file(file) as partial:
-        sitk.WriteImage(image, str(partial), useCompression=True)
+        write_on_grid(partial, channel, geometry)
 
 
 def channel_file(case: str, index: int, file_ending: str) -> str:
@@ -160,33 +203,57 @@ def heat_map(points: np.ndarray, shape: Sequence[int], sigma: Sequence[float]) -
     return heat
 
 
-def check_points(cases: Sequence[FileCase], tools: CaseTools) -> None:
-    """Check before any work that every case has a prompt file of its image's points, and no boxes.
-
-    Raises:
-        DatasetError, PromptFileError: the first case that cannot be used, and why.
-    """
-    with progress_bar(cases, "checking prompts", leave=False) as bar:
-        for case in bar:
-            if case.fault is not None:
-                raise case.fault
-            markups = checked_markups(case, tools.reader, tools.labels, tools.reading)
-            if any(markup.kind == "box" for markup in markups):
-                raise PromptFileError(
-                    f"case {case.case}: {case.files.prompts} holds boxes; only points can be used here"
-                )
-
-
 def _check(cases: Sequence[FileCase], tools: CaseTools, folder: Path) -> None:
     """Everything that can be known before work starts."""
     if folder.exists():
         raise ConfigurationError(f"{folder} exists; nothing is replaced. Remove it, or choose another")
-    if not tools.file_ending.lower().endswith(FILE_ENDINGS):
+    ending, n_channels = tools.file_ending, len(tools.settings.normalization)
+    if ending.lower() not in FILE_ENDINGS:
         raise ConfigurationError(
-            f"points cannot be written as channels of {tools.file_ending} images; that needs one of "
-            f"{', '.join(FILE_ENDINGS)}"
+            f"points cannot be written as channels of {ending} images; that needs one of {', '.join(FILE_ENDINGS)}"
         )
+    for case in cases:
+        files = [*case.files.images, *([case.files.label] if case.files.label is not None else [])]
+        other = next((f for f in files if not f.name.endswith(ending)), None)
+        if other is not None:
+            raise DatasetError(f"case {case.case}: {other} is not a {ending} file, as all files have to be here")
+        if len(case.files.images) != n_channels:
+            raise DatasetError(
+                f"case {case.case}: {case.files.images[0]} holds several channels; nnU-Net reads channels of points "
+                "only beside files of one channel each"
+            )
+        if not tools.reader.read_geometry(case.files.images[0], case.case).has_patient_axes:
+            raise DatasetError(
+                f"case {case.case}: {case.files.images[0]} is a 2D image; points are shown in volumes only"
+            )
     check_points(cases, tools)
+
+
+def _check_axis(cases: Sequence[FileCase], tools: CaseTools) -> None:
+    """Whether nnU-Net slices where SPD does: along the array's axis of the largest median spacing.
+
+    Source: nnU-Net's `ExperimentPlanner.determine_transpose`.
+    """
+    spacings, axes = [], set()
+    for case in cases:
+        geometry = tools.reader.read_geometry(case.files.images[0], case.case)
+        spacings.append(tools.reader.properties(geometry)["spacing"])
+        stored = geometry.canonical_axes()[0][axis_from_name(tools.settings.slicing_axis)]
+        axes.add(_axis_in_reader_order(stored, tools.reader, geometry))
+    nnunet = int(np.argmax(np.median(np.array(spacings), axis=0)))
+    if axes != {nnunet}:
+        raise ConfigurationError(
+            f"nnU-Net would slice along array axis {nnunet}, SPD slices along {', '.join(map(str, sorted(axes)))}, so "
+            "channels of the slices around would not fit nnU-Net's slices. Show the points of each slice alone, with "
+            "-n_slices 0, or store all images alike, with the slices along the first axis of their arrays"
+        )
+
+
+def _axis_in_reader_order(stored: int, reader: ReaderWriter, geometry: ImageGeometry) -> int:
+    """Where the reader's array has an axis of the stored one."""
+    sizes = (2, 3, 4)
+    turned = reader.to_reader_order(np.zeros(sizes), replace(geometry, shape_zyx=sizes)).shape
+    return turned.index(sizes[stored])
 
 
 def _write_cases(cases: Sequence[FileCase], tools: CaseTools, n_slices: int, folder: Path, n_processes: int) -> None:
@@ -197,22 +264,9 @@ def _write_cases(cases: Sequence[FileCase], tools: CaseTools, n_slices: int, fol
 def _write_case(case: FileCase, tools: CaseTools, n_slices: int, folder: Path) -> None:
     images, ending = case.files.images, tools.file_ending
     prepared = prepare_case(case, tools)
-    prompts, mapping = prepared.prompts or SlicePrompts.empty(), prepared.network_case.mapping
+    prompts, network_case = prepared.prompts or SlicePrompts.empty(), prepared.network_case
     for index, image in enumerate(images):
         copy_file(image, folder / channel_file(case.case, index, ending))
-    channels = point_channels(prompts, mapping, len(tools.labels), n_slices)
+    channels = point_channels(prompts, network_case.mapping, len(tools.labels), n_slices)
     for index, channel in enumerate(channels, start=len(images)):
-        write_channel(folder / channel_file(case.case, index, ending), channel, prepared.network_case.geometry)
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write to that becomes `folder` when the block ends; what an earlier attempt left is removed."""
-    partial = folder.with_name(f".partial_{folder.name}")
-    with storage_errors(partial, "remove"):
-        if partial.exists():
-            shutil.rmtree(partial)
-    make_folder(partial)
-    yield partial
-    with storage_errors(folder):
-        partial.rename(folder)
+        write_channel(folder / channel_file(case.case, index, ending), channel, network_case.geometry)

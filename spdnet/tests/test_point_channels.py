@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from spdnet.cli import point_channels as command
 from spdnet.cli import simulate_prompts
 from spdnet.comparison.lone_pieces import without_lone_pieces
 from spdnet.comparison.point_channels import CHANNEL_NAME, heat_map, shifted
 from spdnet.dataset import Labels, RawDataset, get_reader
+from spdnet.errors import StorageError
+from spdnet.files import whole_folder
+from spdnet.geometry import nearest_index
 from spdnet.prompts import read_markups
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.test_cli_errors import Refusal, refused, tree  # noqa: F401 (a fixture)
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 READER = get_reader("SimpleITKIO")
 N_AROUND = 9  # channels of a class: the slice and four to either side
@@ -44,7 +54,9 @@ def test_data_set_is_one_of_nnunet_with_the_same_images_and_labels(pointed: Work
         assert together[1:].min() >= 0 and together[1:].max() <= 1
 
 
-def test_hottest_voxels_are_those_of_the_points(pointed: Workspace) -> None:
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIOWithReorient"])
+def test_channels_show_the_points_of_each_slice_and_of_those_around(pointed: Workspace, reader: str) -> None:
+    set_description(pointed, overwrite_image_reader_writer=reader)
     output = pointed.root / "images"
     command.main(["-d", "507", "-i", str(pointed.raw / "imagesTs"), "-o", str(output), "-np", "1"])
     for case in RawDataset(pointed.raw).cases("Ts"):
@@ -52,15 +64,30 @@ def test_hottest_voxels_are_those_of_the_points(pointed: Workspace) -> None:
         channels, geometry = READER.read_image(files)
         assert case.prompts is not None
         markups = read_markups(case.prompts)
+        upward = 1 if geometry.voxel_to_world(np.eye(3))[0, 2] > geometry.voxel_to_world(np.zeros((1, 3)))[0, 2] else -1
         for k, name in enumerate(("bright", "half")):
-            lists = [m.points_lps_mm for m in markups if m.name in (name, "all")]
-            voxels = np.rint(geometry.world_to_voxel(np.concatenate(lists))).astype(int)
+            points = np.concatenate([m.points_lps_mm for m in markups if m.name in (name, "all")])
+            voxels = geometry.world_to_voxel(points)
             own = channels[1 + k * N_AROUND + N_AROUND // 2]
-            assert (own[tuple(voxels.T)] > 0.6).all()
-            in_slices = np.isin(np.arange(len(own)), voxels[:, 0])
-            assert own.any(axis=(1, 2)).tolist() == in_slices.tolist()
-            following = channels[1 + k * N_AROUND + N_AROUND // 2 + 1]
-            np.testing.assert_array_equal(following[:-1], own[1:])
+            with_points = set(nearest_index(voxels[:, 0]).tolist())
+            assert {z for z in range(len(own)) if own[z].any()} == with_points
+            for z in with_points:
+                hottest = np.array(np.unravel_index(own[z].argmax(), own[z].shape))
+                offsets = voxels[nearest_index(voxels[:, 0]) == z, 1:] - hottest
+                assert np.abs(offsets).max(axis=1).min() <= 0.5 + 1e-6, "it is the voxel of a point"
+            for offset in range(1, N_AROUND // 2 + 1):
+                above, below = (channels[1 + k * N_AROUND + N_AROUND // 2 + o] for o in (offset, -offset))
+                forward, backward = (above, below) if upward > 0 else (below, above)
+                np.testing.assert_array_equal(forward[:-offset], own[offset:])
+                np.testing.assert_array_equal(backward[offset:], own[:-offset])
+                assert not forward[-offset:].any() and not backward[:offset].any()
+
+
+def set_description(workspace: Workspace, **entries: object) -> None:
+    """Change entries of dataset.json."""
+    file = workspace.raw / "dataset.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**content, **entries}), encoding="utf-8")
 
 
 def test_number_of_slices_is_an_option(pointed: Workspace) -> None:
@@ -77,7 +104,8 @@ def test_nothing_is_made_or_replaced_where_a_case_cannot_be_used(
     folder = ["-d", "507", "-i", str(images), "-o", str(pointed.root / "out"), "-np", "1"]
     (pointed.raw / "promptsTr" / "blob_001.mrk.json").unlink()
     before = tree(pointed.root)
-    refused(command.main, dataset, "blob_001", "prompt file")
+    refused(command.main, dataset, "blob_001", "no prompt file", "promptsTr")
+    refused(command.main, [*dataset, "-prompts", str(pointed.root / "none")], "none", "does not exist")
     refused(command.main, ["-d", "507", "-new", "507"], "-new 507", "Dataset507_Blobs")
     refused(command.main, ["-d", "507", "-new", "1000"], "-new 1000", "1 to 999")
     refused(command.main, ["-d", "507"], "either -new ID", "-i FOLDER")
@@ -88,31 +116,117 @@ def test_nothing_is_made_or_replaced_where_a_case_cannot_be_used(
     assert tree(pointed.root) == before
     simulate_prompts.main(["-d", "507", "-s", "Ts", "-mode", "boxes", "--overwrite"])
     refused(command.main, folder, "blob_005", "boxes")
+    (pointed.raw / "promptsTs" / "blob_005.json").touch()
+    refused(command.main, folder, "blob_005.json")
     assert not (pointed.root / "out").exists()
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next(pointed: Workspace) -> None:
-    left = pointed.raw.with_name(".partial_Dataset608_BlobsPoints") / "imagesTr" / "old_0000.nii.gz"
-    left.parent.mkdir(parents=True)
-    left.touch()
-    command.main(["-d", "507", "-new", "608", "-np", "1"])
-    assert not left.parent.parent.exists()
-    assert not (pointed.raw.with_name("Dataset608_BlobsPoints") / "imagesTr" / left.name).exists()
+def test_prompts_of_another_folder_are_used_where_it_is_named(pointed: Workspace) -> None:
+    others = pointed.root / "others"
+    shutil.copytree(pointed.raw / "promptsTr", others)
+    shutil.rmtree(pointed.raw / "promptsTr")
+    command.main(["-d", "507", "-new", "608", "-prompts", str(others), "-n_slices", "0", "-np", "1"])
+    assert len(list((pointed.raw.with_name("Dataset608_BlobsPoints") / "imagesTr").iterdir())) == 5 * 3
+
+
+@pytest.mark.skipif(resource is None, reason="limits of a process are POSIX's")
+def test_a_full_disk_leaves_nothing(
+    pointed: Workspace,
+    refused: Refusal,  # noqa: F811
+) -> None:
+    before = tree(pointed.root)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))  # less than an image, as if the disk were full
+    try:
+        refused(command.main, ["-d", "507", "-new", "608", "-np", "1"], "cannot write", "blob_000_0000.nii.gz")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert tree(pointed.root) == before
+
+
+def test_images_that_nnunet_would_slice_elsewhere_get_channels_of_their_own_slices_only(
+    pointed: Workspace,
+    refused: Refusal,  # noqa: F811
+) -> None:
+    for image in [*(pointed.raw / "imagesTr").iterdir(), *(pointed.raw / "labelsTr").iterdir()]:
+        sitk.WriteImage(sitk.PermuteAxes(sitk.ReadImage(str(image)), [0, 2, 1]), str(image))
+    words = ["-d", "507", "-new", "608", "-np", "1"]
+    command.main([*words, "-n_slices", "1"])  # nnU-Net turns the largest spacing to the front
+    shutil.rmtree(pointed.raw.with_name("Dataset608_BlobsPoints"))
+    for image in [*(pointed.raw / "imagesTr").iterdir(), *(pointed.raw / "labelsTr").iterdir()]:
+        turned = sitk.ReadImage(str(image))
+        turned.SetSpacing((1.0, 1.0, 1.0))
+        sitk.WriteImage(turned, str(image))
+    shutil.rmtree(pointed.raw / "promptsTr")
+    simulate_prompts.main(["-d", "507", "-s", "Tr", "--seed", "3"])
+    refused(command.main, words, "axis 0", "along 1", "-n_slices 0")
+    command.main([*words, "-n_slices", "0"])
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next_and_what_a_living_one_writes_is_not(pointed: Workspace) -> None:
+    folder = pointed.raw.with_name("Dataset608_BlobsPoints")
+    left = folder.with_name(f".partial_0123abcd_{folder.name}")
+    (left / "imagesTr").mkdir(parents=True)
+    with whole_folder(folder) as living:
+        assert not left.exists()
+        (living / "mine").touch()
+        with pytest.raises(StorageError, match="Dataset608"):
+            fill_while_another_finishes(folder)
+        assert [f.name for f in folder.iterdir()] == ["first"]
+        shutil.rmtree(folder)
+    assert [f.name for f in folder.iterdir()] == ["mine"] and not living.exists()
+
+
+def test_nothing_stays_of_a_folder_that_an_error_interrupts(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_while_filling(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def fill_while_another_finishes(folder: Path) -> None:
+    """Another process has made the folder before this one is done."""
+    with whole_folder(folder) as partial:
+        (partial / "its").touch()
+        folder.mkdir()
+        (folder / "first").touch()
+
+
+def interrupt_while_filling(folder: Path) -> None:
+    with whole_folder(folder) as partial:
+        (partial / "file").touch()
+        raise KeyboardInterrupt
 
 
 def test_formats_without_fractions_are_refused(
     pointed: Workspace,
     refused: Refusal,  # noqa: F811
 ) -> None:
-    file = pointed.raw / "dataset.json"
-    content = json.loads(file.read_text(encoding="utf-8"))
-    reader = "SimpleITKIO"
-    file.write_text(json.dumps({**content, "file_ending": ".gipl", "overwrite_image_reader_writer": reader}), "utf-8")
+    set_description(pointed, file_ending=".gipl", overwrite_image_reader_writer="SimpleITKIO")
     for image in (pointed.raw / "imagesTr").iterdir():
         image.rename(image.with_name(image.name.replace(".nii.gz", ".gipl")))
     for label in (pointed.raw / "labelsTr").iterdir():
         label.rename(label.with_name(label.name.replace(".nii.gz", ".gipl")))
     refused(command.main, ["-d", "507", "-new", "608", "-np", "1"], ".gipl", ".nrrd")
+
+
+def test_files_that_hold_several_channels_or_one_slice_are_refused(
+    pointed: Workspace,
+    refused: Refusal,  # noqa: F811
+) -> None:
+    image = pointed.raw / "imagesTs" / "blob_006_0000.nii.gz"
+    words = ["-d", "507", "-i", str(image.parent), "-o", str(pointed.root / "out"), "-np", "1"]
+    whole = sitk.ReadImage(str(image))
+    sitk.WriteImage(whole[:, :, 0], str(image))
+    refused(command.main, words, "blob_006", "2D")
+    sitk.WriteImage(sitk.JoinSeries([whole, whole]), str(image))
+    plans = pointed.preprocessed / "SPDPlans.json"
+    content = json.loads(plans.read_text(encoding="utf-8"))
+    content["spd"]["normalization"] *= 2
+    plans.write_text(json.dumps(content), encoding="utf-8")
+    set_description(pointed, channel_names={"0": "MRI", "1": "MRI"})
+    refused(command.main, words, "several channels")
 
 
 def segmentations(workspace: Workspace) -> Path:
@@ -138,7 +252,7 @@ def test_pieces_without_points_go_and_all_else_stays(
     )
     images = str(pointed.raw / "imagesTs")
     command.drop_main(["-d", "507", "-i", images, "-pred", str(found), "-o", str(kept)])
-    assert "2 segmentations, 2 of which lost 8 voxels" in capsys.readouterr().out
+    assert "2 segmentations; dropped: 8 voxels in 2 of them" in capsys.readouterr().out
     for case in RawDataset(pointed.raw).cases("Ts"):
         assert case.label is not None
         own, geometry = READER.read_label(kept / case.label.name)
@@ -152,13 +266,18 @@ def test_segmentations_that_are_missing_there_already_or_elsewhere_are_refused(
 ) -> None:
     found, kept = segmentations(pointed), pointed.root / "kept"
     words = ["-d", "507", "-i", str(pointed.raw / "imagesTs"), "-pred", str(found), "-o"]
-    refused(command.drop_main, [*words, str(found)], "blob_005.nii.gz", "exists")
+    refused(command.drop_main, [*words, str(found)], str(found), "exists")
     file = found / "blob_006.nii.gz"
     file.unlink()
-    refused(command.drop_main, [*words, str(kept)], "blob_006", "no segmentation")
+    refused(command.drop_main, [*words, str(kept)], "blob_006", "there is no segmentation")
     assert not kept.exists()
     shutil.copy(found / "blob_005.nii.gz", file)
-    refused(command.drop_main, [*words, str(kept)], "blob_006", "different grids")
+    refused(command.drop_main, [*words, str(kept)], "blob_006", "not on the grid")
+    label_map, geometry = READER.read_label(found / "blob_005.nii.gz")
+    label_map[0, 0, 0] = 7
+    READER.write_segmentation(found / "blob_005.nii.gz", label_map, geometry)
+    refused(command.drop_main, [*words, str(kept)], "blob_005", "holds 7", "dataset.json")
+    assert not kept.exists() and not list(pointed.root.glob(".partial*"))
 
 
 def test_a_class_keeps_its_pieces_where_none_holds_a_point() -> None:

@@ -320,7 +320,7 @@ def _write_case(
     of_case, of_name = (_channel_files(n, images, dataset.file_ending) for n in (case.case, name))
     for source, link in zip(of_case, of_name, strict=True):
         (args.o / link).symlink_to((args.images / source).resolve())
-    channels = point_channels(points, case.network_case.mapping, len(dataset.labels), reach)
+    channels = list(point_channels(points, case.network_case.mapping, len(dataset.labels), reach))
     further = range(dataset.n_channels, dataset.n_channels + len(channels))
     for channel, file in zip(channels, _channel_files(name, further, dataset.file_ending), strict=True):
         write_channel(args.o / file, channel, case.network_case.geometry)

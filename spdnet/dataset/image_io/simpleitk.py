@@ -93,24 +93,38 @@ class SimpleITKIO(ReaderWriter):
         return sitk.GetArrayFromImage(image).reshape((-1, *geometry.shape_zyx)), geometry
 
     def _write(self, file: Path, label_map: np.ndarray, geometry: ImageGeometry) -> None:
-        image = sitk.GetImageFromArray(label_map if geometry.has_patient_axes else label_map[0])
-        geometry.apply_to_sitk(image)
-        try:
-            sitk.WriteImage(image, str(file), useCompression=True)
-        except RuntimeError as error:
-            raise StorageError(f"cannot write {meant(file)}: {_last_line(error)}") from error
-        try:
-            written = sitk.ReadImage(str(file))
-            is_whole = np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image))
-        except RuntimeError:
-            is_whole = False
-        if not is_whole:  # ITK does not always notice that the disk is full
-            raise StorageError(
-                f"cannot write {meant(file)}: what can be read back is not what was written; is there no space left on "
-                "the disk? What was there before is unchanged"
-            )
-        if difference := geometry.difference(_geometry(written)):
-            raise DatasetError(f"{meant(file)}: the format cannot hold the grid of the image: {difference}")
+        write_on_grid(file, label_map, geometry)
+
+
+def write_on_grid(file: Path, array: np.ndarray, geometry: ImageGeometry) -> None:
+    """Write an array (z, y, x) on a grid, and read it back.
+
+    Args:
+        file: may be one that `whole_file` gives, which messages call by its name.
+        array: of a type that the format holds.
+        geometry: of the array.
+
+    Raises:
+        StorageError: not all of it could be written. DatasetError: the format cannot hold the grid.
+    """
+    image = sitk.GetImageFromArray(array if geometry.has_patient_axes else array[0])
+    geometry.apply_to_sitk(image)
+    try:
+        sitk.WriteImage(image, str(file), useCompression=True)
+    except RuntimeError as error:
+        raise StorageError(f"cannot write {meant(file)}: {_last_line(error)}") from error
+    try:
+        written = sitk.ReadImage(str(file))
+        is_whole = np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image))
+    except RuntimeError:
+        is_whole = False
+    if not is_whole:  # ITK does not always notice that the disk is full
+        raise StorageError(
+            f"cannot write {meant(file)}: what can be read back is not what was written; is there no space left on "
+            "the disk? What was there before is unchanged"
+        )
+    if difference := geometry.difference(_geometry(written)):
+        raise DatasetError(f"{meant(file)}: the format cannot hold the grid of the image: {difference}")
 
 
 class SimpleITKIOWithReorient(ReorientingReader, SimpleITKIO):
