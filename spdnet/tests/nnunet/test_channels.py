@@ -30,7 +30,7 @@ def nnunet(command: str, *arguments: object) -> None:
     variables = {
         "nnUNet_extTrainer": str(TRAINERS),
         "nnUNet_compile": "f",
-        "nnUNet_n_proc_DA": "0",
+        "nnUNet_n_proc_DA": "0" if command == "nnUNetv2_train" else "1",  # planning cannot do without one
         "DROPIN_ITERATIONS": "2",
     }
     words = [program, *map(str, arguments)]
