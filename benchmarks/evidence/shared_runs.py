@@ -49,6 +49,8 @@ def _alike(setting: Setting, method: Method, sources: Mapping[str, DataSource]) 
     for name, source in sources.items():
         if source.same_but_for_stage1 == setting.data:
             yield replace(setting, data=name)
+        if source.same_but_for_stage1 is not None and name == setting.data:
+            yield replace(setting, data=source.same_but_for_stage1)
     if method.sees_voxels:
         for profile in other_sizes(setting.profile):
             yield replace(setting, profile=profile)

@@ -33,6 +33,12 @@ def test_only_they_are_shared_and_only_in_settings_that_have_records() -> None:
     assert found[-1].job == replace(stored[1].job, setting=own.job.setting)
 
 
+def test_it_does_not_matter_which_of_the_two_was_run() -> None:
+    stored, own = record("sam_tuning", [0.5, 0.6], data=CHOSEN), record("spd", [0.4, 0.5], data=UNION)
+    found = with_borrowed([stored, own], METHODS, DATASETS)
+    assert found[:-1] == [stored, own] and found[-1].job == replace(stored.job, setting=own.job.setting)
+
+
 def test_a_run_of_its_own_is_not_replaced() -> None:
     stored = [record("sam_tuning", [0.5, 0.6], data=UNION), record("sam_tuning", [0.7, 0.7], data=CHOSEN)]
     assert with_borrowed(stored, METHODS, DATASETS) == stored
