@@ -280,7 +280,8 @@ def time_routes(
         reset_peak_memory(device)
         route.run()
         timings[name].peak_mib = peak_memory_mib(device)
-    matmul: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    formats = ("float32", str(compute_dtype(device)).removeprefix("torch."))  # bfloat16 is slow where it is emulated
+    matmul: dict[str, list[float]] = {name: [] for name in formats}
     for _ in range(repeats):
         for name, rates in matmul.items():
             rates.append(matmul_rate(getattr(torch, name), device) / 1e9)
