@@ -2,13 +2,12 @@
 
 A file is written under a hidden name beside its place, flushed to the disk, and renamed. While it is being written it
 is locked, so that what a killed process left behind can be told from what a living one is writing; the first write of
-a process to a folder removes the former.
+a process to a folder removes the former. A folder is written likewise; what is left of one goes with the next attempt.
 """
 
 from __future__ import annotations
 
 import errno
-import glob
 import json
 import os
 import re
@@ -70,40 +69,20 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """
     with storage_errors(folder, "make the folder"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for left in folder.parent.glob(f".partial_*_{glob.escape(folder.name)}"):
-            _remove_unlocked_folder(left)
-        partial = folder.with_name(f".partial_{secrets.token_hex(4)}_{folder.name}")
-        partial.mkdir()
-    descriptor = os.open(partial, os.O_RDONLY) if fcntl is not None else None
-    try:
-        if descriptor is not None:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield partial
-        with storage_errors(folder, "make the folder"):
+        for left in list(folder.parent.iterdir()):
+            if left.is_dir() and meant(left) == folder:
+                _remove_unlocked(left)
+    partial = folder.with_name(f".partial_{secrets.token_hex(4)}_{folder.name}")
+    with storage_errors(folder, "make the folder"), _created_and_locked(partial, is_folder=True):
+        try:
+            yield partial
             partial.rename(folder)
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _remove_unlocked_folder(partial: Path) -> None:
-    """Remove what a killed process left of a folder, unless a living one is filling it."""
-    if fcntl is None or not partial.is_dir():
-        return
-    descriptor = os.open(partial, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(partial, ignore_errors=True)
-    except OSError:  # locked, or a file system without locks, where one cannot know
-        return
-    finally:
-        os.close(descriptor)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def meant(partial: Path) -> Path:
-    """The file that a path given by `whole_file` is to become, for messages; other paths as they are."""
+    """What a path given by `whole_file` or `whole_folder` is to become, for messages; other paths as they are."""
     match = _PARTIAL.fullmatch(partial.name)
     return partial.with_name(match[1]) if match else partial
 
@@ -187,21 +166,25 @@ def remove_leftovers_once(folder: Path) -> None:
 def remove_leftovers(folder: Path) -> int:
     """Remove the unfinished files of a folder that no living process is writing; returns how many they were."""
     with suppress(OSError):
-        names = [n for n in os.listdir(folder) if _PARTIAL.fullmatch(n)]
-        return sum(_remove_unlocked(folder / n) for n in names)
+        partial = [folder / n for n in os.listdir(folder) if _PARTIAL.fullmatch(n)]
+        return sum(_remove_unlocked(p) for p in partial if not p.is_dir())
     return 0
 
 
 def _remove_unlocked(partial: Path) -> bool:
     if fcntl is None:
         return False
+    is_folder = partial.is_dir()
     try:
-        descriptor = os.open(partial, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        descriptor = os.open(partial, (os.O_RDONLY if is_folder else os.O_RDWR) | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        partial.unlink()
+        if is_folder:
+            shutil.rmtree(partial)
+        else:
+            partial.unlink()
     except OSError:  # locked by its writer, or a file system without locks, where one cannot know
         return False
     finally:
@@ -210,10 +193,13 @@ def _remove_unlocked(partial: Path) -> bool:
 
 
 @contextmanager
-def _created_and_locked(partial: Path) -> Iterator[None]:
-    """A new file, locked for as long as the block runs, by the operating system's account of this process' life."""
+def _created_and_locked(partial: Path, is_folder: bool = False) -> Iterator[None]:
+    """A new file or folder, locked while the block runs, by the operating system's account of this process' life."""
     while True:
-        descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        descriptor = _create(partial, is_folder)
+        if descriptor is None:
+            yield
+            return
         try:
             if fcntl is not None:
                 with suppress(OSError):  # a file system without locks
@@ -223,6 +209,14 @@ def _created_and_locked(partial: Path) -> Iterator[None]:
                 return
         finally:
             os.close(descriptor)
+
+
+def _create(partial: Path, is_folder: bool) -> int | None:
+    """Make a file or folder and open it; None for a folder on Windows, where none can be opened."""
+    if not is_folder:
+        return os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    partial.mkdir()
+    return os.open(partial, os.O_RDONLY) if fcntl is not None else None
 
 
 def _flush(file: Path) -> None:
