@@ -6,6 +6,7 @@ import argparse
 
 from spdnet.cli import planning_options as steps
 from spdnet.cli.common import entry_point
+from spdnet.network.backbones import get_backbone
 from spdnet.paths import DEFAULT_PLANS_NAME, FINGERPRINT_FILE, preprocessed_root, resolve_dataset_name
 from spdnet.planning import Fingerprint, SPDPlans
 
@@ -64,4 +65,5 @@ def preprocess_main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for dataset in [steps.raw_dataset(d) for d in args.d]:
         plans = SPDPlans.load_named(preprocessed_root() / dataset.folder.name, args.plans_name)
+        get_backbone(plans.settings.backbone).check_image_size(plans.settings.image_size)
         steps.run_preprocessing(dataset, plans, args)

@@ -17,14 +17,13 @@ import numpy as np
 
 from spdnet.dataset import CaseFiles, RawDataset, ReaderWriter
 from spdnet.dataset.image_io.simpleitk import write_on_grid
-from spdnet.dataset.raw_dataset import PROMPT_ENDINGS, check_prompt_endings, find_prompt_file
 from spdnet.errors import ConfigurationError, DatasetError, PromptFileError
 from spdnet.files import copy_file, make_folder, whole_file, whole_folder, write_json
 from spdnet.geometry import CaseMapping, ImageGeometry, nearest_index
 from spdnet.geometry.image_geometry import axis_from_name
 from spdnet.inference.prompt_maps import SIGMAS_ACROSS
 from spdnet.inference.steps import CaseTools, prepare_case
-from spdnet.inference.work_list import FileCase, checked_markups
+from spdnet.inference.work_list import FileCase, checked_markups, with_prompts_of_folder
 from spdnet.parallel import map_cases, progress_bar
 from spdnet.prompts import SlicePrompts
 
@@ -39,17 +38,10 @@ def with_prompt_files(cases: Sequence[CaseFiles], folder: Path) -> list[FileCase
     Raises:
         PromptFileError: there is no such folder, a case has no file there, or several, or a file is of another kind.
     """
-    if not folder.is_dir():
-        raise PromptFileError(f"prompts folder {folder} does not exist; name one with -prompts")
-    check_prompt_endings(folder)
-    found = [replace(case, prompts=find_prompt_file(folder, case.case)) for case in cases]
-    for case in found:
-        if case.prompts is None:
-            raise PromptFileError(
-                f"case {case.case} has no prompt file in {folder}. Every case needs one ({case.case} with one of "
-                f"{', '.join(PROMPT_ENDINGS)})"
-            )
-    return [FileCase(case, None) for case in found]
+    prompted, faults = with_prompts_of_folder(list(cases), folder)
+    for fault in faults.values():
+        raise fault
+    return [FileCase(case, None) for case in prompted]
 
 
 def check_points(cases: Sequence[FileCase], tools: CaseTools) -> None:

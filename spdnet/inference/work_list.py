@@ -78,7 +78,9 @@ def list_cases(source: Source, outputs: Outputs, prompts: Prompts, file_ending: 
         cases = [_case_of_list(files, file_ending) for files in source]
     targets = _targets([c.case for c in cases], outputs, file_ending)
     if isinstance(prompts, str | Path):
-        cases, of_prompts = with_prompts_of_folder(cases, Path(prompts))
+        cases, of_prompts = with_prompts_of_folder(
+            cases, Path(prompts), ", or run on the images alone with --no_prompts"
+        )
         faults = {**of_prompts, **faults}
     elif prompts is not None:
         cases = _with_prompts_of_list(cases, prompts)
@@ -267,10 +269,22 @@ def _with_prompts_of_list(cases: list[CaseFiles], prompts: Sequence[PathLike | N
     return [replace(c, prompts=f) for c, f in zip(cases, files, strict=True)]
 
 
-def with_prompts_of_folder(cases: list[CaseFiles], folder: Path) -> tuple[list[CaseFiles], dict[str, SPDError]]:
-    """The cases with their prompt files, and the faults of those that have none, or several."""
+def with_prompts_of_folder(
+    cases: list[CaseFiles], folder: Path, advice: str = ""
+) -> tuple[list[CaseFiles], dict[str, SPDError]]:
+    """The cases with their prompt files, and the faults of those that have none, or several.
+
+    Args:
+        cases: any.
+        folder: of prompt files that are called as the cases.
+        advice: what else can be done where a file is missing, as the command that is run allows.
+
+    Raises:
+        ConfigurationError: several cases have one name. PromptFileError: there is no such folder, it holds files of
+            other kinds, or none of any case.
+    """
     if not folder.is_dir():
-        raise PromptFileError(f"prompts folder {folder} does not exist")
+        raise PromptFileError(f"prompts folder {folder} does not exist; name one with -prompts")
     twice = [name for name, n in Counter(c.case for c in cases).items() if n > 1]
     if twice:
         raise ConfigurationError(
@@ -289,10 +303,7 @@ def with_prompts_of_folder(cases: list[CaseFiles], folder: Path) -> tuple[list[C
             faults[case.case] = error
         prompted.append(replace(case, prompts=file))
     missing = [c.case for c in prompted if c.prompts is None and c.case not in faults]
-    advice = (
-        f"one of {', '.join(PROMPT_ENDINGS)}), name another folder with -prompts, or run on the images alone with "
-        "--no_prompts"
-    )
+    advice = f"one of {', '.join(PROMPT_ENDINGS)}), or name another folder with -prompts{advice}"
     if missing and len(missing) == len(cases):
         raise PromptFileError(f"{folder} holds no prompt file of any case. Put some there ({missing[0]} with {advice}")
     for name in missing:

@@ -69,6 +69,7 @@ def test_every_fault_is_said_and_the_good_cases_too(
     assert "case blob_006: point 'line 2' lies at voxel" in lines[1] and "run from 0 to" in lines[1]
     assert "case blob_007: " in lines[2] and "holds 2 prompt files of it" in lines[2]
     assert "case blob_008 has no prompt file" in lines[3] and len(lines) == 4
+    assert "-prompts" in lines[3] and "--no_prompts" not in lines[3]  # an option of spd_predict alone
     assert error == "error: 3 of 4 cases cannot be used; what is wrong is said above\n"
 
 

@@ -326,7 +326,9 @@ def test_missing_sam_weights(planned: Workspace, refused: Refusal, monkeypatch: 
 
 def test_plans_whose_slices_are_not_whole_tokens(planned: Workspace, refused: Refusal) -> None:
     change_plans(planned, backbone="vit_b")
-    refused(train.main, ["507", "all", "-device", "cpu"], "image size 56 is not a multiple of 16, as vit_b needs")
+    parts = ["image size 56 is not a multiple of 16, as vit_b needs"]
+    refused(plan_and_preprocess.preprocess_main, PLAN[:4], *parts)
+    refused(train.main, ["507", "all", "-device", "cpu"], *parts)
     assert not planned.results.exists()
 
 

@@ -185,7 +185,7 @@ def test_a_changed_byte_in_packed_voxels_is_found(name: str, ending: str, tmp_pa
 
 def test_voxels_stored_without_packing_must_all_be_there(tmp_path: Path) -> None:
     image = sitk.GetImageFromArray(np.ones((4, 30, 30), np.uint8))
-    for ending in (".nii", ".mha", ".nrrd"):
+    for ending in (".nii", ".mha", ".nrrd", ".gipl"):
         file = tmp_path / f"c{ending}"
         sitk.WriteImage(image, str(file), useCompression=False)
         file.write_bytes(file.read_bytes()[:-100])

@@ -1,4 +1,4 @@
-"""The headers of MHA, NRRD and TIFF files, checked before a library parses them.
+"""The headers of MHA, NRRD, GIPL and TIFF files, checked before a library parses them.
 
 ITK's parser of MHA crashes the process on numbers that do not fit together, and tifffile follows a chain of pages that
 bites its own tail for ever. An MHA or NRRD header may also name another file, which is not read.
@@ -44,6 +44,9 @@ _NRRD_BYTES = {
     8: ("int64", "uint64", "longlong", "long long", "long long int", "signed long long", "signed long long int",
         "ulonglong", "unsigned long long", "unsigned long long int", "int64_t", "uint64_t", "double"),
 }  # fmt: skip
+
+_GIPL_HEADER_BYTES = 256
+_GIPL_BYTES = {7: 1, 8: 1, 15: 2, 16: 2, 31: 4, 32: 4, 64: 4, 65: 8}  # by the number of the type, as ITK has them
 
 
 def mha_voxels(file: Path, case: str) -> StoredVoxels:
@@ -100,6 +103,22 @@ def nrrd_voxels(file: Path, case: str) -> StoredVoxels | None:
     if packing is None or size is None or not shape or "byteskip" in fields or "lineskip" in fields:
         return None
     return StoredVoxels(offset, math.prod(shape) * size, packing)  # type: ignore[arg-type]
+
+
+def gipl_voxels(file: Path, case: str) -> StoredVoxels | None:
+    """Where the voxels of a GIPL file are, by its header; None for types of which ITK is left to find out.
+
+    Raises:
+        DatasetError: the header is not whole.
+    """
+    with file.open("rb") as stream:
+        header = stream.read(_GIPL_HEADER_BYTES)
+    if len(header) < _GIPL_HEADER_BYTES:
+        raise _damaged(file, case, f"it has {len(header)} of {_GIPL_HEADER_BYTES} bytes")
+    *shape, element = struct.unpack(">5H", header[:10])
+    if element not in _GIPL_BYTES:
+        return None
+    return StoredVoxels(_GIPL_HEADER_BYTES, math.prod(max(n, 1) for n in shape) * _GIPL_BYTES[element], "none")
 
 
 def check_tiff_pages(file: Path, case: str) -> None:

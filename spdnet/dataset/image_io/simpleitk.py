@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from spdnet.dataset.image_io.base import ReaderWriter, spacing_of_properties
-from spdnet.dataset.image_io.headers import mha_voxels, nrrd_voxels
+from spdnet.dataset.image_io.headers import gipl_voxels, mha_voxels, nrrd_voxels
 from spdnet.dataset.image_io.nifti_frames import nifti_voxels, refuse_conflicting_frames
 from spdnet.dataset.image_io.reorient import AxisTurn, ReorientingReader, ras_aligned
 from spdnet.dataset.image_io.stored import StoredVoxels, check_memory, check_stored, check_voxel_count, float_bytes
@@ -113,12 +113,14 @@ def write_on_grid(file: Path, array: np.ndarray, geometry: ImageGeometry) -> Non
         sitk.WriteImage(image, str(file), useCompression=True)
     except RuntimeError as error:
         raise StorageError(f"cannot write {meant(file)}: {_last_line(error)}") from error
-    try:
+    try:  # ITK does not always notice that the disk is full, nor that voxels are missing in what it reads
+        if voxels := _stored_voxels(file, file.name):
+            check_stored(file, file.name, voxels)
         written = sitk.ReadImage(str(file))
         is_whole = np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image))
-    except RuntimeError:
+    except (RuntimeError, DatasetError):
         is_whole = False
-    if not is_whole:  # ITK does not always notice that the disk is full
+    if not is_whole:
         raise StorageError(
             f"cannot write {meant(file)}: what can be read back is not what was written; is there no space left on "
             "the disk? What was there before is unchanged"
@@ -156,10 +158,8 @@ class SimpleITKIOWithReorient(ReorientingReader, SimpleITKIO):
 
 def _stored_voxels(file: Path, case: str) -> StoredVoxels | None:
     """Where the voxels of a file are; None for formats and kinds of which ITK is left to find out."""
-    ending = file.suffix.lower()
-    if ending == ".mha":
-        return mha_voxels(file, case)
-    return nrrd_voxels(file, case) if ending == ".nrrd" else nifti_voxels(file, case)
+    by_ending = {".mha": mha_voxels, ".nrrd": nrrd_voxels, ".gipl": gipl_voxels}
+    return by_ending.get(file.suffix.lower(), nifti_voxels)(file, case)
 
 
 def _geometry(header: sitk.Image | sitk.ImageFileReader) -> ImageGeometry:
