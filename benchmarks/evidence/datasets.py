@@ -31,7 +31,7 @@ from spdnet.prompts.simulate_files import case_generator
 _FEW = {"phantom": (24, 40), "hippocampus": (24, 20), "left_atrium": (12, 4), "kits23": (24, 20)}
 SIZES: dict[str, dict[str, tuple[int, int]]] = {
     "trial": dict.fromkeys(("phantom", "hippocampus", "left_atrium", "fumpe", "kits23"), (5, 2)),
-    **dict.fromkeys(("small", "small_64", "small_112", "nnunet_5", "long", "long_unchecked"), _FEW),
+    **dict.fromkeys(("small", "small_64", "small_112", "nnunet_20", "long", "long_unchecked"), _FEW),
     "full": {"phantom": (200, 60)},
 }
 # Test volumes by family that were looked at while the method was made: evenly spaced ones, of the phantom the first.

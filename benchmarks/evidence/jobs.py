@@ -51,7 +51,7 @@ PROFILES = {
     "long_unchecked": Budget(epochs=(32, 24)),
     "small_64": Budget(image_size=64),  # the phantom's own pixels, which nnU-Net gets
     "small_112": Budget(image_size=112),  # what the planner chooses for the phantom
-    "nnunet_5": Budget(nnunet_epochs=5),  # whether nnU-Net gains by the other half of its 10 epochs
+    "nnunet_20": Budget(nnunet_epochs=20),  # whether nnU-Net gains by more epochs
     "full": Budget(
         backbone="vit_b",
         image_size=None,

@@ -68,4 +68,4 @@ def test_what_sees_voxels_is_shared_by_profiles_that_differ_in_the_size_of_slice
 
 def test_profiles_of_other_sizes_have_the_same_budgets_else() -> None:
     assert other_sizes("small") == ["small_64", "small_112"] and other_sizes("small_64") == ["small", "small_112"]
-    assert not other_sizes("long") and not other_sizes("nnunet_5")
+    assert not other_sizes("long") and not other_sizes("nnunet_20")
