@@ -13,7 +13,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,11 @@ import SimpleITK as sitk
 import torch
 
 from spdnet import paths
+from spdnet.cli import simulate_prompts
+from spdnet.cli.plan_and_preprocess import preprocess_main
 from spdnet.cli.predict import sibling_prompts
+from spdnet.comparison.lone_pieces import drop_lone_pieces
+from spdnet.comparison.point_channels import with_prompt_files, write_dataset_with_points, write_images_with_points
 from spdnet.dataset import RawDataset, choose_reader, get_reader, verify_dataset_integrity
 from spdnet.dataset.image_io import stored
 from spdnet.errors import SPDError
@@ -32,6 +36,8 @@ from spdnet.evaluation import evaluate_folder
 from spdnet.geometry import ImageGeometry
 from spdnet.inference import SPDPredictor
 from spdnet.inference.export import write_prediction
+from spdnet.inference.steps import CaseTools
+from spdnet.inference.work_list import FileCase
 from spdnet.network.checkpoint import FINAL, read_checkpoint
 from spdnet.planning import Fingerprint, SPDPlans, SPDPreprocessor, StoredCase, extract_fingerprint
 from spdnet.planning.plans import PromptSettings
@@ -573,6 +579,12 @@ def _(bench: Bench) -> object:
     return bench.plans(distillation__mode="raws")
 
 
+@check("slices in the plans that are not whole tokens")
+def _(bench: Bench) -> object:
+    bench.plans(backbone="vit_b")
+    return preprocess_main.__wrapped__(["-d", "507", "-np", "1"])  # what the command turns into its message
+
+
 @check("a name in the plans that is a path")
 def _(bench: Bench) -> object:
     file = bench.workspace("planned").preprocessed / "SPDPlans.json"
@@ -778,6 +790,118 @@ def _(bench: Bench) -> object:
     for name in ("000", "001", "002", "003", "004"):
         shutil.copy(labels / "blob_000.nii.gz", bench.folder / f"blob_{name}.nii.gz")
     return evaluate_folder(labels, bench.folder, bench.dataset.reader, bench.dataset.labels, ".nii.gz")
+
+
+# ---- points for other programs ---------------------------------------------------------------------------
+
+
+def pointed(bench: Bench) -> tuple[list[FileCase], CaseTools]:
+    """The test cases with their points, as plans of the tiny backbone see them."""
+    workspace = bench.workspace("trained")
+    dataset = RawDataset(workspace.raw)
+    settings = SPDPlans.load(workspace.preprocessed / "SPDPlans.json").settings
+    tools = CaseTools(settings, dataset.labels, dataset.reader, dataset.file_ending)
+    return with_prompt_files(dataset.cases("Ts"), workspace.raw / "promptsTs"), tools
+
+
+def channels(bench: Bench, *changes: tuple[str, object]) -> None:
+    """Write the points as channels, with other tools."""
+    cases, tools = pointed(bench)
+    write_images_with_points(cases, replace(tools, **dict(changes)), 1, bench.folder / "out", 1)  # type: ignore[arg-type]
+
+
+def pieces(bench: Bench, case: str, change: Callable[[np.ndarray], np.ndarray] | None) -> None:
+    """Drop pieces of the labels, of which that of one case is changed, or removed."""
+    cases, tools = pointed(bench)
+    found = bench.folder / "found"
+    shutil.copytree(bench.workspace("trained").raw / "labelsTs", found)
+    file = found / f"{case}.nii.gz"
+    if change is None:
+        file.unlink()
+    else:
+        label_map = change(sitk.GetArrayFromImage(sitk.ReadImage(str(file))))
+        image = sitk.GetImageFromArray(label_map)
+        if image.GetSize() == sitk.ReadImage(str(file)).GetSize():
+            image.CopyInformation(sitk.ReadImage(str(file)))
+        sitk.WriteImage(image, str(file))
+    drop_lone_pieces(cases, tools, found, bench.folder / "out")
+
+
+def image_of(bench: Bench, case: str) -> Path:
+    """The image file of a test case."""
+    return bench.workspace("trained").raw / "imagesTs" / f"{case}_0000.nii.gz"
+
+
+@check("an output folder that is there")
+def _(bench: Bench) -> object:
+    (bench.folder / "out").mkdir()
+    return channels(bench)
+
+
+@check("a case without points")
+def _(bench: Bench) -> object:
+    (bench.workspace("trained").raw / "promptsTs" / "blob_006.mrk.json").unlink()
+    return channels(bench)
+
+
+@check("boxes in place of points")
+def _(bench: Bench) -> object:
+    bench.workspace("trained")
+    simulate_prompts.main(["-d", "507", "-s", "Ts", "-mode", "boxes", "--overwrite"])
+    return channels(bench)
+
+
+@check("a format that holds no fractions")
+def _(bench: Bench) -> object:
+    return channels(bench, ("file_ending", ".gipl"))
+
+
+@check("files that hold several channels")
+def _(bench: Bench) -> object:
+    repeat(image_of(bench, "blob_006"), 2)
+    cases, tools = pointed(bench)
+    two = replace(tools.settings, normalization=tools.settings.normalization * 2)
+    write_images_with_points(cases[1:], replace(tools, settings=two), 1, bench.folder / "out", 1)
+    return None
+
+
+@check("a 2D image among volumes")
+def _(bench: Bench) -> object:
+    file = image_of(bench, "blob_006")
+    sitk.WriteImage(sitk.ReadImage(str(file))[:, :, 0], str(file))
+    return channels(bench)
+
+
+@check("slices that are not nnU-Net's")
+def _(bench: Bench) -> object:
+    for file in [*(bench.workspace("trained").raw / "imagesTs").iterdir()]:
+        turned = sitk.PermuteAxes(sitk.ReadImage(str(file)), [0, 2, 1])
+        turned.SetSpacing((1.0, 1.0, 1.0))
+        sitk.WriteImage(turned, str(file))
+    shutil.rmtree(bench.workspace("trained").raw / "promptsTs")
+    shutil.rmtree(bench.workspace("trained").raw / "labelsTs")
+    (bench.workspace("trained").raw / "promptsTs").mkdir()
+    for case in ("blob_005", "blob_006"):
+        (bench.workspace("trained").raw / "promptsTs" / f"{case}.csv").write_text("i,j,k\n1,1,1\n", encoding="utf-8")
+    cases, tools = pointed(bench)
+    dataset = RawDataset(bench.workspace("trained").raw)
+    write_dataset_with_points(dataset, cases, tools, 1, bench.folder / "out", 1)
+    return None
+
+
+@check("a case without segmentation")
+def _(bench: Bench) -> object:
+    return pieces(bench, "blob_006", None)
+
+
+@check("a segmentation on another grid than its image")
+def _(bench: Bench) -> object:
+    return pieces(bench, "blob_006", lambda label_map: label_map[1:])
+
+
+@check("a segmentation of another data set")
+def _(bench: Bench) -> object:
+    return pieces(bench, "blob_005", lambda label_map: np.where(label_map > 0, 7, label_map).astype(np.uint8))
 
 
 # ---- disks ------------------------------------------------------------------------------------------------
