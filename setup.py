@@ -26,6 +26,7 @@ COMMANDS = {
 TEST = [
     "pytest>=8",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.5",
     "hypothesis>=6.100",
     "jsonschema>=4.20",
     "scikit-learn>=1.4",
