@@ -30,6 +30,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCE
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
+_UNCHANGED = "What was there before is unchanged"
 _tidied: set[Path] = set()  # folders that this process has tidied
 
 
@@ -69,16 +70,23 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """
     with storage_errors(folder, "make the folder"):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _check_free(folder)
         for left in list(folder.parent.iterdir()):
-            if left.is_dir() and meant(left) == folder:
+            if left != folder and left.is_dir() and meant(left) == folder:
                 _remove_unlocked(left)
     partial = folder.with_name(f".partial_{secrets.token_hex(4)}_{folder.name}")
     with storage_errors(folder, "make the folder"), _created_and_locked(partial, is_folder=True):
         try:
             yield partial
+            _check_free(folder)  # an empty folder would be replaced without a word
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_free(folder: Path) -> None:
+    if os.path.lexists(folder):
+        raise StorageError(f"cannot make the folder {folder}: it is there by now. Nothing in it was changed")
 
 
 def meant(partial: Path) -> Path:
@@ -94,8 +102,9 @@ def storage_errors(file: Path, verb: str = "write") -> Iterator[None]:
         yield
     except OSError as error:
         named = str(error.filename or file)
-        other = "" if named == str(file) or _PARTIAL.fullmatch(Path(named).name) else f" ({named})"
-        raise StorageError(f"cannot {verb} {file}: {error.strerror or error}{other}. {_advice(error)}") from error
+        is_own = named == str(file) or _PARTIAL.fullmatch(Path(named).name) is not None
+        other, advice = ("", _advice(error)) if is_own or error.errno in _FULL else (f" ({named})", _UNCHANGED)
+        raise StorageError(f"cannot {verb} {file}: {error.strerror or error}{other}. {advice}") from error
 
 
 def make_folder(folder: Path) -> None:
@@ -112,7 +121,8 @@ def copy_file(source: Path, target: Path) -> None:
     """
     with whole_file(target) as partial:
         shutil.copyfile(source, partial)
-        shutil.copystat(source, partial)
+        times = source.stat()
+        os.utime(partial, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def write_text(file: Path, text: str) -> None:
@@ -212,15 +222,19 @@ def _created_and_locked(partial: Path, is_folder: bool = False) -> Iterator[None
 
 
 def _create(partial: Path, is_folder: bool) -> int | None:
-    """Make a file or folder and open it; None for a folder on Windows, where none can be opened."""
-    if not is_folder:
-        return os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-    partial.mkdir()
-    return os.open(partial, os.O_RDONLY) if fcntl is not None else None
+    """Make a file or folder and open it; None on Windows, which opens no folders and renames nothing that is open."""
+    if is_folder:
+        partial.mkdir()
+        return os.open(partial, os.O_RDONLY) if fcntl is not None else None
+    descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    if fcntl is not None:
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _flush(file: Path) -> None:
-    with file.open("rb") as stream:
+    with file.open("r+b") as stream:
         os.fsync(stream.fileno())
 
 
@@ -231,7 +245,7 @@ def _advice(error: OSError) -> str:
         return "Nothing can be written there: choose another folder, or have its permissions changed"
     if error.errno in _NO_FOLDER:
         return "A folder on the way to it is missing, was removed, or is a file"
-    return "What was there before is unchanged"
+    return _UNCHANGED
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def one_case(folder: Path) -> tuple[NetworkCase, SlicePrompts]:
 def test_heat_is_where_the_points_are(tmp_path: Path, stored: str) -> None:
     case_with_points(tmp_path, stored, [(4, 6, 11), (7, 2, 3)])
     network_case, points = one_case(tmp_path)
-    heat = raw_heat_map(points.points_syx, network_case.mapping)
+    heat = raw_heat_map(points, network_case.mapping)
     assert heat.shape == SHAPE and heat.dtype == np.float32
     hottest = {tuple(voxel) for voxel in np.argwhere(heat > 0.999).tolist()}
     assert hottest == {(4, 6, 11), (7, 2, 3)}
@@ -83,7 +83,7 @@ def test_heat_is_as_wide_as_in_the_network_s_slices(tmp_path: Path, stored: str)
     mapping = network_case.mapping
     own = heat_maps(points, mapping.n_slices, 1, mapping.image_size, torch.device("cpu"))[:, 0].numpy()
     (top, bottom), (left, right) = mapping.content_box
-    raw = mapping.image_to_network(raw_heat_map(points.points_syx, mapping)[None])[:, 0]
+    raw = mapping.image_to_network(raw_heat_map(points, mapping)[None])[:, 0]
     difference = np.abs(raw - own)[:, top:bottom, left:right]
     assert difference.max() < 0.06 and difference.sum() < 0.1 * own.sum(), "but for interpolation"
     sigma = mapping.image_size / SIGMAS_ACROSS

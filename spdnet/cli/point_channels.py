@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         cases = with_prompt_files(dataset.training_cases(), args.prompts or dataset.folder / "promptsTr")
         write_dataset_with_points(dataset, cases, tools, n_slices, target, args.np)
     else:
-        write_images_with_points(_cases(args.i, args, dataset), tools, n_slices, target, args.np)
+        write_images_with_points(dataset, _cases(args.i, args, dataset), tools, n_slices, target, args.np)
     n_channels = len(tools.labels) * (2 * n_slices + 1)
     print(f"{target}: images with {n_channels} channels of points behind their own {dataset.n_channels}")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spdnet.comparison.point_channels import check_points
+from spdnet.comparison.point_channels import check_points, raw_points
 from spdnet.dataset import Labels
 from spdnet.errors import ConfigurationError, DatasetError
 from spdnet.files import whole_folder
@@ -64,8 +64,8 @@ def _drop(case: FileCase, tools: CaseTools, file: Path, folder: Path) -> int:
             f"case {case.case}: {file} holds {', '.join(map(str, unknown))}, which dataset.json does not declare. Is "
             "it of another data set?"
         )
-    points, mapping = prepared.prompts or SlicePrompts.empty(), prepared.network_case.mapping
-    voxels = [mapping.points_to_raw(points.for_class(k).points_syx) for k in range(len(labels))]
+    points = prepared.given.prompts if prepared.given is not None else SlicePrompts.empty()
+    voxels = [raw_points(points.for_class(k), prepared.network_case.mapping) for k in range(len(labels))]
     after = without_lone_pieces(before, voxels, labels)
     reader.write_segmentation(folder / file.name, after, geometry)
     return int((before != after).sum())
@@ -75,14 +75,16 @@ def without_lone_pieces(label_map: np.ndarray, points_zyx: Sequence[np.ndarray],
     """A label map without the pieces of each class that hold none of its points, unless that were all of them.
 
     Args:
-        label_map: int32 (z, y, x) of values that `labels` declares.
+        label_map: int32 (z, y, x) of values that `labels` declares; what lies in no piece that goes keeps its own.
         points_zyx: for each class float (N, 3), continuous indices into it; points outside do not count.
         labels: the classes; regions are judged each as a whole.
 
     Returns:
         uint8 or uint16 (z, y, x).
     """
-    kept = labels.masks(label_map).astype(np.float32)
+    before = labels.masks(label_map)
+    kept = before.astype(np.float32)
     for mask, points in zip(kept, points_zyx, strict=True):
         drop_where_others_are_confirmed(mask, points)
-    return labels.merge(kept)
+    merged = labels.merge(kept)
+    return np.where((before != kept.astype(bool)).any(axis=0), merged, label_map).astype(merged.dtype)

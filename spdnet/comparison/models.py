@@ -129,16 +129,21 @@ def _check_descriptions(models: Sequence[TrainedModel]) -> None:
 
 
 def _check_cases(models: Sequence[TrainedModel], folds: Sequence[int]) -> None:
-    reference: set[str] = set()
+    reference: set[str] | None = None
     for model in models:
         cases = model.predictions(folds)
+        if not cases:
+            raise ConfigurationError(
+                f"{model.name} has no validated case on folds {' '.join(map(str, folds))}; validate it with spd_train "
+                "... --val or nnUNetv2_train ... --val"
+            )
         twice = [case for case, n in Counter(cases).items() if n > 1]
         if twice:
             raise ConfigurationError(
                 f"{model.name}: {_listing(twice)} is in the validation of more than one fold; the folds must come from "
                 "one splits_final.json"
             )
-        reference = reference or set(cases)
+        reference = set(cases) if reference is None else reference
         if set(cases) != reference:
             raise ConfigurationError(
                 f"{models[0].name} and {model.name} were validated on different cases on folds "
@@ -146,7 +151,7 @@ def _check_cases(models: Sequence[TrainedModel], folds: Sequence[int]) -> None:
                 "must be trained on the same splits_final.json; validate again with spd_train ... --val or "
                 "nnUNetv2_train ... --val"
             )
-    _check_ground_truth(models[0], reference)
+    _check_ground_truth(models[0], reference or set())
 
 
 def _check_ground_truth(model: TrainedModel, cases: set[str]) -> None:

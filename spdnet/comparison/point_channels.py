@@ -60,11 +60,12 @@ def check_points(cases: Sequence[FileCase], tools: CaseTools) -> None:
 
 
 def write_images_with_points(
-    cases: Sequence[FileCase], tools: CaseTools, n_slices: int, folder: Path, n_processes: int
+    dataset: RawDataset, cases: Sequence[FileCase], tools: CaseTools, n_slices: int, folder: Path, n_processes: int
 ) -> None:
     """Copy the images of cases to a new folder, each with the channels of its points behind its own.
 
     Args:
+        dataset: whose training cases tell nnU-Net along which axis of its arrays to slice.
         cases: with a prompt file each; all are checked before anything is written.
         tools: of the plans, which say along which axis slices lie.
         n_slices: to either side whose points are shown, too.
@@ -72,11 +73,14 @@ def write_images_with_points(
         n_processes: worker processes.
 
     Raises:
-        ConfigurationError: the folder exists, or images are such that channels cannot stand beside them.
+        ConfigurationError: the folder exists, images are such that channels cannot stand beside them, or nnU-Net would
+            slice along another axis than SPD does, so that the channels of slices around would not be of its slices.
         DatasetError, PromptFileError: a case or its prompt file is not what it must be, or has boxes.
         StorageError: a file cannot be written.
     """
     _check(cases, tools, folder)
+    if n_slices:
+        _check_axis(dataset, cases, tools)
     with whole_folder(folder) as partial:
         _write_cases(cases, tools, n_slices, partial, n_processes)
 
@@ -91,14 +95,10 @@ def write_dataset_with_points(
         cases: with label and prompt file each.
         tools, n_slices, n_processes: as in `write_images_with_points`, which tells what is raised.
         folder: to make, `nnUNet_raw/DatasetNNN_Name`; whole, or not at all.
-
-    Raises:
-        ConfigurationError: also, nnU-Net would slice along another axis than SPD does, so that the channels of slices
-            around would not be of its slices.
     """
     _check(cases, tools, folder)
     if n_slices:
-        _check_axis(cases, tools)
+        _check_axis(dataset, cases, tools)
     names = [*dataset.channel_names, *[CHANNEL_NAME] * (len(tools.labels) * (2 * n_slices + 1))]
     content = {key: value for key, value in dataset.dataset_json.items() if key not in ("dataset", "modality")}
     channels = {str(index): name for index, name in enumerate(names)}
@@ -128,14 +128,14 @@ def point_channels(prompts: SlicePrompts, mapping: CaseMapping, n_classes: int, 
     """
     axis, forward = mapping.permutation[0], -1 if mapping.flips[0] else 1
     for k in range(n_classes):
-        heat = raw_heat_map(prompts.for_class(k).points_syx, mapping)
+        heat = raw_heat_map(prompts.for_class(k), mapping)
         for offset in range(-n_slices, n_slices + 1):
             yield shifted(heat, axis, offset * forward)
 
 
 def write_channel(file: Path, channel: np.ndarray, geometry: ImageGeometry) -> None:
     """Write float32 (z, y, x) on the grid of an image, whole or not at all; raises as `write_on_grid`."""
-    with whole_file(file) as partial:
+    with whole_file(file, file.name.lower()) as partial:  # ITK knows lower-case endings alone
         write_on_grid(partial, channel, geometry)
 
 
@@ -144,11 +144,20 @@ def channel_file(case: str, index: int, file_ending: str) -> str:
     return f"{case}_{index:04d}{file_ending}"
 
 
-def raw_heat_map(points_syx: np.ndarray, mapping: CaseMapping) -> np.ndarray:
+def raw_points(points: SlicePrompts, mapping: CaseMapping) -> np.ndarray:
+    """Continuous indices float (N, 3) of points into the raw array, on the centre planes of the slices they belong to.
+
+    A point half-way between two slices belongs to the one that the network frame counts it to, in which the order of
+    the slices may be the reverse.
+    """
+    return mapping.points_to_raw(np.column_stack([points.slice_index, points.points_syx[:, 1:]]))
+
+
+def raw_heat_map(points: SlicePrompts, mapping: CaseMapping) -> np.ndarray:
     """Gaussians as wide in mm as those of SPD's dense prompt, each in its point's slice alone.
 
     Args:
-        points_syx: float (N, 3), slice, y, x in network pixels.
+        points: in network pixels.
         mapping: of the case.
 
     Returns:
@@ -156,7 +165,7 @@ def raw_heat_map(points_syx: np.ndarray, mapping: CaseMapping) -> np.ndarray:
     """
     sigma = np.zeros(3)
     sigma[list(mapping.permutation[1:])] = mapping.image_size / SIGMAS_ACROSS / np.array(mapping.scale)
-    return heat_map(mapping.points_to_raw(points_syx), mapping.raw_shape_zyx, sigma.tolist())
+    return heat_map(raw_points(points, mapping), mapping.raw_shape_zyx, sigma.tolist())
 
 
 def shifted(array: np.ndarray, axis: int, offset: int) -> np.ndarray:
@@ -221,24 +230,25 @@ def _check(cases: Sequence[FileCase], tools: CaseTools, folder: Path) -> None:
     check_points(cases, tools)
 
 
-def _check_axis(cases: Sequence[FileCase], tools: CaseTools) -> None:
-    """Whether nnU-Net slices where SPD does: along the array's axis of the largest median spacing.
+def _check_axis(dataset: RawDataset, cases: Sequence[FileCase], tools: CaseTools) -> None:
+    """Whether nnU-Net slices where SPD does: along the array's axis of the largest median spacing in training.
 
     Source: nnU-Net's `ExperimentPlanner.determine_transpose`.
     """
-    spacings, axes = [], set()
+    reader = tools.reader
+    training = [reader.read_geometry(case.images[0], case.case) for case in dataset.training_cases()]
+    nnunet = int(np.argmax(np.median([reader.properties(geometry)["spacing"] for geometry in training], axis=0)))
     for case in cases:
-        geometry = tools.reader.read_geometry(case.files.images[0], case.case)
-        spacings.append(tools.reader.properties(geometry)["spacing"])
+        geometry = reader.read_geometry(case.files.images[0], case.case)
         stored = geometry.canonical_axes()[0][axis_from_name(tools.settings.slicing_axis)]
-        axes.add(_axis_in_reader_order(stored, tools.reader, geometry))
-    nnunet = int(np.argmax(np.median(np.array(spacings), axis=0)))
-    if axes != {nnunet}:
-        raise ConfigurationError(
-            f"nnU-Net would slice along array axis {nnunet}, SPD slices along {', '.join(map(str, sorted(axes)))}, so "
-            "channels of the slices around would not fit nnU-Net's slices. Show the points of each slice alone, with "
-            "-n_slices 0, or store all images alike, with the slices along the first axis of their arrays"
-        )
+        axis = _axis_in_reader_order(stored, reader, geometry)
+        if axis != nnunet:
+            raise ConfigurationError(
+                f"case {case.case}: nnU-Net would slice along array axis {nnunet}, SPD slices along {axis}, so "
+                "channels of the slices around would not fit nnU-Net's slices. Show the points of each slice alone, "
+                "with -n_slices 0 in both calls, or store all images alike, with the slices along the first axis of "
+                "their arrays"
+            )
 
 
 def _axis_in_reader_order(stored: int, reader: ReaderWriter, geometry: ImageGeometry) -> int:

@@ -134,7 +134,7 @@ class ImageGeometry:
         """What differs between two grids, in words, or None if they are the same.
 
         Positions are compared at the eight corners, so that spacing, origin and direction are judged by their
-        effect in mm.
+        effect in mm. They may differ by `tolerance_mm`, and by a tenth of the smallest spacing at most.
         """
         if self.shape_zyx != other.shape_zyx:
             return f"shape (z, y, x) {self.shape_zyx} against {other.shape_zyx}"
@@ -142,7 +142,7 @@ class ImageGeometry:
         corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * last
         distance = np.linalg.norm(self.voxel_to_world(corners) - other.voxel_to_world(corners), axis=1).max()
         spacing_gap = np.abs(np.subtract(self.spacing_zyx_mm, other.spacing_zyx_mm)).max()
-        if max(distance, spacing_gap) <= tolerance_mm:
+        if max(distance, spacing_gap) <= min(tolerance_mm, 0.1 * min(self.spacing_zyx_mm)):
             return None
         return (
             f"corners up to {distance:.3g} mm apart: spacing (z, y, x) {_short(self.spacing_zyx_mm)} against "

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from spdnet.dataset.image_io.tiff import Tiff3DIO
 from spdnet.files import make_folder, storage_errors
 from spdnet.inference.prompt_report import is_prompt_report, report_files
 from spdnet.inference.saliency_files import SALIENCY_FOLDER
@@ -43,12 +44,12 @@ def set_aside(targets: Sequence[Path], file_ending: str, inputs: Iterable[Path] 
     Raises:
         StorageError: a file cannot be moved.
     """
-    kept = {file.absolute() for file in inputs}
+    kept = {file.resolve() for file in inputs}
     moved: dict[Path, int] = {}
     for target in targets:
         folder = target.parent
         segmentation = folder / f"{target.name}{file_ending}"
-        others = [f for f in _side_files(folder, target.name, file_ending) if f.absolute() not in kept]
+        others = [f for f in _side_files(folder, target.name, file_ending) if f.resolve() not in kept]
         if not segmentation.is_file():
             for file in others:
                 with storage_errors(file, "remove"):
@@ -59,7 +60,7 @@ def set_aside(targets: Sequence[Path], file_ending: str, inputs: Iterable[Path] 
         moved[folder] = moved.get(folder, 0) + 1
     for folder in dict.fromkeys(t.parent for t in targets):
         if (folder / SCORES_FILE).is_file():
-            _move(folder / SCORES_FILE, folder)
+            _move(folder / SCORES_FILE, folder, may_be_gone=True)  # another process may have moved them
     for folder, count in moved.items():
         logger.info("%d earlier predictions are in %s until the new ones are there", count, folder / EARLIER_FOLDER)
 
@@ -69,7 +70,7 @@ def remove_earlier(target: Path, file_ending: str) -> None:
     earlier = target.parent / EARLIER_FOLDER
     if not earlier.is_dir():
         return
-    files = [earlier / f"{target.name}{ending}" for ending in (file_ending, ".npz", ".pkl")]
+    files = [earlier / f"{target.name}{ending}" for ending in (file_ending, ".npz", ".pkl", ".json")]
     for file in (*files, *report_files(earlier, target.name), *_saliency_files(earlier, target.name, file_ending)):
         with storage_errors(file, "remove"):
             file.unlink(missing_ok=True)
@@ -98,6 +99,8 @@ def _side_files(folder: Path, case: str, file_ending: str) -> list[Path]:
         files += [folder / f"{case}.npz", folder / f"{case}.pkl"]
     if is_prompt_report(folder, case):
         files += report_files(folder, case)
+    if file_ending.lower() in Tiff3DIO.supported_file_endings:
+        files.append(folder / f"{case}.json")  # its spacing
     return [f for f in files if f.is_file()]
 
 
@@ -117,7 +120,7 @@ def _holds_probabilities(file: Path) -> bool:
         return False
 
 
-def _move(file: Path, folder: Path) -> None:
+def _move(file: Path, folder: Path, may_be_gone: bool = False) -> None:
     """Move a file of a folder to the same place below `EARLIER_FOLDER`."""
     target = folder / EARLIER_FOLDER / file.relative_to(folder)
     for attempt in range(_ATTEMPTS):
@@ -127,5 +130,7 @@ def _move(file: Path, folder: Path) -> None:
                 file.replace(target)
                 return
             except FileNotFoundError:  # another process may just have removed the empty folder
+                if may_be_gone and not file.exists():
+                    return
                 if attempt == _ATTEMPTS - 1 or not file.exists():
                     raise

@@ -27,6 +27,7 @@ from spdnet.inference.earlier import earlier_prediction, remove_folder_if_done, 
 from spdnet.inference.export import probabilities_on_raw_grid
 from spdnet.inference.mirroring import predict_mirrored
 from spdnet.inference.model_folder import ModelFolder
+from spdnet.inference.origin import ORIGIN_FILE, check_continues, is_alike, write_origin
 from spdnet.inference.pipeline import Workers, run_pipeline
 from spdnet.inference.prompt_report import judge_prompts
 from spdnet.inference.steps import (
@@ -43,13 +44,11 @@ from spdnet.inference.steps import (
 )
 from spdnet.inference.volume import VolumePrediction
 from spdnet.inference.work_list import (
-    ORIGIN_FILE,
     FileCase,
     Outputs,
     PathLike,
     Prompts,
     Source,
-    check_continues,
     check_descriptions,
     check_prompts,
     check_prompts_stay,
@@ -273,7 +272,7 @@ class SPDPredictor:
         own = {"use_mirroring": self.use_mirroring, **asdict(self.prompt_reading)}
         origin = _plain({**arguments, **self._model_origin, **own})
         workers = Workers.choose(num_processes_preprocessing, num_processes_segmentation_export, self._on_device())
-        cases = self._cases_to_predict(
+        listed, cases = self._cases_to_predict(
             list_of_lists_or_source_folder,
             output_folder_or_list_of_truncated_output_files,
             prompts,
@@ -286,11 +285,7 @@ class SPDPredictor:
         self._check_can_judge(save_prompts)
         if save_prompts:
             check_prompts_stay(cases)
-        again = {f for f in folders_of(cases) if (f / ORIGIN_FILE).is_file()}
-        self._write_origin(cases, origin)
-        targets = [c.target for c in cases if c.target is not None and c.target.parent in again]
-        prompt_files = [c.files.prompts for c in cases if c.files.prompts is not None]
-        set_aside(targets, self._tools().file_ending, prompt_files)
+        self._make_room(listed, cases, origin)
         return self._run(cases, workers, save_probabilities, save_prompts, save_saliency)
 
     def predict_from_files_sequential(
@@ -532,8 +527,8 @@ class SPDPredictor:
         num_parts: int,
         part_id: int,
         origin: dict[str, Any],
-    ) -> list[FileCase]:
-        """The cases of this call, checked."""
+    ) -> tuple[list[FileCase], list[FileCase]]:
+        """All cases of the source, and those of this call, checked."""
         tools = self._tools()
         listed = list_cases(source, outputs, prompts, tools.file_ending, len(tools.settings.normalization))
         cases = part_of(listed, num_parts, part_id)
@@ -550,7 +545,7 @@ class SPDPredictor:
         self._check_prior_suffices([c.case for c in cases if c.files.prompts is None and c.fault is None])
         checked = check_prompts(cases, self.reader, self.labels, self.prompt_reading, self.allow_tqdm)
         check_some_can_be_predicted(checked)
-        return checked
+        return listed, checked
 
     def _check_can_judge(self, save_prompts: bool) -> None:
         if save_prompts and self._settings().distillation.mode == "raw":
@@ -565,14 +560,23 @@ class SPDPredictor:
                 f"{len(cases_without_prompts)} cases lack: {', '.join(cases_without_prompts[:5])}"
             )
 
-    def _write_origin(self, cases: Sequence[FileCase], origin: dict[str, Any]) -> None:
-        """What nnU-Net's tools need beside predictions, and how they were made; nothing where nothing is written.
+    def _make_room(self, listed: Sequence[FileCase], cases: Sequence[FileCase], origin: dict[str, Any]) -> None:
+        """Set earlier predictions of the cases aside, then write what nnU-Net's tools need beside predictions.
 
-        How they were made comes first, as with nnU-Net: it tells that whatever follows is of a prediction.
+        Where a folder's predictions were made otherwise, those of all listed cases go, also of the parts of other
+        calls. The record of how predictions are made follows: what is not set aside is never taken for a new one.
         """
-        for folder in folders_of(cases):
+        folders = folders_of(cases)
+        again = {f for f in folders if (f / ORIGIN_FILE).is_file()}
+        anew = {f for f in again if not is_alike(f, origin)}
+        targets = [c.target for c in cases if c.target is not None and c.target.parent in again]
+        targets += [c.target for c in listed if c.target is not None and c.target.parent in anew]
+        inputs = [f for c in listed for f in (*c.files.images, c.files.prompts) if f is not None]
+        set_aside(list(dict.fromkeys(targets)), self._tools().file_ending, inputs)
+        for folder in folders:
             make_folder(folder)
-            for name, content in {ORIGIN_FILE: origin, **self._descriptions()}.items():
+            write_origin(folder, origin, [c.target.name for c in listed if c.target and c.target.parent == folder])
+            for name, content in self._descriptions().items():
                 write_json(folder / name, content)
 
     def _descriptions(self) -> dict[str, Any]:

@@ -14,17 +14,16 @@ from typing import Any
 from spdnet.dataset import CaseFiles, Labels, ReaderWriter
 from spdnet.dataset.raw_dataset import PROMPT_ENDINGS, check_prompt_endings, find_prompt_file, scan_cases
 from spdnet.errors import ConfigurationError, DatasetError, PromptFileError, SPDError
-from spdnet.files import parse_json, read_json
+from spdnet.files import parse_json
+from spdnet.inference.earlier import EARLIER_FOLDER
 from spdnet.inference.export import is_complete
+from spdnet.inference.origin import ORIGIN_FILE, begun_cases
 from spdnet.inference.prompt_report import report_files
 from spdnet.parallel import progress_bar
 from spdnet.prompts import Markup, PromptReading, read_checked_markups
 
 logger = logging.getLogger(__name__)
 
-ORIGIN_FILE = "predict_from_raw_data_args.json"
-ORIGIN_KEYS = ("model", "folds", "checkpoint", "use_mirroring", "prompts", "frame", "outside")
-_MAY_CHANGE = (("outside", "error"),)  # what was predicted had no prompts outside, so "drop" gives the same
 PathLike = str | Path
 Source = PathLike | Sequence[Sequence[PathLike]]
 Outputs = PathLike | Sequence[PathLike] | None
@@ -103,12 +102,15 @@ def part_of(cases: list[FileCase], num_parts: int, part_id: int) -> list[FileCas
 
 
 def unfinished(cases: list[FileCase], file_ending: str, with_probabilities: bool) -> list[FileCase]:
-    """The cases of which a file is still to be written."""
-    return [
-        c
-        for c in cases
-        if c.target is None or not is_complete(c.target.parent, c.target.name, file_ending, with_probabilities)
-    ]
+    """The cases of which a file is still to be written, or whose files the folder's record does not speak of."""
+    begun = {folder: begun_cases(folder) for folder in folders_of(cases)}
+
+    def is_done(target: Path) -> bool:
+        recorded = begun[target.parent]
+        is_recorded = recorded is None or target.name in recorded
+        return is_recorded and is_complete(target.parent, target.name, file_ending, with_probabilities)
+
+    return [c for c in cases if c.target is None or not is_done(c.target)]
 
 
 def check_prompts(
@@ -155,29 +157,6 @@ def check_some_can_be_predicted(cases: list[FileCase]) -> None:
         logger.warning("%d of %d cases are left out, the others are predicted", len(faults), len(cases))
 
 
-def check_continues(folder: Path, origin: dict[str, Any]) -> None:
-    """Check that the predictions in a folder were made as those that are to join them.
-
-    Args:
-        folder: of predictions.
-        origin: what is now, plain data as in `predict_from_raw_data_args.json`; `ORIGIN_KEYS` of it are compared, as
-            far as the folder's own record has them.
-
-    Raises:
-        ConfigurationError: they were made otherwise.
-    """
-    file = folder / ORIGIN_FILE
-    if not file.is_file():
-        return
-    there = read_json(file, "record of the predictions", "Remove it.", ConfigurationError)
-    for key in ORIGIN_KEYS if isinstance(there, dict) else ():
-        if key in there and there[key] != origin.get(key) and (key, there[key]) not in _MAY_CHANGE:
-            raise ConfigurationError(
-                f"{folder} holds predictions made with {key} {there[key]!r}; now it is {origin.get(key)!r}. Go on with "
-                "the same, choose another output folder, or leave --continue_prediction out to replace them"
-            )
-
-
 def check_descriptions(folder: Path, contents: dict[str, Any]) -> None:
     """Check that the JSON files that go beside predictions replace none that belongs to something else.
 
@@ -205,9 +184,9 @@ def check_descriptions(folder: Path, contents: dict[str, Any]) -> None:
 
 def check_prompts_stay(cases: Sequence[FileCase]) -> None:
     """Check that telling what became of the points replaces no prompt file that is read; raises ConfigurationError."""
-    read = {c.files.prompts.absolute() for c in cases if c.files.prompts is not None}
+    read = {c.files.prompts.resolve() for c in cases if c.files.prompts is not None}
     written = [f for c in cases if c.target is not None for f in report_files(c.target.parent, c.target.name)]
-    over = [str(f) for f in written if f.absolute() in read]
+    over = [str(f) for f in written if f.resolve() in read]
     if over:
         raise ConfigurationError(
             f"--save_prompts would replace the prompt files {_some(over)}; choose another output folder, or move the "
@@ -318,8 +297,8 @@ def _check_outputs(cases: list[FileCase], file_ending: str) -> None:
     twice = [str(t) for t, n in Counter(targets).items() if n > 1]
     if twice:
         raise ConfigurationError(f"several cases would be written to {_some(twice)}; give each its own output")
-    images = {f.absolute() for c in cases for f in c.files.images}
-    over = [str(t) for t in targets if t.with_name(t.name + file_ending).absolute() in images]
+    images = {f.resolve() for c in cases for f in c.files.images}
+    over = [str(t) for t in targets if t.with_name(t.name + file_ending).resolve() in images]
     if over:
         raise ConfigurationError(f"the predictions would replace the images {_some(over)}; choose another output")
     for folder in folders_of(cases):
@@ -340,7 +319,8 @@ def _check_only_predictions(folder: Path, names: list[str]) -> None:
 
     The files are looked for first: a prediction that works on another part of the cases writes its record before them.
     """
-    there = [name for name in names if (folder / name).is_file()]
+    places = [*names, *(str(Path(EARLIER_FOLDER, name)) for name in names)]
+    there = [place for place in places if (folder / place).is_file()]
     if there and not (folder / ORIGIN_FILE).is_file():
         raise ConfigurationError(
             f"the predictions would replace {len(there)} files of {folder} ({_some(there)}) that no prediction has "

@@ -28,7 +28,7 @@ from spdnet.cli import simulate_prompts
 from spdnet.cli.plan_and_preprocess import preprocess_main
 from spdnet.cli.predict import sibling_prompts
 from spdnet.comparison.lone_pieces import drop_lone_pieces
-from spdnet.comparison.point_channels import with_prompt_files, write_dataset_with_points, write_images_with_points
+from spdnet.comparison.point_channels import with_prompt_files, write_images_with_points
 from spdnet.dataset import RawDataset, choose_reader, get_reader, verify_dataset_integrity
 from spdnet.dataset.image_io import stored
 from spdnet.errors import SPDError
@@ -376,6 +376,27 @@ def _(bench: Bench) -> object:
 def _(bench: Bench) -> object:
     file = bench.image(ones(4, 30, 30), ".nii")
     file.write_bytes(file.read_bytes()[:-500])
+    return read(file)
+
+
+@check("a `.nii` beside a `.nii.gz` of the same name")
+def _(bench: Bench) -> object:
+    for name in ("c.nii", "c.nii.gz"):
+        nibabel.save(nibabel.Nifti1Image(ones(5, 5, 5), np.eye(4)), bench.folder / name)
+    return read(bench.folder / "c.nii.gz")
+
+
+@check("a spacing, origin or direction that places no voxels")
+def _(bench: Bench) -> object:
+    file = bench.image(ones(4, 9, 9), ".mha")
+    file.write_bytes(re.sub(rb"ElementSpacing = [^\n]*", b"ElementSpacing = -1 1 1", file.read_bytes()))
+    return read(file)
+
+
+@check("an NRRD packed by bzip2")
+def _(bench: Bench) -> object:
+    file = bench.image(ones(4, 9, 9), ".nrrd")
+    file.write_bytes(file.read_bytes().replace(b"encoding: gzip", b"encoding: bzip2"))
     return read(file)
 
 
@@ -807,7 +828,8 @@ def pointed(bench: Bench) -> tuple[list[FileCase], CaseTools]:
 def channels(bench: Bench, *changes: tuple[str, object]) -> None:
     """Write the points as channels, with other tools."""
     cases, tools = pointed(bench)
-    write_images_with_points(cases, replace(tools, **dict(changes)), 1, bench.folder / "out", 1)  # type: ignore[arg-type]
+    dataset = RawDataset(bench.workspace("trained").raw)
+    write_images_with_points(dataset, cases, replace(tools, **dict(changes)), 1, bench.folder / "out", 1)  # type: ignore[arg-type]
 
 
 def pieces(bench: Bench, case: str, change: Callable[[np.ndarray], np.ndarray] | None) -> None:
@@ -861,7 +883,8 @@ def _(bench: Bench) -> object:
     repeat(image_of(bench, "blob_006"), 2)
     cases, tools = pointed(bench)
     two = replace(tools.settings, normalization=tools.settings.normalization * 2)
-    write_images_with_points(cases[1:], replace(tools, settings=two), 1, bench.folder / "out", 1)
+    dataset = RawDataset(bench.workspace("trained").raw)
+    write_images_with_points(dataset, cases[1:], replace(tools, settings=two), 1, bench.folder / "out", 1)
     return None
 
 
@@ -874,19 +897,9 @@ def _(bench: Bench) -> object:
 
 @check("slices that are not nnU-Net's")
 def _(bench: Bench) -> object:
-    for file in [*(bench.workspace("trained").raw / "imagesTs").iterdir()]:
-        turned = sitk.PermuteAxes(sitk.ReadImage(str(file)), [0, 2, 1])
-        turned.SetSpacing((1.0, 1.0, 1.0))
-        sitk.WriteImage(turned, str(file))
-    shutil.rmtree(bench.workspace("trained").raw / "promptsTs")
-    shutil.rmtree(bench.workspace("trained").raw / "labelsTs")
-    (bench.workspace("trained").raw / "promptsTs").mkdir()
-    for case in ("blob_005", "blob_006"):
-        (bench.workspace("trained").raw / "promptsTs" / f"{case}.csv").write_text("i,j,k\n1,1,1\n", encoding="utf-8")
-    cases, tools = pointed(bench)
-    dataset = RawDataset(bench.workspace("trained").raw)
-    write_dataset_with_points(dataset, cases, tools, 1, bench.folder / "out", 1)
-    return None
+    file = image_of(bench, "blob_006")
+    sitk.WriteImage(sitk.PermuteAxes(sitk.ReadImage(str(file)), [0, 2, 1]), str(file))
+    return channels(bench)
 
 
 @check("a case without segmentation")

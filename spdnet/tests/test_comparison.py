@@ -141,6 +141,14 @@ def test_different_cases_cannot_be_compared(root: Path) -> None:
         checked(for_ensembling=False)
 
 
+@pytest.mark.parametrize("names", [[SPD], None])
+def test_a_model_without_validated_cases_cannot_be_compared(root: Path, names: list[str] | None) -> None:
+    for file in model(root, SPD).glob("fold_*/validation/*.nii.gz"):
+        file.unlink()
+    with pytest.raises(ConfigurationError, match=f"{SPD} has no validated case on folds 0 1"):
+        checked(names, for_ensembling=False)
+
+
 def test_case_in_two_folds_is_refused(root: Path) -> None:
     (model(root, SPD) / "fold_1" / "validation" / "a.nii.gz").touch()
     with pytest.raises(ConfigurationError, match=f"{SPD}: a is in the validation of more than one fold"):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from spdnet.cli import evaluate, predict
-from spdnet.errors import DatasetError, SPDError
+from spdnet.dataset import CaseFiles
+from spdnet.errors import ConfigurationError, DatasetError, SPDError, StorageError
 from spdnet.inference import SPDPredictor
 from spdnet.inference.earlier import EARLIER_FOLDER, SCORES_FILE, remove_earlier, set_aside
+from spdnet.inference.work_list import FileCase, check_prompts_stay
 from spdnet.tests.conftest import Workspace
 
 PREDICTIONS = {"blob_005.nii.gz", "blob_006.nii.gz"}
@@ -143,3 +147,105 @@ def test_prompts_that_are_read_are_neither_moved_nor_replaced(
         predictor.predict_from_files(images, out, prompts=out / "prompts", save_prompts=True)
     predictor.predict_from_files(images, out, prompts=out / "prompts")
     assert [json.loads(f.read_text("utf-8")) for f in sorted((out / "prompts").iterdir())] == kept
+
+
+def test_predictions_of_another_model_are_not_continued_as_this_one_s(
+    trained: Workspace, predictor: SPDPredictor, tmp_path: Path
+) -> None:
+    images, out = trained.raw / "imagesTs", tmp_path / "out"
+    other = SPDPredictor(device="cpu", allow_tqdm=False)
+    other.initialize_from_trained_model_folder(trained.model(), 1)
+    predictor.predict_from_files(images, out)
+    (tmp_path / "one").mkdir()
+    shutil.copy(images / "blob_005_0000.nii.gz", tmp_path / "one")
+    other.predict_from_files(tmp_path / "one", out)
+    first = (out / "blob_006.nii.gz").read_bytes()
+    other.predict_from_files(images, out, overwrite=False)
+    other.predict_from_files(images, tmp_path / "anew")
+    own = (tmp_path / "anew" / "blob_006.nii.gz").read_bytes()
+    assert (out / "blob_006.nii.gz").read_bytes() == own != first
+    assert json.loads((out / "predict_from_raw_data_args.json").read_text(encoding="utf-8"))["cases"] == [
+        "blob_005",
+        "blob_006",
+    ]
+
+
+def test_where_one_of_several_parts_never_ran_its_cases_are_not_of_the_model_before(
+    trained: Workspace, predictor: SPDPredictor, tmp_path: Path
+) -> None:
+    other = SPDPredictor(device="cpu", allow_tqdm=False)
+    other.initialize_from_trained_model_folder(trained.model(), 1)
+    predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "out")
+    other.predict_from_files(trained.raw / "imagesTs", tmp_path / "out", num_parts=2, part_id=0)
+    assert names(tmp_path / "out") == {*RECORDS, "blob_005.nii.gz", f"{EARLIER_FOLDER}/blob_006.nii.gz"}
+
+
+def test_the_record_changes_only_when_earlier_predictions_are_out_of_the_way(
+    trained: Workspace, predictor: SPDPredictor, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    predictor.predict_from_files(trained.raw / "imagesTs", out)
+    record = (out / "predict_from_raw_data_args.json").read_text(encoding="utf-8")
+    (out / EARLIER_FOLDER).write_text("in the way", encoding="utf-8")
+    other = SPDPredictor(device="cpu", allow_tqdm=False)
+    other.initialize_from_trained_model_folder(trained.model(), 1)
+    with pytest.raises(StorageError):
+        other.predict_from_files(trained.raw / "imagesTs", out)
+    assert (out / "predict_from_raw_data_args.json").read_text(encoding="utf-8") == record
+
+
+def test_a_record_that_is_cut_off_does_not_stop_a_new_prediction(
+    trained: Workspace, predictor: SPDPredictor, tmp_path: Path
+) -> None:
+    predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "out")
+    (tmp_path / "out" / "predict_from_raw_data_args.json").write_text("{", encoding="utf-8")
+    predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "out")
+    assert names(tmp_path / "out") == RECORDS | PREDICTIONS
+
+
+def test_parts_that_start_together_share_the_moving_of_scores(tmp_path: Path) -> None:
+    barrier = multiprocessing.get_context("fork").Barrier(4)
+
+    def start(part: int) -> None:
+        barrier.wait()
+        set_aside([tmp_path / f"case_{part}"], ".nii.gz")
+
+    for _ in range(20):
+        (tmp_path / SCORES_FILE).write_text("{}", encoding="utf-8")
+        parts = [multiprocessing.get_context("fork").Process(target=start, args=(n,)) for n in range(4)]
+        for part in parts:
+            part.start()
+        for part in parts:
+            part.join()
+        assert [part.exitcode for part in parts] == [0, 0, 0, 0]
+        assert names(tmp_path) == {f"{EARLIER_FOLDER}/{SCORES_FILE}"}
+
+
+def test_prompts_that_are_read_are_known_by_every_way_to_them(tmp_path: Path) -> None:
+    out, link = tmp_path / "out", tmp_path / "link"
+    (out / "prompts").mkdir(parents=True)
+    link.symlink_to(out)
+    for way in (link, tmp_path / "out" / ".." / "out"):
+        files = CaseFiles("case", (tmp_path / "case_0000.nii.gz",), None, way / "prompts" / "case.mrk.json")
+        with pytest.raises(ConfigurationError, match="--save_prompts would replace"):
+            check_prompts_stay([FileCase(files, out / "case")])
+
+
+def test_a_folder_of_the_user_s_with_the_name_of_ours_is_left_alone(
+    trained: Workspace, predictor: SPDPredictor, tmp_path: Path
+) -> None:
+    mine = tmp_path / "out" / EARLIER_FOLDER / "blob_005.nii.gz"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="would replace 1 files .*earlier_predictions"):
+        predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "out")
+    assert mine.read_text(encoding="utf-8") == "mine"
+
+
+def test_the_spacing_of_an_earlier_tiff_goes_with_it(tmp_path: Path) -> None:
+    for ending in (".tif", ".json"):
+        (tmp_path / f"case{ending}").write_text("x", encoding="utf-8")
+    set_aside([tmp_path / "case"], ".tif")
+    assert names(tmp_path) == {f"{EARLIER_FOLDER}/case.tif", f"{EARLIER_FOLDER}/case.json"}
+    remove_earlier(tmp_path / "case", ".tif")
+    assert names(tmp_path) == set()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,7 +23,16 @@ from spdnet.dataset import get_reader
 from spdnet.dataset.raw_dataset import find_cases
 from spdnet.errors import PlansError, SPDError, StorageError
 from spdnet.evaluation.pairs import find_pairs
-from spdnet.files import copy_file, make_folder, parse_json, read_json, remove_leftovers, whole_file, write_json
+from spdnet.files import (
+    copy_file,
+    make_folder,
+    parse_json,
+    read_json,
+    remove_leftovers,
+    whole_file,
+    whole_folder,
+    write_json,
+)
 from spdnet.geometry import ImageGeometry
 
 needs_root = pytest.mark.skipif(
@@ -238,6 +247,34 @@ def test_a_file_in_place_of_a_folder_and_a_folder_that_is_gone(tmp_path: Path) -
             make_folder(folder)
     with pytest.raises(StorageError, match=r"cannot write .*gone/a\.json: No such file"):
         write_json(tmp_path / "gone" / "a.json", [])
+
+
+@pytest.mark.parametrize("content", [None, "precious"])
+def test_a_folder_that_is_there_is_neither_removed_nor_replaced(content: str | None, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    if content:
+        (folder / "file").write_text(content, encoding="utf-8")
+    with pytest.raises(StorageError, match=r"out: it is there by now"):
+        fill(folder, lambda: None)
+    assert names(tmp_path) == ["out"] and names(folder) == (["file"] if content else [])
+    with pytest.raises(StorageError, match=r"other: it is there by now"):
+        fill(tmp_path / "other", (tmp_path / "other").mkdir)  # as another process might
+    assert names(tmp_path) == ["other", "out"] and names(tmp_path / "other") == []
+
+
+def fill(folder: Path, meanwhile: Callable[[], None]) -> None:
+    """Make a folder with a file in it."""
+    with whole_folder(folder) as partial:
+        (partial / "file").write_text("new", encoding="utf-8")
+        meanwhile()
+
+
+def test_copies_have_the_times_of_the_file_and_rights_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x", encoding="utf-8")
+    (tmp_path / "a").chmod(0o400)
+    copy_file(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").stat().st_mode & 0o200, "what is left of a killed copy can be opened and removed"
 
 
 def test_copies_name_the_file_that_is_gone(tmp_path: Path) -> None:

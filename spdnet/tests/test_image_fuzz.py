@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
 import resource
 import struct
 import time
@@ -448,3 +449,18 @@ def test_numbers_that_cannot_be_meant_are_named(path: tuple[Any, ...], value: An
         return
     with pytest.raises(PlansError, match=message):
         SPDPlans.from_dict(content)
+
+
+@pytest.mark.parametrize(
+    "size", ["", "CompressedDataSize = 0\n", "CompressedDataSize = 1\n", "CompressedDataSize = 999999\n"]
+)
+def test_a_packed_mha_must_say_how_many_bytes_its_voxels_take(size: str, tmp_path: Path) -> None:
+    """ITK reads so many, and hands over zeros where they do not do."""
+    file = tmp_path / "c.mha"
+    voxels = np.random.default_rng(0).integers(1, 200, (8, 32, 32)).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(file), useCompression=True)
+    changed, n = re.subn(rb"CompressedDataSize = \d+\n", size.encode(), file.read_bytes())
+    assert n == 1 and np.array_equal(get_reader("SimpleITKIO").read_label(file)[0], voxels)
+    file.write_bytes(changed)
+    with pytest.raises(DatasetError, match=r"c\.mha .*(CompressedDataSize|damaged or incomplete)"):
+        get_reader("SimpleITKIO").read_label(file)

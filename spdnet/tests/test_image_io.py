@@ -6,6 +6,8 @@ import itertools
 import json
 import logging
 import pickle
+import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from spdnet.dataset.image_io import (
 )
 from spdnet.dataset.image_io.base import whole_file
 from spdnet.dataset.image_io.reorient import AxisTurn
-from spdnet.errors import DatasetError
+from spdnet.errors import DatasetError, SPDError
 from spdnet.geometry import ImageGeometry
 
 ANGLE = np.deg2rad(20.0)
@@ -632,3 +634,99 @@ def test_choice_agrees_with_nnunets(tmp_path: Path) -> None:
     for reader in ("NibabelIO", "NibabelIOWithReorient", "SimpleITKIOWithReorient", "Tiff3DIO", "None", "NoSuchIO"):
         content = {"file_ending": ".nii.gz", "overwrite_image_reader_writer": reader}
         assert choice(content, example) == their_choice(content, example), reader
+
+
+# ---- what libraries read without a word -------------------------------------------------------------------
+
+
+def test_a_nifti_file_beside_its_packed_twin_is_refused_where_itk_would_read_it(tmp_path: Path) -> None:
+    grid = ImageGeometry((4, 5, 6), (3.0, 1.0, 1.0))
+    packed, twin = tmp_path / "c.nii.gz", tmp_path / "c.nii"
+    for file, value in ((packed, 1), (twin, 7)):
+        get_reader("NibabelIO").write_segmentation(file, np.full(grid.shape_zyx, value, np.uint8), grid)
+    assert (sitk.GetArrayFromImage(sitk.ReadImage(str(packed))) == 7).all(), "else the check may go"
+    for reader in ("SimpleITKIO", "SimpleITKIOWithReorient"):
+        with pytest.raises(DatasetError, match=r"c\.nii lies beside .*c\.nii\.gz"):
+            get_reader(reader).read_label(packed)
+        assert (get_reader(reader).read_label(twin)[0] == 7).all()
+    assert (get_reader("NibabelIO").read_label(packed)[0] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("ElementSpacing = -1 1 3", "spacing"), ("TransformMatrix = 2 0 0 0 1 0 0 0 1", "direction"),
+        ("TransformMatrix = 0.5 0 0 0 0.5 0 0 0 0.5", "direction"),
+    ],
+)  # fmt: skip
+def test_numbers_that_place_no_voxels_are_refused(line: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 6), np.uint8)), str(file))
+    name = line.split()[0]
+    file.write_bytes(re.sub(rf"{name} = [^\n]*".encode(), line.encode(), file.read_bytes()))
+    with pytest.raises(DatasetError, match=rf"c\.mha is an image with .*{message}"):
+        get_reader("SimpleITKIO").read_geometry(file)
+
+
+def test_a_gipl_image_of_another_spacing_than_numbers_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "c.gipl"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 6), np.uint8)), str(file))
+    content = file.read_bytes()
+    for spacing in (-1.0, float("nan")):
+        file.write_bytes(content[:10] + struct.pack(">f", spacing) + content[14:])
+        with pytest.raises(DatasetError, match=r"c\.gipl is an image with the spacing"):
+            get_reader("SimpleITKIO").read_geometry(file)
+
+
+def test_complex_voxels_are_refused_by_both_readers(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.full((5, 5, 5), 1 + 2j, np.complex64), np.eye(4)), tmp_path / "c.nii.gz")
+    for reader in ("SimpleITKIO", "NibabelIO"):
+        with pytest.raises(DatasetError, match=r"c\.nii\.gz"):
+            get_reader(reader).read_image([tmp_path / "c.nii.gz"])
+
+
+def test_a_label_map_that_nifti_cannot_hold(tmp_path: Path) -> None:
+    grid = ImageGeometry((1, 2, 40000), (1.0, 1.0, 1.0))
+    for reader in ("NibabelIO", "SimpleITKIO"):
+        with pytest.raises(SPDError, match=r"c\.nii\.gz"):
+            get_reader(reader).write_segmentation(tmp_path / "c.nii.gz", np.zeros(grid.shape_zyx, np.uint8), grid)
+    assert not list(tmp_path.iterdir())
+
+
+def test_channels_of_microscopes_are_on_one_grid_only_if_they_are(tmp_path: Path) -> None:
+    files = [tmp_path / f"c_000{channel}.nrrd" for channel in (0, 1)]
+    for file, origin in zip(files, (0.0, 0.008), strict=True):
+        image = sitk.GetImageFromArray(np.zeros((4, 5, 6), np.uint8))
+        image.SetSpacing((0.004, 0.004, 0.004))
+        image.SetOrigin((origin, 0.0, 0.0))
+        sitk.WriteImage(image, str(file))
+    with pytest.raises(DatasetError, match="differ: corners up to 0.008 mm apart"):
+        get_reader("SimpleITKIO").read_image(files)
+
+
+def test_only_a_channel_number_is_cut_off_the_name_of_a_tiff(tmp_path: Path) -> None:
+    reader = get_reader("Tiff3DIO")
+    for name, spacing in (("patient10", 3.0), ("pati", 9.0)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"spacing": [spacing, 0.5, 0.5]}), encoding="utf-8")
+    for name in ("patient10.tif", "patient10_0000.tif"):
+        tifffile.imwrite(tmp_path / name, np.zeros((4, 5, 6), np.uint8))
+        assert reader.read_geometry(tmp_path / name).spacing_zyx_mm == (3.0, 0.5, 0.5)
+
+
+def test_a_tiff_is_there_only_with_its_spacing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    reader, grid = get_reader("Tiff3DIO"), ImageGeometry((4, 5, 6), (3.0, 0.5, 0.5))
+    monkeypatch.setattr(reader, "_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        reader.write_segmentation(tmp_path / "c.tif", np.zeros(grid.shape_zyx, np.uint8), grid)
+    assert [f.name for f in tmp_path.iterdir()] == ["c.json"]
+    with pytest.raises(DatasetError):
+        reader.write_segmentation(tmp_path / "d.tif", np.zeros((1, 1, 1), np.uint8), grid)
+    assert [f.name for f in tmp_path.iterdir()] == ["c.json"]
+
+
+def test_the_name_of_a_reader_that_is_none_is_ignored() -> None:
+    content = {"file_ending": ".nii.gz", "overwrite_image_reader_writer": ["SimpleITKIO"]}
+    assert choose_reader(content).name == "SimpleITKIO"

@@ -14,12 +14,13 @@ import SimpleITK as sitk
 from spdnet.cli import point_channels as command
 from spdnet.cli import simulate_prompts
 from spdnet.comparison.lone_pieces import without_lone_pieces
-from spdnet.comparison.point_channels import CHANNEL_NAME, heat_map, shifted
+from spdnet.comparison.point_channels import CHANNEL_NAME, heat_map, raw_points, shifted
 from spdnet.dataset import Labels, RawDataset, get_reader
 from spdnet.errors import StorageError
 from spdnet.files import whole_folder
 from spdnet.geometry import nearest_index
-from spdnet.prompts import read_markups
+from spdnet.planning import SPDPlans, SPDSettings, preprocess_image
+from spdnet.prompts import SlicePrompts, read_markups
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.test_cli_errors import Refusal, refused, tree  # noqa: F401 (a fixture)
 
@@ -315,3 +316,73 @@ def test_shift_leaves_zeros_where_there_is_no_slice() -> None:
     assert shifted(array, 0, -2).tolist() == [[0] * 4, [0] * 4, [1, 2, 3, 4]]
     assert not shifted(array, 0, 3).any() and not shifted(array, 0, -5).any()
     assert (shifted(array, 1, 0) == array).all()
+
+
+def test_with_regions_only_what_is_dropped_changes() -> None:
+    content = {"labels": {"background": 0, "whole": [1, 2, 3], "core": [2, 3]}, "regions_class_order": [1, 2]}
+    labels = Labels.from_dataset_json(content, "")
+    label_map = np.zeros((2, 8, 8), dtype=np.int32)
+    label_map[0, :2, :2], label_map[0, 0, 0], label_map[1, 6:, 6:] = 1, 3, 3
+    nothing = [np.zeros((0, 3))] * 2
+    assert np.array_equal(without_lone_pieces(label_map, nothing, labels), label_map)
+    found = without_lone_pieces(label_map, [np.array([[0.0, 1.0, 1.0]]), np.zeros((0, 3))], labels)
+    assert np.array_equal(found[0], label_map[0]) and set(np.unique(found[1]).tolist()) == {0, 2}
+
+
+def test_every_point_of_the_file_keeps_its_piece(pointed: Workspace) -> None:
+    """Also those that SPD's network does not get, as they lie where nearly another one does."""
+    case = RawDataset(pointed.raw).cases("Ts")[0]
+    assert case.label is not None
+    _, geometry = READER.read_label(case.label)
+    label_map = np.zeros(geometry.shape_zyx, dtype=np.uint8)
+    label_map[1, 3:5, 2:4], label_map[1, 3:5, 6] = 1, 1
+    found = pointed.root / "found"
+    found.mkdir()
+    READER.write_segmentation(found / case.label.name, label_map, geometry)
+    rows = "".join(f"{x},3,1,bright\n" for x in (2, 5.49999, 5.50001))  # the last one is in the second piece
+    for file in (pointed.raw / "promptsTs").iterdir():
+        file.unlink()
+    (pointed.raw / "promptsTs" / f"{case.case}.csv").write_text(f"i,j,k,label\n{rows}", encoding="utf-8")
+    alone = pointed.root / "alone"
+    alone.mkdir()
+    shutil.copy(case.images[0], alone)
+    words = ["-d", "507", "-i", str(alone), "-prompts", str(pointed.raw / "promptsTs"), "-pred", str(found)]
+    command.drop_main([*words, "-o", str(pointed.root / "kept")])
+    assert np.array_equal(READER.read_label(pointed.root / "kept" / case.label.name)[0], label_map)
+
+
+def test_a_point_between_two_slices_is_where_the_network_counts_it(pointed: Workspace) -> None:
+    for case in RawDataset(pointed.raw).cases("Ts"):  # one of them is stored from above
+        network_case = preprocess_image(*READER.read_image(case.images), settings_of(pointed), case.case)
+        mapping = network_case.mapping
+        middle = np.array([[2.5, 20.0, 20.0]])
+        points = SlicePrompts(mapping.points_to_network(mapping.points_to_raw(middle)), np.zeros(1, dtype=np.int64))
+        raw = raw_points(points, mapping)
+        assert points.slice_index.tolist() == [3]
+        assert mapping.points_to_network(raw)[0, 0] == 3.0 == nearest_index(mapping.points_to_network(raw)[:, 0])
+
+
+def settings_of(workspace: Workspace) -> SPDSettings:
+    """Of the planned data set."""
+    return SPDPlans.load(workspace.preprocessed / "SPDPlans.json").settings
+
+
+def test_test_images_that_are_stored_otherwise_than_the_training_cases_are_refused(
+    pointed: Workspace,
+    refused: Refusal,  # noqa: F811
+) -> None:
+    image = pointed.raw / "imagesTs" / "blob_006_0000.nii.gz"
+    sitk.WriteImage(sitk.PermuteAxes(sitk.ReadImage(str(image)), [0, 2, 1]), str(image))
+    words = ["-d", "507", "-i", str(image.parent), "-o", str(pointed.root / "out"), "-np", "1"]
+    refused(command.main, words, "blob_006", "axis 0", "along 1")
+    assert not (pointed.root / "out").exists()
+    command.main([*words, "-n_slices", "0"])
+
+
+def test_endings_in_capitals_are_written(pointed: Workspace) -> None:
+    set_description(pointed, file_ending=".NII.GZ", overwrite_image_reader_writer="SimpleITKIO")
+    for folder in ("imagesTr", "labelsTr"):
+        for file in (pointed.raw / folder).iterdir():
+            file.rename(file.with_name(file.name.replace(".nii.gz", ".NII.GZ")))
+    command.main(["-d", "507", "-new", "608", "-n_slices", "0", "-np", "1"])
+    assert len(list((pointed.raw.with_name("Dataset608_BlobsPoints") / "imagesTr").glob("*.NII.GZ"))) == 5 * 3

@@ -150,6 +150,7 @@ def test_what_lies_beside_the_predictions(trained: Workspace, images: Path, prom
         "use_mirroring",
         "frame",
         "outside",
+        "cases",
     }
     assert arguments["list_of_lists_or_source_folder"] == str(images)
     assert arguments["folds"] == ["0", "1"]

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from spdnet.errors import DatasetError
-from spdnet.files import whole_file
+from spdnet.files import whole_file, write_json
 from spdnet.geometry import ImageGeometry
 
 _INT32 = np.iinfo(np.int32)
@@ -111,11 +111,16 @@ class ReaderWriter(ABC):
         stored = _storable(label_map, file)
         if stored.shape != geometry.shape_zyx:
             raise DatasetError(f"{file}: a label map of shape {stored.shape} is not on a grid of {geometry.shape_zyx}")
+        if (side_file := self.side_file(file)) is not None:  # first: the segmentation makes a case complete
+            write_json(side_file, self.properties(geometry), indent=None)
         with whole_file(file, _lower_ending(file.name, self.supported_file_endings)) as partial:
             self._write(partial, stored, geometry)
 
     def side_file(self, label_file: Path) -> Path | None:
-        """Where the geometry of a label file is kept, if not in the file itself; to be copied along with it."""
+        """Where the geometry of a label file is kept as JSON of `properties`, if not in the file itself.
+
+        It is to be copied along with the label file.
+        """
         return None
 
     @abstractmethod

@@ -35,7 +35,7 @@ _MHA_BYTES = {
     "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_LONG": 4,
     "MET_ULONG": 4, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
 }  # fmt: skip
-_NRRD_PACKING = {"raw": "none", "gz": "gzip", "gzip": "gzip", "bz2": "bzip2", "bzip2": "bzip2"}
+_NRRD_PACKING = {"raw": "none", "gz": "gzip", "gzip": "gzip"}
 _NRRD_BYTES = {
     1: ("int8", "uint8", "signed char", "unsigned char", "uchar", "int8_t", "uint8_t"),
     2: ("int16", "uint16", "short", "short int", "signed short", "signed short int", "ushort", "unsigned short",
@@ -79,15 +79,20 @@ def mha_voxels(file: Path, case: str) -> StoredVoxels:
     shape = _integers(fields.get("DimSize", ""))
     if len(shape) != n[0] or min(shape) < 1:
         raise _damaged(file, case, f"DimSize is {fields.get('DimSize', '')[:60]!r}")
-    is_packed = fields.get("CompressedData", "F")[:1] in ("T", "t", "1")
-    return StoredVoxels(offset, math.prod(shape) * element * channels[0], "zlib" if is_packed else "none")
+    n_bytes = math.prod(shape) * element * channels[0]
+    if fields.get("CompressedData", "F")[:1] not in ("T", "t", "1"):
+        return StoredVoxels(offset, n_bytes, "none")
+    packed = _integers(fields.get("CompressedDataSize", ""))  # ITK reads so many bytes, and zeros where they do not do
+    if len(packed) != 1 or not 1 <= packed[0] <= file.stat().st_size - offset:
+        raise _damaged(file, case, f"CompressedDataSize is {fields.get('CompressedDataSize', '')[:60]!r}")
+    return StoredVoxels(offset, n_bytes, "zlib", packed[0])
 
 
 def nrrd_voxels(file: Path, case: str) -> StoredVoxels | None:
     """Where the voxels of an NRRD file are, by its header; None where ITK has to find out.
 
     Raises:
-        DatasetError: they are in another file.
+        DatasetError: they are in another file, or packed in a way that ITK cannot unpack.
     """
     lines, offset = _text_header(file, lambda line: not line.strip())
     fields = {}
@@ -97,6 +102,8 @@ def nrrd_voxels(file: Path, case: str) -> StoredVoxels | None:
             fields[name.strip().lower().replace(" ", "")] = value.strip().lower()
     if "datafile" in fields:
         raise _elsewhere(file, case)
+    if fields.get("encoding", "") in ("bz2", "bzip2"):
+        raise DatasetError(f"case {case}: the voxels of {file} are packed by bzip2, which ITK cannot read; use gzip")
     packing = _NRRD_PACKING.get(fields.get("encoding", ""))
     size = next((n for n, names in _NRRD_BYTES.items() if fields.get("type", "") in names), None)
     shape = _integers(fields.get("sizes", ""))

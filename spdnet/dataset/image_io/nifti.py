@@ -9,13 +9,14 @@ from typing import Any
 import nibabel
 import numpy as np
 from nibabel.orientations import io_orientation
-from nibabel.spatialimages import SpatialImage
+from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from spdnet.dataset.image_io.base import ReaderWriter, spacing_of_properties
 from spdnet.dataset.image_io.nifti_frames import READ_ERRORS, nifti_voxels, refuse_conflicting_frames
 from spdnet.dataset.image_io.reorient import AxisTurn, ReorientingReader, ras_aligned
 from spdnet.dataset.image_io.stored import check_memory, check_stored, check_voxel_count, float_bytes
 from spdnet.errors import DatasetError
+from spdnet.files import meant
 from spdnet.geometry import ImageGeometry
 
 
@@ -54,7 +55,7 @@ class NibabelIO(ReaderWriter):
             raise DatasetError(
                 f"case {case}: {file} is an image of {len(image.shape)} dimensions; {self.name} reads 3D images only"
             )
-        if image.get_data_dtype().fields is not None:
+        if image.get_data_dtype().fields is not None or image.get_data_dtype().kind == "c":
             raise DatasetError(f"case {case}: {file} has several values per voxel; one is needed")
         check_voxel_count(image.shape, file, case)
         refuse_conflicting_frames(file, case)
@@ -75,7 +76,10 @@ class NibabelIO(ReaderWriter):
             raise DatasetError(f"case {case}: cannot read the voxels of {file}: {error}") from error
 
     def _write(self, file: Path, label_map: np.ndarray, geometry: ImageGeometry) -> None:
-        nibabel.save(nibabel.Nifti1Image(label_map.transpose(2, 1, 0), geometry.affine_ras), file)
+        try:
+            nibabel.save(nibabel.Nifti1Image(label_map.transpose(2, 1, 0), geometry.affine_ras), file)
+        except HeaderDataError as error:
+            raise DatasetError(f"{meant(file)}: NIfTI cannot hold it: {error}") from error
 
 
 class NibabelIOWithReorient(ReorientingReader, NibabelIO):

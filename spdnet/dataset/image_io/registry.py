@@ -50,7 +50,7 @@ def choose_reader(dataset_json: dict[str, Any], example_file: Path | None = None
     """
     known = {reader.__name__ for reader in (*_AUTOMATIC, *_BY_NAME)}
     wanted = dataset_json.get("overwrite_image_reader_writer", "None")
-    if wanted in known:
+    if isinstance(wanted, str) and wanted in known:
         return get_reader(wanted)
     if wanted != "None":
         logger.warning("overwrite_image_reader_writer %r is unknown and ignored, as nnU-Net does", wanted)

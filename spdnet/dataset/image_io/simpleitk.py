@@ -82,6 +82,7 @@ class SimpleITKIO(ReaderWriter):
 
     def _read(self, file: Path, case: str) -> tuple[np.ndarray, ImageGeometry]:
         header, geometry = self._header(file, case)
+        _refuse_twin(file, case)
         voxels = _stored_voxels(file, case)
         check_memory(float_bytes(header.GetSize(), voxels.n_bytes if voxels is not None else 0), file, case)
         if voxels is not None:
@@ -117,13 +118,13 @@ def write_on_grid(file: Path, array: np.ndarray, geometry: ImageGeometry) -> Non
         if voxels := _stored_voxels(file, file.name):
             check_stored(file, file.name, voxels)
         written = sitk.ReadImage(str(file))
-        is_whole = np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image))
-    except (RuntimeError, DatasetError):
-        is_whole = False
+        is_whole, why = np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image)), ""
+    except (RuntimeError, MemoryError, DatasetError) as error:
+        is_whole, why = False, f" ({_last_line(error)})"
     if not is_whole:
         raise StorageError(
-            f"cannot write {meant(file)}: what can be read back is not what was written; is there no space left on "
-            "the disk? What was there before is unchanged"
+            f"cannot write {meant(file)}: what can be read back is not what was written{why}; is there no space left "
+            "on the disk? What was there before is unchanged"
         )
     if difference := geometry.difference(_geometry(written)):
         raise DatasetError(f"{meant(file)}: the format cannot hold the grid of the image: {difference}")
@@ -156,6 +157,16 @@ class SimpleITKIOWithReorient(ReorientingReader, SimpleITKIO):
         return _turn_from(_orientation_code(geometry))
 
 
+def _refuse_twin(file: Path, case: str) -> None:
+    """ITK reads the header of c.nii.gz, and then the voxels of a c.nii that lies beside it."""
+    twin = file.with_name(file.name[:-3])
+    if file.name.lower().endswith(".nii.gz") and twin.is_file():
+        raise DatasetError(
+            f"case {case}: {twin} lies beside {file}. ITK, with which nnU-Net reads too, would take the voxels of the "
+            "one for those of the other; move one of them to another folder"
+        )
+
+
 def _stored_voxels(file: Path, case: str) -> StoredVoxels | None:
     """Where the voxels of a file are; None for formats and kinds of which ITK is left to find out."""
     by_ending = {".mha": mha_voxels, ".nrrd": nrrd_voxels, ".gipl": gipl_voxels}
@@ -163,9 +174,25 @@ def _stored_voxels(file: Path, case: str) -> StoredVoxels | None:
 
 
 def _geometry(header: sitk.Image | sitk.ImageFileReader) -> ImageGeometry:
-    """Grid of an image or header of 2, 3 or 4 dimensions; of four, the first three. Raises ValueError."""
-    if header.GetDimension() != 4:
-        return ImageGeometry.from_sitk(header)
+    """Grid of an image or header of 2, 3 or 4 dimensions; of four, the first three.
+
+    Raises:
+        ValueError: another number of dimensions, a fourth axis that is not apart, or no spacing, origin and directions
+            that place voxels: ITK itself takes a spacing of -1 or NaN, and directions of any length.
+    """
+    geometry = ImageGeometry.from_sitk(header) if header.GetDimension() != 4 else _of_four_dimensions(header)
+    if not (np.isfinite(geometry.spacing_zyx_mm).all() and min(geometry.spacing_zyx_mm) > 0):
+        raise ValueError(f"an image with the spacing (z, y, x) {geometry.spacing_zyx_mm}, which is no distance")
+    lengths = np.linalg.norm(np.asarray(geometry.direction).reshape(3, 3), axis=0)
+    if not np.isfinite(geometry.origin_lps_mm).all() or not np.allclose(lengths, 1, atol=1e-3):
+        raise ValueError(
+            f"an image with the origin {geometry.origin_lps_mm} and the direction {geometry.direction}, which place no "
+            "voxels"
+        )
+    return geometry
+
+
+def _of_four_dimensions(header: sitk.Image | sitk.ImageFileReader) -> ImageGeometry:
     direction = np.asarray(header.GetDirection()).reshape(4, 4)
     if direction[3, :3].any() or direction[:3, 3].any():
         raise ValueError("a 4D image whose fourth axis is not apart from the others, so it cannot hold channels")

@@ -6,7 +6,6 @@ something else for the rest. So compressed voxels are unpacked once to nowhere, 
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import math
 import os
@@ -22,7 +21,7 @@ import numpy as np
 from spdnet.errors import DatasetError
 
 MAX_VOXELS = 2**33
-# What deflate can make of a byte at best; other methods that are met in images make less, or are checked by unpacking.
+# What deflate can make of a byte at best; other methods that are met in images make less.
 MAX_RATIO = 1032
 _BLOCK = 1 << 20
 
@@ -35,11 +34,13 @@ class StoredVoxels:
         offset: byte at which they begin; in a packed NIfTI file, of what is unpacked.
         n_bytes: of all voxels, unpacked.
         packing: how they are packed, or "whole file" if the header is packed with them.
+        n_packed: bytes that they take packed, if the header says it and readers go by that.
     """
 
     offset: int
     n_bytes: int
-    packing: Literal["none", "gzip", "zlib", "bzip2", "whole file"]
+    packing: Literal["none", "gzip", "zlib", "whole file"]
+    n_packed: int | None = None
 
 
 def check_voxel_count(shape: Sequence[int], file: Path, case: str) -> None:
@@ -105,7 +106,7 @@ def check_stored(file: Path, case: str, voxels: StoredVoxels) -> None:
                 there = _count(packed.read, voxels.offset + voxels.n_bytes) - voxels.offset
         else:
             stream.seek(voxels.offset)
-            there = _count(_unpacker(stream, voxels.packing), voxels.n_bytes)
+            there = _count(_unpacker(stream, voxels), voxels.n_bytes)
     if there < voxels.n_bytes:
         raise DatasetError(
             f"case {case}: {file} is incomplete: it holds {max(there, 0)} of the {voxels.n_bytes} bytes of voxels that "
@@ -121,16 +122,15 @@ def _count(read: Callable[[int], bytes], promised: int) -> int:
     return count
 
 
-def _unpacker(stream: IO[bytes], packing: str) -> Callable[[int], bytes]:
-    if packing == "gzip":
+def _unpacker(stream: IO[bytes], voxels: StoredVoxels) -> Callable[[int], bytes]:
+    if voxels.packing == "gzip":
         return gzip.GzipFile(fileobj=stream).read  # type: ignore[return-value]
-    if packing == "bzip2":
-        return bz2.BZ2File(stream).read
     unpacked = zlib.decompressobj()
+    end = os.fstat(stream.fileno()).st_size if voxels.n_packed is None else voxels.offset + voxels.n_packed
 
     def read(size: int) -> bytes:
         while not unpacked.eof:
-            packed = unpacked.unconsumed_tail or stream.read(_BLOCK)
+            packed = unpacked.unconsumed_tail or stream.read(min(_BLOCK, end - stream.tell()))
             if not packed:
                 raise EOFError("the packed voxels end too early")
             if block := unpacked.decompress(packed, size):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,9 @@ from spdnet.dataset.image_io.base import ReaderWriter, spacing_of_properties
 from spdnet.dataset.image_io.headers import check_tiff_pages
 from spdnet.dataset.image_io.stored import check_memory, check_voxel_count, float_bytes
 from spdnet.errors import DatasetError, SPDError
-from spdnet.files import whole_file
 from spdnet.geometry import ImageGeometry
 
 logger = logging.getLogger(__name__)
-
-_CHANNEL_LENGTH = len("_0000")
 
 
 def tiff_shape(file: Path, case: str) -> tuple[int, ...]:
@@ -91,12 +89,6 @@ class Tiff3DIO(ReaderWriter):
         z, y, x = (int(n) for n in shape_zyx)
         return ImageGeometry((z, y, x), spacing_of_properties(properties))
 
-    def write_segmentation(self, file: Path, label_map: np.ndarray, geometry: ImageGeometry) -> None:
-        """See the base class; writes the spacing file too."""
-        with whole_file(file.with_suffix(".json")) as partial:
-            partial.write_text(json.dumps(self.properties(geometry)), encoding="utf-8")
-            super().write_segmentation(file, label_map, geometry)
-
     def _read(self, file: Path, case: str) -> tuple[np.ndarray, ImageGeometry]:
         return self._read_with(_image_side_file(file), file, case)
 
@@ -112,8 +104,8 @@ class Tiff3DIO(ReaderWriter):
 
 
 def _image_side_file(file: Path) -> Path | None:
-    """Spacing file of an image, whose name ends in the channel number."""
-    case = file.stem[:-_CHANNEL_LENGTH]
+    """Spacing file of an image, whose name may end in a channel number."""
+    case = re.sub(r"_\d{4}$", "", file.stem)
     return file.with_name(f"{case}.json") if case else None
 
 
