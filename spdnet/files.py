@@ -160,7 +160,7 @@ def parse_json(text: str | bytes) -> Any:
     """
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        return json.loads(decoded, object_pairs_hook=_without_twins)
+        return json.loads(decoded, object_pairs_hook=without_twins)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -248,7 +248,8 @@ def _advice(error: OSError) -> str:
     return _UNCHANGED
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for `json.loads`; raises ValueError for a key that is there twice."""
     content: dict[str, Any] = {}
     for name, value in pairs:
         if name in content:

@@ -64,7 +64,8 @@ def resolve_dataset_name(dataset: str | int) -> str:
         raw_root()  # raises the error that names the variable
     known = known_dataset_names()
     text = str(dataset)
-    matches = [n for n in known if int(n[7:10]) == int(text)] if text.isdigit() else [n for n in known if n == text]
+    is_number = text.isascii() and text.isdigit()
+    matches = [n for n in known if (int(n[7:10]) == int(text) if is_number else n == text)]
     if len(matches) == 1:
         return matches[0]
     where = ", ".join(str(root) for root in roots)

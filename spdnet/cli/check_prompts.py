@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spdnet.cli.common import add_prompt_reading, entry_point, prompt_reading
+from spdnet.cli.common import add_prompt_reading, entry_point, planned_slicing_axis, prompt_reading
 from spdnet.dataset import Labels, RawDataset, ReaderWriter, choose_reader
 from spdnet.dataset.raw_dataset import (
     PROMPT_ENDINGS,
@@ -35,10 +35,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     first = next((c.files.images[0] for c in cases if c.files.images), None)
     reader = choose_reader(dataset_json, first)
+    axis = planned_slicing_axis(dataset_file.parent.name) if args.d is not None else None
     n_wrong = 0
     for case in cases:
         try:
-            print(f"case {case.case}: {_what_is_there(case, reader, labels, prompt_reading(args))}")
+            print(f"case {case.case}: {_what_is_there(case, reader, labels, prompt_reading(args), axis)}")
         except SPDError as error:
             n_wrong += 1
             print(str(error) if case.case in str(error) else f"case {case.case}: {error}")
@@ -64,13 +65,15 @@ def _cases(
     return [FileCase(files, None, faults.get(files.case)) for files in prompted]
 
 
-def _what_is_there(case: FileCase, reader: ReaderWriter, labels: Labels, reading: PromptReading) -> str:
+def _what_is_there(
+    case: FileCase, reader: ReaderWriter, labels: Labels, reading: PromptReading, slicing_axis: int | None
+) -> str:
     """The content of a case's prompt file in words; raises what is wrong with it."""
     if case.fault is not None:
         raise case.fault
     if case.files.prompts is None:
         return "no prompt file, so the prompts of all training cases are simulated"
-    return _in_words(checked_markups(case, reader, labels, reading), labels)
+    return _in_words(checked_markups(case, reader, labels, reading, slicing_axis=slicing_axis), labels)
 
 
 def _folders(args: argparse.Namespace) -> tuple[Path, Path, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import logging
 import os
 import select
@@ -13,8 +14,10 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from spdnet.errors import SPDError
+from spdnet.errors import ConfigurationError, PlansError, SPDError
 from spdnet.files import DISK_ERRORS
+from spdnet.geometry.image_geometry import axis_from_name
+from spdnet.paths import DEFAULT_PLANS_NAME, preprocessed_root
 from spdnet.prompts import PromptReading
 
 _STDOUT = 1
@@ -88,3 +91,19 @@ def _silence_unread_output() -> bool:
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
     return True
+
+
+def planned_slicing_axis(dataset_name: str) -> int | None:
+    """Slicing axis of the default plans, or None if the data set has not been planned."""
+    try:
+        file = preprocessed_root() / dataset_name / f"{DEFAULT_PLANS_NAME}.json"
+    except ConfigurationError:
+        return None
+    if not file.exists():
+        return None
+    try:
+        return axis_from_name(json.loads(file.read_text(encoding="utf-8"))["spd"]["slicing_axis"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise PlansError(
+            f"{file} does not say a slicing axis S, P or L under spd, slicing_axis. Run spd_plan_experiment again"
+        ) from error

@@ -32,6 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = _parser().parse_args(argv)
     output = arguments.o or arguments.pred / RESULT_FILE
+    if output.suffix != ".json":
+        raise ConfigurationError(f"-o {output}: scores are written as JSON; give a name that ends in .json")
     if not output.parent.is_dir():
         raise ConfigurationError(f"the folder of the output file {output} does not exist; mend -o or -pred")
     dataset_file = arguments.djfile or find_dataset_json(arguments.ref, arguments.pred)
@@ -49,6 +51,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     result.to_json(output)  # first: the screen may be a pipe that ends early
     print(format_table(result))
+    if slicing_axis is None:
+        print(
+            "No plans of spdnet lie beside the predictions, so each file is sliced along its own largest spacing. To "
+            "compare with scores of a model that slices along another axis, give its plans.json with -pfile."
+        )
     print(f"Written: {output}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 import re
 import shutil
@@ -174,7 +175,7 @@ def check_planner_options(args: argparse.Namespace) -> None:
             f"-overwrite_plans_name {args.overwrite_plans_name}: names must not hold __ or /, which divide the parts "
             "of a model folder's name"
         )
-    if args.gpu_memory_target is not None and args.gpu_memory_target <= 0:
+    if args.gpu_memory_target is not None and not 0 < args.gpu_memory_target < math.inf:
         raise ConfigurationError(f"-gpu_memory_target {args.gpu_memory_target:g} must be positive")
     if args.image_size is not None and args.sam is not None:
         get_backbone(args.sam).check_image_size(args.image_size)
@@ -208,7 +209,7 @@ def target_spacing(args: argparse.Namespace) -> float | None:
     given = args.overwrite_target_spacing
     if given is None:
         return None
-    if len(given) > 2 or len(set(given)) > 1 or given[0] <= 0:
+    if len(given) > 2 or len(set(given)) > 1 or not 0 < given[0] < math.inf:
         raise ConfigurationError(
             f"-overwrite_target_spacing {' '.join(f'{v:g}' for v in given)}: give the side of a pixel in mm, one "
             "positive number or two equal ones. The network's pixels are square, and the distance of slices is kept"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from spdnet.cli.common import add_prompt_reading, entry_point, prompt_reading
 from spdnet.dataset import RawDataset
 from spdnet.errors import ConfigurationError, ModelError
 from spdnet.inference import ModelFolder, find_model
+from spdnet.inference.origin import read_origin
 from spdnet.parallel import default_processes
 from spdnet.paths import raw_root, resolve_dataset_name
 from spdnet.report import (
@@ -23,6 +25,8 @@ from spdnet.report import (
     write_report,
 )
 from spdnet.report.write import INLINE_BYTES, WrittenReport, check_place
+
+logger = logging.getLogger(__name__)
 
 _CASES_PER_PROCESS = 4  # a process takes seconds to start
 
@@ -64,12 +68,24 @@ def _training(args: argparse.Namespace) -> tuple[ReportSource, Path]:
 
 def _predictions(args: argparse.Namespace) -> tuple[ReportSource, Path]:
     folders = [Path(p) for p in args.p]
-    prompts = args.prompts
-    if prompts is None:
-        sibling = args.i.absolute().with_name(args.i.absolute().name.replace("images", "prompts", 1))
-        prompts = sibling if sibling.is_dir() and sibling != args.i.absolute() else None
+    prompts = args.prompts or _prompts_of(folders[0], args.i.absolute())
     source = prediction_source(args.i, folders, args.names or (), args.ref, prompts, args.djfile, prompt_reading(args))
     return source, folders[0] / "report.html"
+
+
+def _prompts_of(predictions: Path, images: Path) -> Path | None:
+    """The folder of prompts that predictions were made with, by their record, else the one beside the images."""
+    record = read_origin(predictions)
+    if "prompts" not in record:
+        sibling = images.with_name(images.name.replace("images", "prompts", 1))
+        return sibling if sibling.is_dir() and sibling != images else None
+    given = record["prompts"]
+    if not isinstance(given, str):  # none, or a list of files
+        return None
+    if not Path(given).is_dir():
+        logger.warning("the prompts that %s was made with, %s, are gone; none are shown", predictions, given)
+        return None
+    return Path(given)
 
 
 def _only_fold(model: ModelFolder) -> str:

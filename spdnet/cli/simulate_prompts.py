@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 import spdnet
-from spdnet.cli.common import entry_point
+from spdnet.cli.common import entry_point, planned_slicing_axis
 from spdnet.dataset import RawDataset, choose_reader
-from spdnet.errors import ConfigurationError, PlansError
+from spdnet.errors import ConfigurationError
 from spdnet.files import make_folder
-from spdnet.geometry.image_geometry import axis_from_name
-from spdnet.paths import DEFAULT_PLANS_NAME, preprocessed_root, raw_root, resolve_dataset_name
+from spdnet.paths import raw_root, resolve_dataset_name
 from spdnet.prompts import PromptStatistics, check_can_simulate, simulate_case, write_markups
 from spdnet.prompts.noise_modes import make_recipe
 from spdnet.prompts.simulate_files import RECORD_FILE, Simulation, read_record, write_record
@@ -89,7 +87,7 @@ def _simulation(args: argparse.Namespace, dataset_name: str) -> Simulation:
     _check_options(given, mode)
     parameters = {**_parameters(args, mode), "named": not args.unnamed}
     recipe = make_recipe(mode, parameters, args.drop or 0.0)
-    return Simulation(recipe, seed, _planned_slicing_axis(dataset_name), args.as_points)
+    return Simulation(recipe, seed, planned_slicing_axis(dataset_name), args.as_points)
 
 
 def _mode(args: argparse.Namespace) -> str:
@@ -205,23 +203,9 @@ def _add_curve_and_box_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _planned_slicing_axis(dataset_name: str) -> int | None:
-    """Slicing axis of the default plans, or None if the data set has not been planned."""
-    try:
-        file = preprocessed_root() / dataset_name / f"{DEFAULT_PLANS_NAME}.json"
-    except ConfigurationError:
-        return None
-    if not file.exists():
-        return None
-    try:
-        return axis_from_name(json.loads(file.read_text(encoding="utf-8"))["spd"]["slicing_axis"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise PlansError(
-            f"{file} does not say a slicing axis S, P or L under spd, slicing_axis. Run spd_plan_experiment again"
-        ) from error
-
-
 def _print_statistics(statistics: PromptStatistics) -> None:
+    if statistics.is_unnamed and statistics.together is not None:  # they speak for all classes, not for each
+        statistics = statistics.together
     rates = statistics.as_floats()
     if statistics.boxes:
         print(

@@ -125,7 +125,7 @@ def _configuration_and_fold(rest: list[str]) -> tuple[str, int | str]:
     if len(rest) > 2:
         raise ConfigurationError(f"too many arguments: {' '.join(rest)}; usage: spd_train DATASET [2d] FOLD")
     fold = rest[-1]
-    if fold != "all" and not fold.isdigit():
+    if fold != "all" and not (fold.isascii() and fold.isdigit()):
         raise ConfigurationError(f"fold {fold!r} is neither a number from 0 nor 'all'")
     return CONFIGURATION, "all" if fold == "all" else int(fold)
 
@@ -143,6 +143,8 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ConfigurationError(f"-num_gpus {args.num_gpus}: under torchrun --nproc_per_node says how many")
     if args.batch_size is not None and args.batch_size < 1:
         raise ConfigurationError(f"-batch_size {args.batch_size}: give 1 or more")
+    if args.seed is not None and args.seed < 0:
+        raise ConfigurationError(f"--seed {args.seed}: give a whole number from 0")
     _configuration_and_fold(args.rest)
 
 

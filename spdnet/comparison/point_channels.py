@@ -50,9 +50,10 @@ def check_points(cases: Sequence[FileCase], tools: CaseTools) -> None:
     Raises:
         DatasetError, PromptFileError: the first case that cannot be used, and why.
     """
+    axis = axis_from_name(tools.settings.slicing_axis)
     with progress_bar(cases, "checking prompts", leave=False) as bar:
         for case in bar:
-            markups = checked_markups(case, tools.reader, tools.labels, tools.reading, log_dropped=False)
+            markups = checked_markups(case, tools.reader, tools.labels, tools.reading, False, axis)
             if any(markup.kind == "box" for markup in markups):
                 raise PromptFileError(
                     f"case {case.case}: {case.files.prompts} holds boxes; only points can be used here"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from spdnet.errors import ConfigurationError, DatasetError
 from spdnet.files import read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 N_FOLDS = 5
 SPLIT_SEED = 12345  # nnU-Net's
@@ -88,6 +91,13 @@ def load_or_create_splits(file: Path, case_ids: list[str], fold: int | str) -> S
             f"{file}: fold {fold} names cases that were not preprocessed: {', '.join(unknown[:5])}"
             f"{' ...' if len(unknown) > 5 else ''}. Run spd_preprocess again, or mend the file."
         )
+    if not split.train:
+        raise DatasetError(f"{file}: fold {fold} has no training case. Mend the file.")
+    if both := sorted(set(split.train) & set(split.val)):
+        logger.warning(
+            "%s: fold %s validates on %d of its own training cases, as %s; its scores will say too much",
+            file, fold, len(both), both[0],
+        )  # fmt: skip
     return split
 
 

@@ -5,6 +5,8 @@ Only the copies of plans and dataset.json beside the weights are read.
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ from spdnet.network import SPDNetwork
 from spdnet.network.checkpoint import read_checkpoint
 from spdnet.network.precision import place
 from spdnet.paths import CONFIGURATION, is_dataset_name, results_root
-from spdnet.planning import SPDPlans, build_planned_network
+from spdnet.planning import SPDPlans, SPDSettings, build_planned_network
 from spdnet.planning.plans import input_difference
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,12 @@ class TrainingFacts:
     Attributes:
         trainer_name: of the trainer class. mirroring_axes: in-plane axes that predictions may be mirrored along, 0
             rows and 1 columns, or None.
+        has_saliency: whether its saliency head was ever trained, here or before; None in older checkpoints.
     """
 
     trainer_name: str
     mirroring_axes: tuple[int, ...] | None
+    has_saliency: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -123,12 +129,19 @@ class ModelFolder:
             raise ModelError(
                 f"{file}: mirroring axes {axes} do not exist; in a slice there are 0 (rows) and 1 (columns)"
             )
-        return TrainingFacts(str(content["spd"]["trainer_name"]), tuple(axes) if axes else None)
+        has_saliency = content["spd"].get("has_saliency")
+        return TrainingFacts(str(content["spd"]["trainer_name"]), tuple(axes) if axes else None, has_saliency)
 
     def _load(self, plans: SPDPlans, labels: Labels, file: Path, device: torch.device) -> SPDNetwork:
         content = read_checkpoint(file)
         if difference := input_difference(content["spd"]["settings"], plans.settings):
             raise ModelError(f"{file} and {self.path / 'plans.json'} do not belong together: {difference}")
+        if Labels.from_dataset_json(content["init_args"]["dataset_json"]) != labels:
+            raise ModelError(
+                f"{file} was trained on other labels than {self.path / 'dataset.json'} has: another fold may have been "
+                "trained after the labels were changed. Train this fold anew, or restore dataset.json"
+            )
+        self._tell_other_distillation(content["spd"]["settings"], plans.settings, file)
         network = build_planned_network(plans.settings, len(labels))
         try:
             network.load_own_state(content["network_weights"])
@@ -136,6 +149,17 @@ class ModelFolder:
             raise ModelError(f"{file} and {self.path / 'plans.json'} do not belong together: {error}") from error
         place(network, device)
         return network.eval()
+
+    def _tell_other_distillation(self, trained: dict[str, Any], settings: SPDSettings, file: Path) -> None:
+        """Warn where prompts are treated otherwise than in training, which may be meant or not."""
+        now = dataclasses.asdict(settings.distillation)
+        then = {**now, **trained.get("distillation", {})}
+        changed = {name: value for name, value in then.items() if name in now and value != now[name]}
+        for name, value in changed.items():
+            logger.warning(
+                "%s was trained with distillation %s %r; %s says %r, which is used",
+                file, name, value, self.path / "plans.json", now[name],
+            )  # fmt: skip
 
 
 def find_model(

@@ -29,7 +29,7 @@ def check_continues(folder: Path, origin: dict[str, Any]) -> None:
     Raises:
         ConfigurationError: they were made otherwise.
     """
-    there = _record(folder)
+    there = read_origin(folder)
     if (key := _difference(there, origin)) is not None:
         raise ConfigurationError(
             f"{folder} holds predictions made with {key} {there[key]!r}; now it is {origin.get(key)!r}. Go on with "
@@ -40,14 +40,14 @@ def check_continues(folder: Path, origin: dict[str, Any]) -> None:
 def is_alike(folder: Path, origin: dict[str, Any]) -> bool:
     """Whether a folder's record says, as far as it says anything, that its predictions were made in this way."""
     try:
-        return _difference(_record(folder), origin) is None
+        return _difference(read_origin(folder), origin) is None
     except ConfigurationError:  # cut off, as nnU-Net's may be: nothing is known
         return False
 
 
 def begun_cases(folder: Path) -> set[str] | None:
     """The cases of which predictions of the recorded kind were begun; None where the record does not say."""
-    cases = _record(folder).get(CASES_KEY)
+    cases = read_origin(folder).get(CASES_KEY)
     return set(map(str, cases)) if isinstance(cases, list) else None
 
 
@@ -72,8 +72,12 @@ def _difference(there: dict[str, Any], origin: dict[str, Any]) -> str | None:
     return None
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    """The record of a folder; nothing where there is none."""
+def read_origin(folder: Path) -> dict[str, Any]:
+    """The record of a folder; nothing where there is none.
+
+    Raises:
+        ConfigurationError: it is no JSON.
+    """
     file = folder / ORIGIN_FILE
     if not file.is_file():
         return {}

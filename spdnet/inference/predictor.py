@@ -22,6 +22,7 @@ from spdnet.dataset import CaseFiles, Labels, ReaderWriter, get_reader
 from spdnet.errors import ConfigurationError, ModelError, SPDError
 from spdnet.files import make_folder, write_json
 from spdnet.geometry import ImageGeometry
+from spdnet.geometry.image_geometry import axis_from_name
 from spdnet.inference.class_rules import Rules
 from spdnet.inference.earlier import earlier_prediction, remove_folder_if_done, set_aside
 from spdnet.inference.export import probabilities_on_raw_grid
@@ -136,6 +137,7 @@ class SPDPredictor:
         self.reader: ReaderWriter
         self.dataset_json: dict[str, Any]
         self._model_origin: dict[str, Any] = {}
+        self._has_saliency: bool | None = None
 
     @property
     def network(self) -> SPDNetwork:
@@ -176,6 +178,7 @@ class SPDPredictor:
             optimize_for_prediction(network, compute_dtype(device))
         self.manual_initialization(networks, plans, dataset_json, facts.trainer_name, facts.mirroring_axes)
         self._model_origin = {"model": folder.path, "folds": folds, "checkpoint": checkpoint_name}
+        self._has_saliency = facts.has_saliency
 
     def manual_initialization(
         self,
@@ -214,6 +217,7 @@ class SPDPredictor:
         )
         self.device, self.networks = device, networks
         self._model_origin = {"model": "in memory"}
+        self._has_saliency = None
 
     # ---- files --------------------------------------------------------------------------------------------
 
@@ -543,7 +547,8 @@ class SPDPredictor:
         for folder in folders_of(cases):
             check_descriptions(folder, self._descriptions())
         self._check_prior_suffices([c.case for c in cases if c.files.prompts is None and c.fault is None])
-        checked = check_prompts(cases, self.reader, self.labels, self.prompt_reading, self.allow_tqdm)
+        axis = axis_from_name(self._settings().slicing_axis)
+        checked = check_prompts(cases, self.reader, self.labels, self.prompt_reading, self.allow_tqdm, axis)
         check_some_can_be_predicted(checked)
         return listed, checked
 
@@ -554,7 +559,8 @@ class SPDPredictor:
             )
 
     def _check_prior_suffices(self, cases_without_prompts: Sequence[str]) -> None:
-        if cases_without_prompts and self._settings().stage1.epochs == 0:
+        has_saliency = self._settings().stage1.epochs > 0 if self._has_saliency is None else self._has_saliency
+        if cases_without_prompts and not has_saliency:
             raise ModelError(
                 "this model was trained without stage 1: it has no saliency prior and needs prompts, which "
                 f"{len(cases_without_prompts)} cases lack: {', '.join(cases_without_prompts[:5])}"

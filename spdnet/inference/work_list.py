@@ -15,6 +15,7 @@ from spdnet.dataset import CaseFiles, Labels, ReaderWriter
 from spdnet.dataset.raw_dataset import PROMPT_ENDINGS, check_prompt_endings, find_prompt_file, scan_cases
 from spdnet.errors import ConfigurationError, DatasetError, PromptFileError, SPDError
 from spdnet.files import parse_json
+from spdnet.geometry import default_slicing_axis, raw_resolution_mapping
 from spdnet.inference.earlier import EARLIER_FOLDER
 from spdnet.inference.export import is_complete
 from spdnet.inference.origin import ORIGIN_FILE, begun_cases
@@ -114,17 +115,37 @@ def unfinished(cases: list[FileCase], file_ending: str, with_probabilities: bool
 
 
 def check_prompts(
-    cases: list[FileCase], reader: ReaderWriter, labels: Labels, reading: PromptReading, show_progress: bool = False
+    cases: list[FileCase],
+    reader: ReaderWriter,
+    labels: Labels,
+    reading: PromptReading,
+    show_progress: bool = False,
+    slicing_axis: int | None = None,
 ) -> list[FileCase]:
-    """Check the prompt file of every case against its image; cases that fail are returned with their fault."""
+    """Check the prompt file of every case against its image; cases that fail are returned with their fault.
+
+    Arguments as in `checked_markups`.
+    """
     with progress_bar(cases, "checking prompts", is_shown=show_progress, leave=False) as bar:
-        return [replace(c, fault=c.fault or _fault_of_prompts(c, reader, labels, reading)) for c in bar]
+        return [replace(c, fault=c.fault or _fault_of_prompts(c, reader, labels, reading, slicing_axis)) for c in bar]
 
 
 def checked_markups(
-    case: FileCase, reader: ReaderWriter, labels: Labels, reading: PromptReading, log_dropped: bool = True
+    case: FileCase,
+    reader: ReaderWriter,
+    labels: Labels,
+    reading: PromptReading,
+    log_dropped: bool = True,
+    slicing_axis: int | None = None,
 ) -> list[Markup]:
-    """The content of a case's prompt file, checked against its image.
+    """The content of a case's prompt file, checked against its image and its slices.
+
+    Args:
+        case: with its files.
+        reader, labels: of the data set.
+        reading: what the user says of the file.
+        log_dropped: as in `read_checked_markups`.
+        slicing_axis: canonical axis that the image is sliced along; None: the one of largest spacing.
 
     Raises:
         DatasetError, PromptFileError: the image's header cannot be read, or see `read_checked_markups`.
@@ -132,8 +153,11 @@ def checked_markups(
     if case.files.prompts is None:
         raise PromptFileError(f"case {case.case} has no prompt file")
     geometry = reader.read_geometry(case.files.images[0], case.case)
+    if slicing_axis is None:
+        slicing_axis = default_slicing_axis(geometry.canonical_spacing_mm())
+    mapping = raw_resolution_mapping(geometry, slicing_axis if geometry.has_patient_axes else 0)
     how = reading.frame, reading.outside, log_dropped
-    return read_checked_markups(case.files.prompts, case.case, geometry, labels, *how)
+    return read_checked_markups(case.files.prompts, case.case, geometry, labels, *how, mapping)
 
 
 def check_some_can_be_predicted(cases: list[FileCase]) -> None:
@@ -228,11 +252,13 @@ def _targets(cases: list[str], outputs: Outputs, file_ending: str) -> list[Path 
     return [check_truncated(o, file_ending) for o in outputs]
 
 
-def _fault_of_prompts(case: FileCase, reader: ReaderWriter, labels: Labels, reading: PromptReading) -> SPDError | None:
+def _fault_of_prompts(
+    case: FileCase, reader: ReaderWriter, labels: Labels, reading: PromptReading, slicing_axis: int | None
+) -> SPDError | None:
     if case.files.prompts is None:
         return None
     try:  # what is dropped is logged when the case is predicted
-        checked_markups(case, reader, labels, reading, log_dropped=False)
+        checked_markups(case, reader, labels, reading, log_dropped=False, slicing_axis=slicing_axis)
     except SPDError as error:
         return error
     return None

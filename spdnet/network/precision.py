@@ -75,6 +75,8 @@ def place(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """Move a network to a device in the memory layout that is fastest there."""
     if device.type == "cpu":
         keep_large_buffers()
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # for all that asks for the current device, as libraries do
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -140,14 +140,15 @@ class FusedBiasedAttention(nn.Module):
         self.sizes = (published.key_dim, published.key_dim, published.d)
         self.bias: torch.Tensor
         bias = published.attention_biases[:, published.attention_bias_idxs]
-        self.register_buffer("bias", bias.detach()[None].contiguous(), persistent=False)
+        # of three dimensions: one of four would be turned to channels_last, which fused kernels do not take
+        self.register_buffer("bias", bias.detach().contiguous(), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Windows (B, N, C) to the same."""
         batch, n_tokens, _ = x.shape
         qkv = self.qkv(self.norm(x)).view(batch, n_tokens, self.num_heads, -1)
         q, k, v = (part.transpose(1, 2) for part in qkv.split(self.sizes, dim=3))
-        attended = attend_with_fixed_bias(q, k, v, self.bias, self.scale)
+        attended = attend_with_fixed_bias(q, k, v, self.bias[None], self.scale)
         return self.proj(attended.transpose(1, 2).reshape(batch, n_tokens, -1))
 
 

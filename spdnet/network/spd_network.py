@@ -182,14 +182,16 @@ class SPDNetwork(nn.Module):
         """
         points_xy = points_yx.flip(-1)
         box_xyxy = None if box_yxyx is None else box_yxyx[:, [1, 0, 3, 2]]
-        sparse, dense, token_is_real = self._prompt_tokens(points_xy, point_is_real, box_xyxy, has_box)
+        with torch.autocast(points_yx.device.type, enabled=False):  # bfloat16 would move points by half a pixel
+            sparse, dense, token_is_real = self._prompt_tokens(points_xy, point_is_real, box_xyxy, has_box)
+            image_pe = self.prompt_encoder.get_dense_pe()
+        sparse, image_pe = (_as_under_autocast(t) for t in (sparse, image_pe))
         if self.n_classes > 1:
             sparse = sparse + self.class_embedding(class_index)[:, None]
         if self.dense_prompt is not None:
             if maps is None:
                 raise ValueError("this network has a dense prompt, which needs maps")
             dense = dense + self.dense_prompt(maps, embeddings)
-        image_pe = self.prompt_encoder.get_dense_pe()
         return decode_masks(self.mask_decoder, embeddings, image_pe, sparse, dense, token_is_real)
 
     def _prompt_tokens(
@@ -301,3 +303,9 @@ def build_network(
     parts = backbone.build(image_size, load_weights)
     lora = lora_rank, lora_alpha, lora_dropout
     return SPDNetwork(parts, backbone, n_channels, n_classes, image_size, *lora, dense_slices, decoder_encoder).eval()
+
+
+def _as_under_autocast(tensor: torch.Tensor) -> torch.Tensor:
+    """In the number format that matrix products have where this is called."""
+    kind = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor

@@ -288,9 +288,11 @@ def measure_case(
     oriented = mapping.orient(image)
     statistics, markups = None, []
     if case.prompts is not None:
-        how = {"log_dropped": False}  # `check_cases` has
-        markups = read_checked_markups(case.prompts, case.case, geometry, labels, reading.frame, reading.outside, **how)
-        given = load_given_prompts(case.prompts, case.case, geometry, mapping, labels, reading=reading, **how)
+        how = reading.frame, reading.outside, False  # `check_cases` has logged what is dropped
+        markups = read_checked_markups(case.prompts, case.case, geometry, labels, *how)
+        given = load_given_prompts(
+            case.prompts, case.case, geometry, mapping, labels, reading=reading, log_dropped=False
+        )
         prompts = given.for_network()
         statistics = count_prompts(prompts, masks.swapaxes(0, 1), pixel_size_mm(geometry, mapping))
     box = tuple(nonzero_box(image, geometry))

@@ -60,9 +60,9 @@ def _write_splits(raw_splits: Path, case_ids: list[str], target: Path) -> None:
 
 
 def _copy_if_different(source: Path, target: Path) -> None:
-    """Copy a file whole or not at all, unless the target is as new and of the same size."""
+    """Copy a file whole or not at all, unless the target is a copy of it by its time and size."""
     if target.exists():
         old, new = target.stat(), source.stat()
-        if old.st_mtime >= new.st_mtime and old.st_size == new.st_size:
+        if old.st_mtime_ns == new.st_mtime_ns and old.st_size == new.st_size:
             return
     copy_file(source, target)

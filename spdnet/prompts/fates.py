@@ -24,7 +24,7 @@ class Fate(Enum):
 
     @property
     def is_kept(self) -> bool:
-        """Whether the point reached the decoder."""
+        """Whether distillation keeps the point; a decoder that weighs points is told of all."""
         return self in (Fate.KEPT_LOCAL, Fate.KEPT_CONTEXT)
 
 

@@ -7,6 +7,7 @@ frame.
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +45,7 @@ class PromptReading:
 
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _NEARLY_ALL = 0.9
+_NEGATIVE_WORDS = {"background", "negative", "negatives", "bg"}
 _MAX_NAMED = 3
 _CENTRE_TOLERANCE = 1e-9  # of a slice
 
@@ -81,15 +83,11 @@ def load_given_prompts(
         PromptFileError: the file is faulty (see `read_prompt_file`), points lie outside the image or all on one
             spot, or a markup is named "background", or like a class but for capital letters.
     """
-    markups = read_checked_markups(file, case, geometry, labels, reading.frame, reading.outside, log_dropped)
+    how = reading.frame, reading.outside, log_dropped
+    markups = read_checked_markups(file, case, geometry, labels, *how, mapping, curve_step_mm)
     if not any(len(markup.points_lps_mm) for markup in markups):
-        logger.info("case %s: %s holds no placed points", case, file)
+        logger.info("case %s: %s holds no placed points in the image", case, file)
         return GivenPrompts.empty()
-    for markup in markups:
-        if markup.kind == "box" and len(markup.points_lps_mm):
-            corners = mapping.points_to_network(geometry.world_to_voxel(markup.points_lps_mm))
-            check_extent(corners, f"case {case}: box '{shown_text(markup.point_labels[0])}' of {file}")
-    _check_crossings(markups, geometry, mapping, curve_step_mm, case, file)
     parts = [_markup_to_slices(markup, geometry, mapping, labels, curve_step_mm) for markup in markups]
     prompts = SlicePrompts.concatenate(parts)
     n_boxes = sum(markup.kind == "box" and len(markup.points_lps_mm) > 0 for markup in markups)
@@ -106,6 +104,8 @@ def read_checked_markups(
     frame: Frame | None = None,
     outside: Outside = "error",
     log_dropped: bool = True,
+    mapping: CaseMapping | None = None,
+    curve_step_mm: float | None = None,
 ) -> list[Markup]:
     """Read the prompt file of a case and check it against its image; raises as `load_given_prompts`.
 
@@ -116,6 +116,8 @@ def read_checked_markups(
             is interrupted where it loses a point, and boxes are left out if they share nothing with the image. If the
             image holds less than half of the points but nearly all with x and y flipped, it is an error all the same.
         log_dropped: False where the file is read again and the log has what was left out.
+        mapping: whose slices curves visit and boxes are cut into; None: whether they can is not checked.
+        curve_step_mm: as in `load_given_prompts`.
     """
     if outside not in ("error", "drop"):
         raise ValueError(f'outside is {outside!r}; it must be "error" or "drop"')
@@ -125,17 +127,21 @@ def read_checked_markups(
     if any(len(markup.points_lps_mm) for markup in markups):
         _check_pile_up(markups, labels, case, file)
         markups = _checked_inside(markups, geometry, case, file, outside, log_dropped)
+        if mapping is not None:
+            _check_in_slices(markups, geometry, mapping, curve_step_mm, case, file)
     return markups
 
 
 def _check_name(name: str, labels: Labels | None, case: str, file: Path) -> None:
     """Refuse names that speak for the background, or for a class but for capital letters."""
-    if name.casefold() == "background":
+    if labels is not None and name in labels.names:
+        return
+    if _NEGATIVE_WORDS & set(re.split(r"[\W_]+", name.casefold())):
         raise PromptFileError(
-            f'case {case}: {file} has points named "{name}"; spdnet takes points on the target only, none on the '
-            '"background". Remove them, or rename them if they are meant for a class'
+            f'case {case}: {file} has points named "{shown_text(name)}"; spdnet takes points on the target only, none '
+            'on the "background". Remove them, or rename them if they are meant for a class'
         )
-    if labels is None or len(labels) == 1 or name in labels.names:
+    if labels is None or len(labels) == 1:
         return
     alike = [label for label in labels.names if label.casefold() == name.casefold()]
     if alike:
@@ -238,7 +244,7 @@ def _markup_to_slices(
     return SlicePrompts(points, np.full(len(points), class_index, dtype=np.int64))
 
 
-def _check_crossings(
+def _check_in_slices(
     markups: Sequence[Markup],
     geometry: ImageGeometry,
     mapping: CaseMapping,
@@ -246,9 +252,12 @@ def _check_crossings(
     case: str,
     file: Path,
 ) -> None:
-    """Refuse curves that would become more points than a file may hold, before they do."""
+    """Refuse boxes without extent in the slices, and curves that would become more points than a file may hold."""
     n = 0.0
     for markup in markups:
+        if markup.kind == "box" and len(markup.points_lps_mm):
+            corners = mapping.points_to_network(geometry.world_to_voxel(markup.points_lps_mm))
+            check_extent(corners, f"case {case}: box '{shown_text(markup.point_labels[0])}' of {file}")
         if markup.kind in ("curve", "closed_curve") and len(markup.points_lps_mm) > 1:
             slices = nearest_index(mapping.points_to_network(geometry.world_to_voxel(markup.points_lps_mm))[:, 0])
             n += float(np.abs(np.diff(slices)).sum())
@@ -277,8 +286,8 @@ def _check_pile_up(markups: Sequence[Markup], labels: Labels | None, case: str, 
     for markup in markups:
         if len(markup.points_lps_mm) > 1 and not markup.points_lps_mm.any():
             raise PromptFileError(
-                f'case {case}: all {len(markup.points_lps_mm)} points of markup "{markup.name}" in {file} lie at the '
-                "origin; were they imported with the wrong column names? Export them again"
+                f'case {case}: all {len(markup.points_lps_mm)} points of markup "{shown_text(markup.name)}" in {file} '
+                "lie at the origin; were they imported with the wrong column names? Export them again"
             )
 
 

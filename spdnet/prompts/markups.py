@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from spdnet.errors import PromptFileError
-from spdnet.files import write_text
+from spdnet.files import without_twins, write_text
 from spdnet.prompts.boxes import center_size_axes, oriented_corners
 from spdnet.prompts.points import Markup
 from spdnet.prompts.text_files import (
@@ -107,7 +107,7 @@ def write_markups(file: Path, markups: list[Markup]) -> None:
 def _read_json(file: Path) -> Any:
     text = read_text(file)
     try:
-        return json.loads(text, parse_int=_parse_int)
+        return json.loads(text, parse_int=_parse_int, object_pairs_hook=without_twins)
     except (ValueError, RecursionError) as error:
         raise PromptFileError(
             f"prompt file {file} is not valid JSON: {error}. Copy it again if it is cut off, else save it "
@@ -133,6 +133,8 @@ def _parse_markup(entry: Any, number: int, file: Path, frame: Frame | None, max_
             "Remove it from the file or place points instead"
         )
     to_lps_mm = _scale_to_lps_mm(entry, frame, where)
+    if kind != "box" and "controlPoints" not in entry:
+        raise PromptFileError(f'{where} has no "controlPoints", the list of its points. Save it again in 3D Slicer')
     control_points = entry.get("controlPoints", [])
     if not isinstance(control_points, list):
         raise PromptFileError(f'{where}: "controlPoints" is {shown(control_points)}; it must be a list')

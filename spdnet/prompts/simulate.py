@@ -18,6 +18,7 @@ from spdnet.prompts.points import SlicePrompts
 # Just under half a pixel, so that rounding on the way to world coordinates and back cannot move a point
 # into the next pixel or out of the image.
 HALF_PIXEL = 0.499
+_LONGEST_MM = 1e4  # of a whole scan with room to spare
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,9 @@ def check_share(name: str, share: float) -> None:
 
 
 def check_length(name: str, length_mm: float) -> None:
-    """Raise ConfigurationError, naming the parameter, unless a length is finite and not negative."""
-    if not 0 <= length_mm < np.inf:
-        raise ConfigurationError(f"{name} is {length_mm:g} mm; it must be 0 or more and finite")
+    """Raise ConfigurationError, naming the parameter, unless a length is one that a body can have."""
+    if not 0 <= length_mm <= _LONGEST_MM:
+        raise ConfigurationError(f"{name} is {length_mm:g} mm; it must be from 0 to {_LONGEST_MM:g} mm")
 
 
 def problem_masks(masks: np.ndarray, named: bool) -> np.ndarray:

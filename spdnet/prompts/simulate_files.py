@@ -161,7 +161,8 @@ def simulate_case(
         the same box.
 
     Raises:
-        DatasetError: the label cannot be read or is on another grid than the image.
+        DatasetError: the label cannot be read or is on another grid than the image, or boxes are to be written on a
+            grid without right angles.
     """
     assert files.label is not None
     label_map, geometry = reader.read_label(files.label, files.case)
@@ -175,6 +176,12 @@ def simulate_case(
     mm_per_pixel = pixel_size_mm(geometry, mapping)
     recipe = simulation.recipe
     prompts = recipe.draw(masks, mapping.content_box, mm_per_pixel, case_generator(simulation.seed, files.case))
+    axes = np.asarray(geometry.direction).reshape(3, 3)
+    if len(prompts.boxes) and not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):
+        raise DatasetError(
+            f"case {files.case}: the axes of {files.label} are not at right angles, so boxes cannot be written; "
+            "simulate points, or resample the image"
+        )
     as_curves = recipe.draws_curves and not simulation.curves_as_points
     markups = []
     if len(prompts) or not len(prompts.boxes):

@@ -174,7 +174,7 @@ def parse_table(
     class_names = _class_names(table, labels)
     items, n_unplaced = [], 0
     for (line, row), class_name in zip(table.rows, class_names, strict=True):
-        if table.cell(row, "defined") == "0":
+        if not _flag(table, line, row, "defined"):
             n_unplaced += 1
             continue
         columns = _filled_columns(table, line, row, point_columns, box_columns)
@@ -318,15 +318,27 @@ def _class_names(table: _Table, labels: Labels | None) -> list[str]:
     if len(names) > 1:
         raise PromptFileError(f'{table.file} has a column "label" and a column "class". Remove one of them')
     for line, row in table.rows:
-        polarity = table.cell(row, "positive")
-        if polarity not in ("", "1", "true"):
-            raise _negative(f"{table.file}: line {line}", "positive", polarity)
+        if not _flag(table, line, row, "positive"):
+            raise _negative(f"{table.file}: line {line}", "positive", table.cell(row, "positive"))
     if not names:
         return [""] * len(table.rows)
     return [
         _class_name(table.cell(row, names[0]), f"{table.file}: line {line}", names[0], labels)
         for line, row in table.rows
     ]
+
+
+def _flag(table: _Table, line: int, row: list[str], column: str) -> bool:
+    """Whether a cell says yes, as Slicer, pandas and Excel write it; an empty one, or none, does."""
+    text = table.cell(row, column)
+    number = parse_number(text, decimal_comma="," in text)
+    if text.lower() in ("", "true", "yes") or number in (1, 2):  # 2: placed, in Slicer's table
+        return True
+    if text.lower() in ("false", "no") or number in (0, -1):
+        return False
+    raise PromptFileError(
+        f'{table.file}: line {line}: column "{column}" is {shown(text)}; it must be 1 or 0, true or false'
+    )
 
 
 def _class_name(text: str, where: str, column: str, labels: Labels | None) -> str:

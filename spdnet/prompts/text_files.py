@@ -149,4 +149,5 @@ def shown(value: Any) -> str:
 def shown_text(text: str) -> str:
     """A text on one line, cut to a readable length and safe to print."""
     text = " ".join(text[: 2 * _SHOWN_CHARACTERS].encode("utf-8", "replace").decode().split())
+    text = "".join(c if c.isprintable() else "?" for c in text)  # no commands to the terminal
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."

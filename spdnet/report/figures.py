@@ -141,7 +141,7 @@ def _parse(slices: Sequence[str], source: ReportSource) -> list[tuple[int, int |
     parsed: list[tuple[int, int | None]] = []
     for text in slices:
         case, _, number = text.rpartition("=")
-        if case not in names or not number.isdigit():
+        if case not in names or not (number.isascii() and number.isdigit()):
             raise ConfigurationError(f"-figure_slices {text}: must be CASE=SLICE with one of the report's cases")
         parsed.append((names.index(case), int(number)))
     return parsed
@@ -182,7 +182,7 @@ def _panels(rows: Sequence[_Row], titles: Sequence[str]) -> tuple[Figure, Any]:
     axes = figure.subplots(len(rows), len(titles), squeeze=False, gridspec_kw={"height_ratios": heights})
     figure.subplots_adjust(0, _LEGEND_INCHES / height, 1, 1 - _TITLE_INCHES / height, wspace=0.02, hspace=0.02)
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=9, pad=4)
+        axis.set_title(title.replace("$", r"\$"), fontsize=9, pad=4)
     for line, row in zip(axes, rows, strict=True):
         low, high = row.scale.shown
         for axis in line:

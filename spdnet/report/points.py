@@ -65,14 +65,14 @@ def read_judged_points(file: Path, geometry: ImageGeometry, mapping: CaseMapping
     Raises:
         PromptFileError: it is not such a table, or names a class that the data set does not have.
     """
-    with file.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
     try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
         world = np.array([[float(r[f"{axis}_lps_mm"]) for axis in "xyz"] for r in rows]).reshape(-1, 3)
         placed = mapping.points_to_network(geometry.world_to_voxel(world))
         shift = _slice_shift(placed[:, 0], np.array([int(r["judged_for_slice"]) for r in rows]))
         return [_judged_point(row, at, shift, labels) for row, at in zip(rows, placed.tolist(), strict=True)]
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise PromptFileError(
             f"{file} is not a table of what became of prompts for the classes {', '.join(labels.names)} ({error}); "
             "make it anew with spd_predict --save_prompts"

@@ -94,7 +94,8 @@ class ReportSource:
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ConfigurationError(f"-cases: {', '.join(unknown)} not among the cases {_some(list(known))}")
-        return replace(self, cases=tuple(known[name] for name in dict.fromkeys(names)))
+        facts = {**self.facts, "prompts": None}  # the validation's counts are of all cases
+        return replace(self, cases=tuple(known[name] for name in dict.fromkeys(names)), facts=facts)
 
 
 def training_source(

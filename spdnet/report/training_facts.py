@@ -45,7 +45,9 @@ def read_prompt_quality(validation: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     content = read_json(file, "quality of prompts", "Validate again: spd_train DATASET FOLD --val", ModelError)
-    if not isinstance(content, dict) or "all_cases" not in content:
+    counts = content.get("all_cases") if isinstance(content, dict) else None
+    kinds = [counts.get(kind) for kind in ("raw", "distilled")] if isinstance(counts, dict) else [None]
+    if not all(isinstance(kind, dict) for kind in kinds):
         raise ModelError(f"{file} is not what a validation writes; validate again: spd_train DATASET FOLD --val")
     return content
 

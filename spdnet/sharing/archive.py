@@ -25,6 +25,7 @@ CHECKPOINT_PATTERN = r"checkpoint_\w+\.pth"
 _FOLD = r"fold_(?:\d+|all)"
 _CROSSVALIDATION = r"crossval_results_folds_\w+"
 # endings of nnU-Net's readers, for predictions packed along
+_LARGEST_TEXT = 64 << 20
 _SEGMENTATION = r"[^/]+\.(?:nii\.gz|nii|nrrd|mha|gipl|png|bmp|tif|tiff|json)"
 _EXPECTED = re.compile(
     "|".join(
@@ -86,7 +87,9 @@ class Archive:
         return sorted(name for name in self.entries if _CHECKPOINT.fullmatch(name))
 
     def read(self, name: str) -> bytes:
-        """The content of one entry; raises `ModelError` if it is damaged."""
+        """The content of one entry of text; raises `ModelError` if it is damaged, or too large to be read at once."""
+        if self.entries[name].file_size > _LARGEST_TEXT:
+            raise ModelError(f"{self.file}: {name} has {self.entries[name].file_size} bytes; nobody wrote that by hand")
         with reading(self.file):
             return self.zip.read(self.entries[name])
 

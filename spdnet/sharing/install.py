@@ -5,7 +5,6 @@ The model is unpacked into a temporary folder beside its place and renamed when 
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from tqdm.utils import CallbackIOWrapper
 
 from spdnet.errors import ConfigurationError, ModelError, SPDError
-from spdnet.files import make_folder, storage_errors, whole_file
+from spdnet.files import make_folder, parse_json, storage_errors, whole_file
 from spdnet.inference import ModelFolder
 from spdnet.network.backbones import BaseWeights
 from spdnet.paths import results_root
@@ -105,7 +104,7 @@ def _settings(archive: Archive) -> SPDSettings:
     """spdnet's part of the packed plans; raises ModelError if they are not spdnet's."""
     where = f"{archive.file}: plans.json"
     try:
-        content = json.loads(archive.read("plans.json"))
+        content = parse_json(archive.read("plans.json"))
     except ValueError as error:
         raise ModelError(f"{where} is not valid JSON: {error}. Nothing was installed.") from error
     if not isinstance(content, dict) or "spd" not in content:
@@ -217,6 +216,7 @@ def _unpack(archive: Archive, target: Path, settings: SPDSettings, weights: Base
                 if not name.startswith(f"{SAM_FOLDER}/"):
                     _extract(archive, info.filename, model / name, bar)
             _check_checkpoints(model, archive, settings)
+            _check_description(model, archive)
             if weights is not None:
                 _install_sam_weights(archive, weights, bar)
         _rename(model, target, replaced)
@@ -225,6 +225,14 @@ def _unpack(archive: Archive, target: Path, settings: SPDSettings, weights: Base
             shutil.rmtree(temporary, ignore_errors=True)
         if is_new and not any(target.parent.iterdir()):
             target.parent.rmdir()
+
+
+def _check_description(model: Path, archive: Archive) -> None:
+    """Raise ModelError unless the unpacked dataset.json says what the classes are."""
+    try:
+        ModelFolder(model).labels()
+    except SPDError as error:
+        raise ModelError(f"{archive.file}: its dataset.json cannot be used: {error}. Nothing was installed.") from error
 
 
 def _extract(archive: Archive, entry: str, file: Path, bar: tqdm) -> None:

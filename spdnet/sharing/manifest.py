@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from spdnet.errors import ConfigurationError, ModelError
+from spdnet.files import parse_json
 from spdnet.network.backbones import BaseWeights, get_backbone
 
 MANIFEST_FILE = "spd_model.json"
@@ -66,7 +67,7 @@ class Manifest:
             ModelError: it is not JSON, of another format version, or a key is missing or of the wrong type.
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
         except ValueError as error:
             raise ModelError(f"{source} is not valid JSON: {error}") from error
         version = content.get("format_version") if isinstance(content, dict) else None

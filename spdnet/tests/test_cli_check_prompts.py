@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from spdnet.cli.check_prompts import main
 from spdnet.dataset import get_reader
@@ -119,3 +120,18 @@ def test_what_is_to_be_checked_must_be_said(
     main([*elsewhere, "-djfile", str(workspace.raw / "dataset.json")])
     shutil.rmtree(prompts)
     assert "promptsTs does not exist" in refused(["-d", "507"], capsys)[1]
+
+
+def test_a_box_without_extent_in_the_slices_is_found(
+    workspace: Workspace, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a prediction would refuse it."""
+    image = sitk.ReadImage(str(workspace.raw / "imagesTs" / "blob_006_0000.nii.gz"))
+    centre = image.TransformContinuousIndexToPhysicalPoint([n / 2 for n in image.GetSize()])
+    roi = {"type": "ROI", "name": "flat", "center": list(centre), "size": [0.0, 6.0, 6.0], "controlPoints": []}
+    axes = np.array(image.GetDirection()).reshape(3, 3)
+    roi["orientation"] = axes.ravel().tolist()
+    (prompts / "blob_006.csv").unlink()
+    (prompts / "blob_006.mrk.json").write_text(json.dumps({"markups": [roi]}), encoding="utf-8")
+    lines, _ = refused(["-d", "507"], capsys)
+    assert "case blob_006: box 'flat' of" in lines[1] and "no extent" in lines[1]

@@ -477,3 +477,18 @@ def test_output_that_the_shell_has_closed() -> None:
     command = ["sh", "-c", '"$@" >&-', "sh", sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        (train.main, ["507", "0", "--seed", "-1"], "--seed -1: give a whole number from 0"),
+        (train.main, ["507", "\u00b2"], "\u00b2"),
+        (plan_and_preprocess.main, [*PLAN, "-gpu_memory_target", "nan"], "-gpu_memory_target nan must be positive"),
+        (plan_and_preprocess.main, [*PLAN, "-overwrite_target_spacing", "nan"], "-overwrite_target_spacing nan"),
+    ],
+)
+def test_numbers_that_are_none(
+    command: Command, arguments: list[str], message: str, planned: Workspace, refused: Refusal
+) -> None:
+    refused(command, arguments, message)

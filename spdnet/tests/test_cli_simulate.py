@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -470,3 +471,33 @@ def test_raw_resolution_mapping_orients_only(dataset: Path) -> None:
     assert mapping.scale == (1.0, 1.0) and mapping.content_box == ((0, 16), (0, 12)) and mapping.image_size == 16
     network = mapping.image_to_network(label_map[None].astype(np.float32))
     np.testing.assert_array_equal(network[:, 0, :16, :12], mapping.orient(label_map))
+
+
+def test_points_for_all_classes_are_counted_against_all(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["-d", "501", "--true_points", "3", "--unnamed"])
+    assert "points inside the target: 100.0%" in capsys.readouterr().out
+
+
+def test_lengths_that_no_body_has_are_refused(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["-d", "501", "-mode", "centreline", "-drift_length", "1e12"])
+    assert "drift_length_mm is 1e+12 mm; it must be from 0 to 10000 mm" in capsys.readouterr().err
+
+
+def test_boxes_on_a_grid_without_right_angles_are_refused_before_they_are_written(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
+    content["overwrite_image_reader_writer"] = "NibabelIO"
+    (dataset / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    affine = np.eye(4)
+    affine[0, 1] = 0.4
+    for folder, name in (("imagesTs", "TI_001_0000"), ("labelsTs", "TI_001")):
+        file = dataset / folder / f"{name}.nii.gz"
+        image = nibabel.Nifti1Image(np.asarray(nibabel.load(file).dataobj), None)
+        image.set_sform(affine, 1)
+        image.set_qform(None, 0)
+        nibabel.save(image, file)
+    with pytest.raises(SystemExit):
+        main(["-d", "501", "-mode", "boxes"])
+    assert "TI_001" in (message := capsys.readouterr().err) and "not at right angles" in message

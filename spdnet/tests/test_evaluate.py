@@ -345,3 +345,11 @@ def test_entry_point_explains_what_is_missing(tmp_path: Path, capsys: pytest.Cap
     for damaged, message in (("{", "is not valid JSON"), ("[]", "is not a plans file")):
         plans.write_text(damaged, encoding="utf-8")
         assert message in _error_of(capsys, folders)
+
+
+def test_scores_replace_no_file_of_another_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reference, prediction = _write_folders(tmp_path)
+    label = next(reference.glob("*.nii.gz"))
+    before = label.read_bytes()
+    message = _error_of(capsys, ["-ref", str(reference), "-pred", str(prediction), "-o", str(label)])
+    assert "give a name that ends in .json" in message and label.read_bytes() == before

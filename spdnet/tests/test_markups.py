@@ -169,7 +169,9 @@ def test_types_without_usable_points_are_refused_by_name(type_name: Any, tmp_pat
 
 def test_several_markups_keep_their_names_and_labels(tmp_path: Path) -> None:
     first = fiducial({"position": [1, 2, 3], "label": "F-7"}, {"position": [1, 2, 4], "id": "9"}, [1, 2, 5])
-    read = read_markups(write_file(tmp_path, [first, fiducial([7, 8, 9], name=" ileum "), {"type": "Curve"}]))
+    read = read_markups(
+        write_file(tmp_path, [first, fiducial([7, 8, 9], name=" ileum "), {"type": "Curve", "controlPoints": []}])
+    )
     assert [m.name for m in read] == ["F", "ileum", ""]
     assert read[0].point_labels == ("F-7", "9", "point 3")
     assert read[2].points_lps_mm.shape == (0, 3)
@@ -482,3 +484,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_markups(file, [Markup("bad", "points", np.full((1, 3), np.nan), ("F-1",))])
     assert file.read_bytes() == before
     assert [f.name for f in tmp_path.iterdir()] == ["case.mrk.json"]
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    text = (
+        '{"markups": [{"type": "Fiducial", "coordinateSystem": "RAS", "coordinateSystem": "LPS", "controlPoints": []}]}'
+    )
+    (tmp_path / "c.mrk.json").write_text(text, encoding="utf-8")
+    with pytest.raises(PromptFileError, match=r"c\.mrk\.json is not valid JSON: the key \"coordinateSystem\" is there"):
+        read_markups(tmp_path / "c.mrk.json")
+
+
+@pytest.mark.parametrize("kind", ["Fiducial", "Curve", "Line", "ClosedCurve"])
+def test_a_list_without_its_points_is_refused(kind: str, tmp_path: Path) -> None:
+    assert 'has no "controlPoints"' in error_of(tmp_path, {"type": kind, "controlpoints": [{"position": [1, 2, 3]}]})

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from spdnet.errors import ConfigurationError, ModelError
-from spdnet.network import SPDNetwork, backbones, build_network, get_backbone
+from spdnet.network import SPDNetwork, backbones, build_network, get_backbone, spd_network
 from spdnet.network.backbones import adapt_sam
 from spdnet.network.checkpoint import read_checkpoint, write_checkpoint
 from spdnet.network.precision import get_device
@@ -498,3 +498,19 @@ def test_every_published_backbone_declares_windows_that_fit() -> None:
         backbone = backbones.get_backbone(name)
         assert backbone.size_multiple % backbone.token_stride == 0
         assert backbone.grid(backbone.size_multiple) % (7 if name == "lite" else 14) == 0
+
+
+def test_bfloat16_moves_no_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SAM's encoding of places is computed in float32: in bfloat16 it is that of places up to half a pixel away."""
+    network = build_network("lite", 1, 1, 224, 4, 4.0, 0.0).eval()
+    points = torch.rand(40, 1, 2, generator=torch.Generator().manual_seed(0)) * 223
+    grid = get_backbone("lite").grid(224)
+    embeddings, is_real = torch.zeros(40, 256, grid, grid), torch.ones(40, 1, dtype=torch.bool)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    monkeypatch.setattr(spd_network, "decode_masks", lambda _, __, pe, sparse, *___: seen.append((pe, sparse)))
+    for is_enabled in (False, True):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=is_enabled):
+            network.decode(embeddings, points, is_real, torch.zeros(40, dtype=torch.int64))
+    for exact, rounded in zip(*seen, strict=True):
+        assert exact.dtype == torch.float32 and rounded.dtype == torch.bfloat16
+        assert (exact - rounded.float()).abs().max() < 0.02

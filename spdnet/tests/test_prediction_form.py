@@ -11,7 +11,7 @@ from segment_anything.modeling.image_encoder import Attention
 
 from spdnet.errors import ConfigurationError
 from spdnet.network import SPDNetwork, build_network
-from spdnet.network.precision import autocast, compute_dtype
+from spdnet.network.precision import autocast, compute_dtype, place
 from spdnet.network.prediction_form import (
     FusedRelativeAttention,
     attend_in_larger_heads,
@@ -212,3 +212,12 @@ def test_a_gpu_computes_in_bfloat16_from_its_generation_on(
     monkeypatch.delenv("SPD_precision", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert compute_dtype(torch.device("cuda")) == dtype
+
+
+def test_the_bias_of_attention_stays_in_order_when_the_network_is_placed() -> None:
+    """Fused kernels take a bias only if its last axis is contiguous."""
+    network = build_network("lite", 1, 1, 56, 4, 4.0, 0.0).eval()
+    optimize_for_prediction(network, torch.float32)
+    place(network, torch.device("cpu"))
+    biases = [b for name, b in network.named_buffers() if name.endswith(".bias") and b.dim() == 3]
+    assert biases and all(b.stride(-1) == 1 and b[None].is_contiguous() for b in biases)

@@ -25,6 +25,7 @@ from spdnet.prompts import (
 )
 from spdnet.prompts.boxes import corners_between, cut_into_slices
 from spdnet.prompts.loading import Outside, PromptReading
+from spdnet.prompts.text_files import shown_text
 
 LABELS = Labels(("ileum", "colon"), ((1,), (2,)))
 
@@ -498,3 +499,16 @@ def test_several_files_of_a_case_are_an_error_that_names_them(tmp_path: Path) ->
 def test_unknown_endings_are_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(PromptFileError, match=r"no ending that spdnet knows.*\.mrk\.json, \.fcsv"):
         read_prompt_file(tmp_path / "c.vtp")
+
+
+@pytest.mark.parametrize("name", ["negative", "Negative points", "bg", "background points", "BACKGROUND"])
+def test_lists_of_negative_points_are_refused_unless_a_class_is_called_so(name: str, tmp_path: Path) -> None:
+    geometry = ImageGeometry((4, 20, 20), (3.0, 1.0, 1.0))
+    write_markups(tmp_path / "c.mrk.json", [Markup(name, "points", np.array([[5.0, 5.0, 3.0]]), ("",))])
+    with pytest.raises(PromptFileError, match="spdnet takes points on the target only"):
+        read_checked_markups(tmp_path / "c.mrk.json", "c", geometry, Labels(("ileum",), ((1,),)))
+    assert read_checked_markups(tmp_path / "c.mrk.json", "c", geometry, Labels((name, "other"), ((1,), (2,))))
+
+
+def test_what_is_printed_of_a_file_gives_no_commands_to_the_terminal() -> None:
+    assert shown_text("\x1b[2J\x07 x\ty") == "?[2J? x y"

@@ -274,3 +274,22 @@ def test_a_table_holds_points_and_boxes() -> None:
 def test_faulty_boxes_are_refused(row: str, message: str, tmp_path: Path) -> None:
     file = write_table(tmp_path, "order,x,y,z,x0,y0,z0,x1,y1,z1", row)
     assert message in error_of(file, frame="lps") and "line 2" in error_of(file, frame="lps")
+
+
+@pytest.mark.parametrize("no", ["0", "0.0", "False", "no", "FALSE"])
+def test_points_that_are_not_defined_are_none_however_that_is_written(no: str, tmp_path: Path) -> None:
+    (markup,) = read_table(write_table(tmp_path, "l,p,s,defined", f"0,0,0,{no}", "1,2,3,1"))
+    assert markup.points_lps_mm.tolist() == [[1.0, 2.0, 3.0]]
+
+
+@pytest.mark.parametrize("yes", ["1", "1.0", "True", "TRUE", "yes", ""])
+def test_points_are_positive_however_that_is_written(yes: str, tmp_path: Path) -> None:
+    (markup,) = read_table(write_table(tmp_path, "l,p,s,positive", f"1,2,3,{yes}"))
+    assert len(markup.points_lps_mm) == 1
+
+
+def test_words_that_are_neither_yes_nor_no_are_refused(tmp_path: Path) -> None:
+    for column in ("positive", "defined"):
+        message = error_of(write_table(tmp_path, f"l,p,s,{column}", "1,2,3,perhaps"))
+        assert f'column "{column}" is "perhaps"; it must be 1 or 0' in message
+    assert "background" in error_of(write_table(tmp_path, "l,p,s,positive", "1,2,3,False"))

@@ -451,3 +451,23 @@ def test_missing_references_and_descriptions_are_named(
     assert "holds no label file CASE.nii.gz" in failure(folders.arguments(), capsys)
     (folders.predictions() / "dataset.json").unlink()
     assert "found no dataset.json" in failure(folders.arguments(), capsys)
+
+
+def test_the_prompts_shown_are_those_that_the_prediction_had(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folders = write_report_data(tmp_path / "data", with_fates=False)
+    geometry = get_reader("SimpleITKIO").read_geometry(folders.images / "case_a_0000.nii.gz")
+    for name, voxel in (("promptsTs", [2.0, 11.0, 9.0]), ("others", [3.0, 5.0, 6.0])):
+        place = geometry.voxel_to_world(np.array([voxel]))[0].tolist()
+        (folders.root / name).mkdir()
+        text = f"x_lps_mm,y_lps_mm,z_lps_mm\n{','.join(map(str, place))}\n"
+        (folders.root / name / "case_a.csv").write_text(text, encoding="utf-8")
+    record = folders.predictions() / "predict_from_raw_data_args.json"
+
+    def given(prompts: str | None) -> list[list[float]]:
+        record.write_text(json.dumps({"prompts": prompts}), encoding="utf-8")
+        return embedded(run(folders, tmp_path / "r.html"), "case-0")["given"]
+
+    beside, other = given(str(folders.root / "promptsTs")), given(str(folders.root / "others"))
+    assert len(beside) == len(other) == 1 and beside != other
+    assert not given(None)
+    assert not given(str(folders.root / "gone")) and "gone, are gone; none are shown" in caplog.text

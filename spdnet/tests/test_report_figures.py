@@ -73,3 +73,8 @@ def test_slices_that_do_not_exist_are_refused(
     with pytest.raises(SystemExit):
         main([*folders.arguments(), "-o", str(tmp_path / "r.html"), "--figures", "-figure_slices", wanted])
     assert message in capsys.readouterr().err
+
+
+def test_names_are_no_formulas(folders: ReportFolders, tmp_path: Path) -> None:
+    main([*folders.arguments(), "-o", str(tmp_path / "r.html"), "--figures", "-names", r"lr $\x$"])
+    assert list((tmp_path / "r_figures").glob("*.png"))

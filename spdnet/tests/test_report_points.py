@@ -89,3 +89,11 @@ def test_a_table_without_rows_has_no_points(tmp_path: Path) -> None:
     file.write_text(file.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
     points, _ = read(folders)
     assert points == [] and points_as_given(points).shape == (0, 3)
+
+
+def test_a_table_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    folders = write_report_data(tmp_path)
+    file = folders.predictions() / "prompts" / "case_a.csv"
+    file.write_bytes(file.read_bytes().replace(b"kept", "L\u00e4sion".encode("cp1252")))
+    with pytest.raises(PromptFileError, match=r"case_a\.csv is not a table of what became of prompts"):
+        read(folders)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spdnet.dataset import RawDataset
-from spdnet.dataset.splits import create_splits
+from spdnet.dataset.splits import create_splits, load_or_create_splits
 from spdnet.errors import DatasetError
 from spdnet.planning.shared_files import write_shared_files
 from spdnet.tests.conftest import Workspace
@@ -62,3 +62,24 @@ def test_splits_of_the_raw_folder_are_taken_over_and_must_agree(workspace: Works
 def test_too_few_cases_have_no_splits(workspace: Workspace) -> None:
     folder = share(workspace, 4)
     assert not (folder / "splits_final.json").exists()
+
+
+def test_a_label_that_was_restored_with_its_older_time_is_copied_again(workspace: Workspace) -> None:
+    label = workspace.raw / "labelsTr" / "blob_000.nii.gz"
+    other = bytes([*label.read_bytes()[:-1], 0])  # of the same size
+    folder = share(workspace)
+    label.write_bytes(other)
+    os.utime(label, (10**9, 10**9))
+    share(workspace)
+    assert (folder / "gt_segmentations" / "blob_000.nii.gz").read_bytes() == other
+
+
+def test_splits_that_overlap_are_told_and_those_without_training_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "splits_final.json"
+    file.write_text(json.dumps([{"train": ["a", "b"], "val": ["b"]}, {"train": [], "val": ["b"]}]), encoding="utf-8")
+    assert load_or_create_splits(file, ["a", "b"], 0).val == ("b",)
+    assert "fold 0 validates on 1 of its own training cases, as b" in caplog.text
+    with pytest.raises(DatasetError, match="fold 1 has no training case"):
+        load_or_create_splits(file, ["a", "b"], 1)

@@ -483,3 +483,21 @@ def test_backbone_that_is_not_known_is_refused(trained: Workspace, monkeypatch: 
 
 def test_no_such_zip(trained: Workspace) -> None:
     refused(trained.root / "gone.zip", trained, "no such file")
+
+
+def test_descriptions_that_cannot_be_used_are_refused(trained: Workspace) -> None:
+    refused(
+        rewrite(pack(trained), lambda e: e.update({f"{MODEL}/plans.json": b"[" * 200000})),
+        trained,
+        "plans.json",
+        "nested",
+    )
+    without = {MANIFEST_FILE, f"{MODEL}/{MANIFEST_FILE}"}
+
+    def empty(entries: dict[str, bytes]) -> None:
+        for name in list(entries):
+            if name in without:
+                del entries[name]
+        entries[f"{MODEL}/dataset.json"] = b"{}"
+
+    refused(rewrite(pack(trained), empty), trained, "dataset.json")

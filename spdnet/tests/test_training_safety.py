@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +17,23 @@ import numpy as np
 import pytest
 import torch
 
-from spdnet.errors import ConfigurationError, StorageError
+from spdnet.cli import train
+from spdnet.dataset import Labels
+from spdnet.errors import ConfigurationError, ModelError, StorageError
+from spdnet.inference import ModelFolder, SPDPredictor
 from spdnet.network.checkpoint import read_checkpoint
 from spdnet.planning.embedding_rule import choose_storage, stored_bytes
-from spdnet.planning.plans import AugmentationSettings
+from spdnet.planning.plans import AugmentationSettings, SPDSettings
 from spdnet.tests.conftest import Workspace
-from spdnet.tests.test_training import make_trainer, prompt_stage, raw_true_settings, records, run, train_epochs
+from spdnet.tests.test_training import (
+    interrupted_after,
+    make_trainer,
+    prompt_stage,
+    raw_true_settings,
+    records,
+    run,
+    train_epochs,
+)
 from spdnet.tests.tiny import tiny_settings
 from spdnet.training import loading, trackers
 from spdnet.training.guards import NONFINITE, HostCopy, NonFiniteLossError
@@ -253,8 +265,13 @@ def test_a_new_training_removes_what_the_old_one_left(planned: Workspace) -> Non
     (trainer.output_folder / NONFINITE).touch()
     trial = make_trainer(planned, 0, (0, 0))
     trial.disable_checkpointing = True
+    (trainer.output_folder / "checkpoint_latest.pth").touch()  # of a training that was interrupted
+    described = (trainer.model_folder / "plans.json").read_bytes()
     run(trial)
-    assert (trainer.output_folder / "checkpoint_final.pth").exists(), "a trial writes and removes no checkpoints"
+    there = {f.name for f in trainer.output_folder.glob("*.pth")}
+    assert there >= {"checkpoint_final.pth", "checkpoint_latest.pth"}, "a trial writes and removes no checkpoints"
+    assert (trainer.model_folder / "plans.json").read_bytes() == described
+    (trainer.output_folder / "checkpoint_latest.pth").unlink()
     left.mkdir(exist_ok=True)
     again = make_trainer(planned, 0, (1, 1))
     seen: list[set[str]] = []
@@ -374,3 +391,93 @@ def test_the_deterministic_option_repeats_itself_on_a_gpu(planned: Workspace) ->
         subprocess.run([sys.executable, "-c", script, *arguments], check=True)
         states.append(read_checkpoint(planned.model() / "fold_0" / "checkpoint_final.pth")["network_weights"])
     assert all(torch.equal(w, states[1][n]) for n, w in states[0].items())
+
+
+# ---- gradients that are no numbers ------------------------------------------------------------------------
+
+
+def test_a_step_that_is_marked_is_not_made() -> None:
+    """As on a GPU, where the norm of the gradients is not waited for."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight], lr=0.1, fused=True)
+    for gradient, is_made in ((float("inf"), False), (1.0, True)):
+        weight.grad = torch.tensor([1.0, gradient, 1.0])
+        norm = torch.nn.utils.clip_grad_norm_([weight], 12.0)
+        optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+        before = weight.detach().clone()
+        optimizer.step()
+        assert torch.equal(before, weight.detach()) != is_made and bool(torch.isfinite(weight).all())
+
+
+def test_a_gradient_that_was_no_number_stops_the_training_before_anything_is_saved(planned: Workspace) -> None:
+    trainer = make_trainer(planned, 0, (2, 1))
+    step = trainer.train_step
+
+    def unseen(batch: object) -> dict[str, object]:
+        output = step(batch)
+        is_second = trainer.current_epoch == 1 and trainer._iteration == 1
+        return {**output, "norm": torch.tensor(float("nan"))} if is_second else output
+
+    trainer.train_step = unseen  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteLossError, match=r"stage 1, epoch 1, iteration 0: the gradient is nan.*its batch is"):
+        run(trainer)
+    assert read_checkpoint(trainer.output_folder / "checkpoint_latest.pth")["current_epoch"] == 1
+    assert (trainer.output_folder / NONFINITE).exists()
+
+
+# ---- settings that change while a training lies ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheduler", ["poly", "plateau"])
+def test_a_continued_training_takes_the_rates_of_now(planned: Workspace, scheduler: str) -> None:
+    def settings(rate: float, decay: float) -> Callable[[SPDSettings], SPDSettings]:
+        def change(s: SPDSettings) -> SPDSettings:
+            stage = replace(s.stage1, learning_rate=rate, weight_decay=decay, scheduler=scheduler, warmup_iterations=0)
+            return replace(s, stage1=stage)
+
+        return change
+
+    with pytest.raises(KeyboardInterrupt):
+        run(make_trainer(planned, 0, (2, 0), interrupted_after(1), settings(1e-3, 0.0)))
+    again = make_trainer(planned, 0, (4, 0), SPDTrainer, settings(1e-4, 0.01))
+    again.initialize()
+    again.load_checkpoint(again.output_folder / "checkpoint_latest.pth")
+    again.run_training()
+    rates = [record.learning_rate for record in again.log.records]
+    expected = [1e-3] + [1e-4 * ((1 - epoch / 4) ** 0.9 if scheduler == "poly" else 1) for epoch in (1, 2, 3)]
+    assert rates == pytest.approx(expected)
+
+
+def test_a_fold_of_other_labels_is_neither_continued_nor_used(trained: Workspace) -> None:
+    trainer = make_trainer(trained, 0)
+    trainer.initialize()
+    file = trained.model() / "dataset.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["labels"] = {"background": 0, "half": 1, "bright": 2}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ModelError, match="was trained on other labels than"):
+        ModelFolder(trained.model()).load_networks(["0"], "checkpoint_final.pth", torch.device("cpu"))
+    trainer.labels = Labels.from_dataset_json(content)
+    with pytest.raises(ModelError, match="was trained on other labels than"):
+        trainer.load_checkpoint(trained.model() / "fold_0" / "checkpoint_final.pth")
+
+
+def test_another_distillation_than_in_training_is_told(trained: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    file = trained.model() / "plans.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    before = content["spd"]["distillation"]["tau"]
+    content["spd"]["distillation"]["tau"] = 0.9
+    file.write_text(json.dumps(content), encoding="utf-8")
+    ModelFolder(trained.model()).load_networks(["0"], "checkpoint_final.pth", torch.device("cpu"))
+    assert f"was trained with distillation tau {before!r}" in caplog.text and "says 0.9" in caplog.text
+
+
+def test_a_model_whose_stage_1_is_of_another_training_has_a_saliency(trained: Workspace, tmp_path: Path) -> None:
+    train.main([
+        "507", "1", "-p", "SPDPlans", "-tr", "SPDTrainerKeepPieces", "-epochs", "0", "1", "-device", "cpu",
+        "-stage1_from", str(trained.model() / "fold_1" / "checkpoint_final.pth"),
+    ])  # fmt: skip
+    predictor = SPDPredictor(device="cpu", allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(trained.model("SPDTrainerKeepPieces"), 1)
+    predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2

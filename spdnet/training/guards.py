@@ -31,7 +31,7 @@ class HostCopy:
             self._copy = torch.empty((), dtype=scalar.dtype, pin_memory=True)
             self._copy.copy_(scalar.detach(), non_blocking=True)
             self._copied = torch.cuda.Event()
-            self._copied.record()
+            self._copied.record(torch.cuda.current_stream(scalar.device))
 
     def value(self) -> float:
         """Wait for the value."""
@@ -47,11 +47,12 @@ def nonfinite_message(what: str, value: float, where: str, batch: Sequence[str],
         what: "loss" or "gradient".
         value: of it.
         where: stage, epoch and iteration.
-        batch: what the batch is made of.
-        file: where the state before the step is; None if it was not to be written.
+        batch: what the batch is made of; nothing if that is not known any more.
+        file: where the state before the step, or of the epoch without it, is; None if it was not to be written.
     """
     shown = "; ".join(batch[:_SHOWN]) + ("; ..." if len(batch) > _SHOWN else "")
-    state = f"The state before the step and the whole batch are in {file}." if file else "Checkpoints are disabled."
+    held = "The state before the step and the whole batch are" if batch else "The weights, without that step, are"
+    state = f"{held} in {file}." if file else "Checkpoints are disabled."
     return (
         f"{where}: the {what} is {value}, so the training has stopped; its batch is {shown or 'unknown'}. {state} "
         "The usual causes are a learning rate that is too high (spd.stage1.learning_rate and spd.stage2.learning_rate "

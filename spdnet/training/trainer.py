@@ -51,6 +51,7 @@ from spdnet.training.warm_up import scaled_rate, warm_up_share
 
 SMOOTHING = 0.9  # of the validation Dice, nnU-Net's
 MAX_GRADIENT_NORM = 12.0  # nnU-Net's
+POLY_POWER = 0.9  # nnU-Net's
 NO_MASK_MEETS_ITS_TARGET = (
     ": no mask meets its target. If the loss of stage 2 has hardly fallen, its decoder has ended in empty masks: train "
     "again with another --seed, or let its learning rate rise more slowly (spd.stage2.warmup_iterations)"
@@ -112,6 +113,7 @@ class SPDTrainer:
         self.current_epoch = 0
         self.best_smoothed_dice: float | None = None
         self.smoothed_dice: float | None = None
+        self._has_saliency = False  # from an earlier training
         self._resumed = False
         self._resume_state: dict[str, Any] | None = None
         self._stage_runs = False
@@ -218,7 +220,7 @@ class SPDTrainer:
         )
         if s.scheduler == "plateau":
             return optimizer, ReduceLROnPlateau(optimizer, factor=0.5, patience=4)
-        return optimizer, PolynomialLR(optimizer, total_iters=s.epochs, power=0.9)
+        return optimizer, PolynomialLR(optimizer, total_iters=s.epochs, power=POLY_POWER)
 
     def get_dataloaders(self) -> tuple[Batches, Batches]:
         """Training batches of the current epoch of the current stage, and validation batches."""
@@ -319,7 +321,8 @@ class SPDTrainer:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _write_descriptions(self) -> None:
-        write_model_files(self.model_folder, self.plans, self.dataset_json, self.preprocessed_folder)
+        if not self.disable_checkpointing:  # a trial changes nothing for the folds that are trained
+            write_model_files(self.model_folder, self.plans, self.dataset_json, self.preprocessed_folder)
         training = {
             "trainer": type(self).__name__,
             "fold": self.fold,
@@ -341,7 +344,8 @@ class SPDTrainer:
         self.save_checkpoint(FINAL)
         self.log.draw()
         if self.team.is_main:
-            (self.output_folder / LATEST).unlink(missing_ok=True)
+            if not self.disable_checkpointing:  # else it is of another training, which was interrupted
+                (self.output_folder / LATEST).unlink(missing_ok=True)
             self._remove_stored_embeddings()
         self.print_to_log_file(f"training done: {self.output_folder}")
 
@@ -371,9 +375,33 @@ class SPDTrainer:
         self._stage_runs = True
         if self._resume_state is not None:
             self.optimizer.load_state_dict(self._resume_state["optimizer"])
-            self.lr_scheduler.load_state_dict(self._resume_state["lr_scheduler"])
+            self._take_up_schedule(self._resume_state["lr_scheduler"], self._resume_state["before"])
             if self._selection is not None and self._resume_state["selection"] is not None:
                 self._selection.load_state(self._resume_state["selection"])
+
+    def _take_up_schedule(self, state: dict[str, Any], before: dict[str, Any]) -> None:
+        """Go on with the rates of a checkpoint or, where the stage's settings were changed since, with those of now.
+
+        Args:
+            state: of the schedule. before: the stage's settings, as the checkpoint has them.
+        """
+        now, epoch = self.stage.stage_settings, self.current_epoch
+        if before["scheduler"] == now.scheduler:
+            self.lr_scheduler.load_state_dict(state)
+        names = ("scheduler", "learning_rate", "weight_decay", "epochs")
+        if all(before[name] == getattr(now, name) for name in names):
+            return
+        for group in self.optimizer.param_groups:
+            group["weight_decay"], group["initial_lr"] = now.weight_decay, now.learning_rate
+            if now.scheduler == "poly":
+                group["lr"] = now.learning_rate * (1 - epoch / now.epochs) ** POLY_POWER
+            elif before["scheduler"] == "plateau":  # which may have lowered it by now
+                group["lr"] *= now.learning_rate / before["learning_rate"] if before["learning_rate"] else 1.0
+            else:
+                group["lr"] = now.learning_rate
+        if isinstance(self.lr_scheduler, PolynomialLR):
+            self.lr_scheduler.total_iters, self.lr_scheduler.last_epoch = now.epochs, epoch
+            self.lr_scheduler.base_lrs = [now.learning_rate for _ in self.optimizer.param_groups]
 
     def on_stage_end(self) -> None:
         """Release what the stage holds, also after an error."""
@@ -398,7 +426,7 @@ class SPDTrainer:
         """One step of the optimiser, gradients clipped, at the share of its rate that the warm-up has reached.
 
         Raises:
-            NonFiniteLossError: the loss, or on a CPU the gradient, is not a number; the step is not made.
+            NonFiniteLossError: the loss, or on a CPU the gradient, is not a number. A step is not made then.
             ConfigurationError: the GPU's memory does not hold the step.
         """
         s = self.stage.stage_settings
@@ -409,18 +437,22 @@ class SPDTrainer:
             loss.backward()
             self._check_finite("loss", copy.value() / self.team.size, batch)
             norm = nn.utils.clip_grad_norm_(self.stage.parameters(), MAX_GRADIENT_NORM)
-            if not norm.is_cuda:  # there it would have to be waited for; the next loss tells
+            if norm.is_cuda:  # it would have to be waited for: Adam makes no step then, and the epoch's end tells
+                self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+            else:
                 self._check_finite("gradient", float(norm), batch)
             with scaled_rate(self.optimizer, warm_up_share(self._n_steps, s.warmup_iterations)):
                 self.optimizer.step()
         self._iteration += 1
         self._n_steps += 1
-        return {"loss": loss.detach() / self.team.size}
+        return {"loss": loss.detach() / self.team.size, "norm": norm.detach()}
 
-    def _check_finite(self, what: str, value: float, batch: Any) -> None:
+    def _check_finite(self, what: str, value: float, batch: Any | None) -> None:
+        """Stop if a loss or gradient is no number; of a batch that is not there any more the file tells nothing."""
         if math.isfinite(value):
             return
-        whole_batch = [name for part in self.team.collect([self.stage.describe(batch)]) for name in part]
+        described = [self.stage.describe(batch)] if batch is not None else []
+        whole_batch = [name for part in self.team.collect(described) for name in part]
         where = f"stage {self.stage_number}, epoch {self.current_epoch}, iteration {self._iteration}"
         self.save_checkpoint(NONFINITE, {"what": what, "iteration": self._iteration, "batch": whole_batch})
         file = None if self.disable_checkpointing else self.output_folder / NONFINITE
@@ -429,7 +461,17 @@ class SPDTrainer:
         raise NonFiniteLossError(message)
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        """Keep the mean training loss; NaN if the epoch had nothing to train on."""
+        """Keep the mean training loss; NaN if the epoch had nothing to train on.
+
+        Raises:
+            NonFiniteLossError: a gradient was no number; its step was not made (on a GPU, where this is the first time
+                that they are looked at).
+        """
+        norms = [output["norm"] for output in train_outputs if "norm" in output]
+        for number, norm in enumerate(torch.stack(norms).tolist() if norms else []):
+            if not math.isfinite(norm):
+                self._iteration = number
+                self._check_finite("gradient", norm, None)
         losses = [output["loss"] for output in train_outputs]
         self._losses["train"] = float(torch.stack(losses).mean()) if losses else float("nan")
 
@@ -539,6 +581,7 @@ class SPDTrainer:
                     "settings": dataclasses.asdict(self.settings),
                     "seed": self.seed,
                     "held_out_cases": [c.case for c in self.held_out_cases],
+                    "has_saliency": self._has_saliency or self.settings.stage1.epochs > 0,
                     "stage_number": self.stage_number,
                     "stage_epoch": self.current_epoch,
                     "stage_steps": self._n_steps,
@@ -570,8 +613,10 @@ class SPDTrainer:
             self.network.load_own_state(content["network_weights"])
         except (KeyError, ValueError) as error:
             raise ModelError(f"{source} does not fit the plans of this training: {error}") from error
+        self._check_labels(content, source)
         self._resumed = True
         self.seed = own["seed"]
+        self._has_saliency = own.get("has_saliency", own["settings"]["stage1"]["epochs"] > 0)
         self._hold_out_as(own)
         self._tell_changed_settings(own["settings"])
         self.stage_number, self.current_epoch = own["stage_number"], own["stage_epoch"]
@@ -585,6 +630,7 @@ class SPDTrainer:
                 "optimizer": content["optimizer_state"],
                 "lr_scheduler": own["lr_scheduler_state"],
                 "selection": own.get("selection_state"),  # older checkpoints have none
+                "before": own["settings"][f"stage{self.stage_number}"],
             }
 
     def start_from_stage1(self, file: Path) -> None:
@@ -598,6 +644,7 @@ class SPDTrainer:
         load_stage1_weights(self.network, content["network_weights"], file)
         self._load_best(content["spd"].get("selection_state"))  # of a training that is still in stage 1
         self.stage_number, self.current_epoch = 2, 0
+        self._has_saliency = True
         self._hold_out_as(content["spd"])
         self.print_to_log_file(
             f"stage 1 taken from {file}; it held out {len(self.held_out_cases)} of the training cases"
@@ -619,6 +666,7 @@ class SPDTrainer:
             ModelError: the checkpoint is missing, or of another network.
         """
         kept = load_pretrained_weights(self.network, read_checkpoint(file), self.settings.backbone, file)
+        self._has_saliency = True
         parts = dict.fromkeys(name.split(".")[0] for name in kept)
         self.print_to_log_file(f"pre-trained weights from {file}; not taken: {', '.join(parts) or 'none'}")
 
@@ -627,6 +675,12 @@ class SPDTrainer:
             raise ModelError(
                 f"{source} was trained with other plans: {difference}. Plans and checkpoint do not belong together; "
                 "train anew, or restore the plans it was trained with."
+            )
+
+    def _check_labels(self, content: dict[str, Any], source: str) -> None:
+        if Labels.from_dataset_json(content["init_args"]["dataset_json"]) != self.labels:
+            raise ModelError(
+                f"{source} was trained on other labels than dataset.json has now; train anew, or restore the labels"
             )
 
     def _tell_changed_settings(self, stored: dict[str, Any]) -> None:
