@@ -25,6 +25,7 @@ from spdnet.inference.model_folder import dataset_of_folder
 from spdnet.inference.prompting import decoder_rows, distill_volume
 from spdnet.inference.volume import decode_volume, encode_volume, predict_volume
 from spdnet.network import build_network
+from spdnet.network.checkpoint import read_checkpoint, write_checkpoint
 from spdnet.planning.plans import BoxSettings, DistillationSettings
 from spdnet.prompts import ALL_CLASSES, Markup, SlicePrompts, read_markups, write_markups
 from spdnet.tests.conftest import Workspace
@@ -521,17 +522,36 @@ def test_a_model_of_other_classes_is_refused(trained: Workspace) -> None:
     content = json.loads(file.read_text(encoding="utf-8"))
     content["labels"]["third"] = 3
     file.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(ModelError, match=r"do not belong together: .*shape"):
+    with pytest.raises(ModelError, match=r"checkpoint_final\.pth was trained on other labels than .*dataset\.json has"):
         predictor_of(trained)
 
 
 def test_a_model_without_stage_1_needs_prompts(trained: Workspace) -> None:
-    predictor = predictor_of(trained, [0])
-    settings = predictor.plans.settings
-    predictor.plans = replace(predictor.plans, settings=replace(settings, stage1=replace(settings.stage1, epochs=0)))
+    forget_saliency(trained, 0)
     case = replace(RawDataset(trained.raw).cases("Ts")[0], prompts=None)
     with pytest.raises(ModelError, match="no saliency prior and needs prompts"):
+        predictor_of(trained, [0]).predict_case(case)
+
+
+def test_of_older_checkpoints_the_plans_say_whether_there_was_a_stage_1(trained: Workspace) -> None:
+    forget_saliency(trained, 0, None)
+    predictor = predictor_of(trained, [0])
+    case = replace(RawDataset(trained.raw).cases("Ts")[0], prompts=None)
+    predictor.predict_case(case)
+    settings = predictor.plans.settings
+    predictor.plans = replace(predictor.plans, settings=replace(settings, stage1=replace(settings.stage1, epochs=0)))
+    with pytest.raises(ModelError, match="no saliency prior and needs prompts"):
         predictor.predict_case(case)
+
+
+def forget_saliency(trained: Workspace, fold: int, has_saliency: bool | None = False) -> None:
+    """Make the checkpoint of a fold one that never had a stage 1, or (None) that does not say so."""
+    file = trained.model() / f"fold_{fold}" / "checkpoint_final.pth"
+    content = read_checkpoint(file)
+    content["spd"].pop("has_saliency")
+    if has_saliency is not None:
+        content["spd"]["has_saliency"] = has_saliency
+    write_checkpoint(file, content)
 
 
 def test_a_volume_stored_along_another_axis_gives_the_same_segmentation(trained: Workspace, tmp_path: Path) -> None:

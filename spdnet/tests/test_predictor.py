@@ -28,6 +28,7 @@ from spdnet.network.checkpoint import read_checkpoint
 from spdnet.prompts import PromptReading, read_markups, write_markups
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.test_export import FlippedIO
+from spdnet.tests.test_inference import forget_saliency
 
 EXTRAS = {"dataset.json", "plans.json", "predict_from_raw_data_args.json"}
 
@@ -486,9 +487,8 @@ def test_cases_of_one_name_do_not_share_a_prompt_file(images: Path, prompts: Pat
 def test_a_model_without_a_prior_is_refused_before_any_work(
     trained: Workspace, images: Path, prompts: Path, tmp_path: Path
 ) -> None:
+    forget_saliency(trained, 0)
     made = predictor_of(trained)
-    settings = made.plans.settings
-    made.plans = replace(made.plans, settings=replace(settings, stage1=replace(settings.stage1, epochs=0)))
     with pytest.raises(ModelError, match="needs prompts, which 1 cases lack: blob_006"):
         made.predict_from_files(images, tmp_path / "out", prompts=[prompts / "blob_005.mrk.json", None])
     assert not (tmp_path / "out").exists()

@@ -449,10 +449,11 @@ def test_a_continued_training_takes_the_rates_of_now(planned: Workspace, schedul
 
 
 def test_a_fold_of_other_labels_is_neither_continued_nor_used(trained: Workspace) -> None:
-    trainer = make_trainer(trained, 0)
-    trainer.initialize()
     file = trained.model() / "dataset.json"
     content = json.loads(file.read_text(encoding="utf-8"))
+    plans = json.loads((trained.model() / "plans.json").read_text(encoding="utf-8"))
+    trainer = SPDTrainer(plans, "2d", 0, content, torch.device("cpu"))
+    trainer.initialize()
     content["labels"] = {"background": 0, "half": 1, "bright": 2}
     file.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ModelError, match="was trained on other labels than"):
