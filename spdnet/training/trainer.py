@@ -437,8 +437,9 @@ class SPDTrainer:
             loss.backward()
             self._check_finite("loss", copy.value() / self.team.size, batch)
             norm = nn.utils.clip_grad_norm_(self.stage.parameters(), MAX_GRADIENT_NORM)
-            if norm.is_cuda:  # it would have to be waited for: Adam makes no step then, and the epoch's end tells
-                self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+            if norm.is_cuda:  # it would have to be waited for: a fused optimiser makes no step, and the epoch's end tells
+                if self.optimizer.defaults.get("fused"):
+                    self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
             else:
                 self._check_finite("gradient", float(norm), batch)
             with scaled_rate(self.optimizer, warm_up_share(self._n_steps, s.warmup_iterations)):
