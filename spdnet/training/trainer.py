@@ -437,7 +437,7 @@ class SPDTrainer:
             loss.backward()
             self._check_finite("loss", copy.value() / self.team.size, batch)
             norm = nn.utils.clip_grad_norm_(self.stage.parameters(), MAX_GRADIENT_NORM)
-            if norm.is_cuda:  # it would have to be waited for: a fused optimiser makes no step, and the epoch's end tells
+            if norm.is_cuda:  # would have to be waited for: a fused optimiser makes no step, and the epoch's end tells
                 if self.optimizer.defaults.get("fused"):
                     self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
             else:
