@@ -25,6 +25,7 @@ from evidence.summary import SHOWN
 REPOSITORY = Path(__file__).parents[2]
 RECORDS = REPOSITORY / "benchmarks" / "results" / "evidence"
 SHARED_ENCODER = REPOSITORY / "benchmarks" / "results" / "choices" / "shared_encoder"
+LONGER = "nnunet_20"  # the profile of a longer nnU-Net, and its folder
 PAGES = {  # with the headings between which they report the evidence
     "README.md": ("## Results", "## Limits"),
     "docs/results.md": ("## The evidence", "## Beside nnU-Net v2"),
@@ -76,9 +77,9 @@ def evidence_in(page: str) -> str:
 
 @cache
 def all_runs() -> list[Runs]:
-    """Scored runs: of the evidence, and with one encoder for both stages, which the pages compare SPD with."""
+    """Scored runs: of the evidence, and what it is compared with: one encoder for both stages, a longer nnU-Net."""
     found = []
-    for folder in (RECORDS, SHARED_ENCODER):
+    for folder in (RECORDS, SHARED_ENCODER, SHARED_ENCODER.with_name(LONGER)):
         groups: dict[tuple[object, ...], list[RunRecord]] = {}
         for record in with_borrowed(stored_records(folder), METHODS, DATASETS):
             groups.setdefault((setting_of(record), record.job.method, record.job.test_noise), []).append(record)
@@ -89,6 +90,12 @@ def all_runs() -> list[Runs]:
 def setting_of(record: RunRecord) -> Setting:
     """Where it ran, whatever the seed."""
     return replace(record.job.setting, seed=0)
+
+
+def data_of(record: RunRecord) -> Setting:
+    """The same, whether nnU-Net trained longer or not."""
+    setting = setting_of(record)
+    return replace(setting, profile="small") if setting.profile == LONGER else setting
 
 
 _MEANS: dict[tuple[int, str], dict[int, float]] = {}
@@ -103,16 +110,17 @@ def means(run: Runs, metric: str) -> dict[int, float]:
 
 @cache
 def pairs() -> list[tuple[float, Runs, Runs, str]]:
-    """SPD, whole or with one encoder, beside all else in its setting, in every metric shown, with the difference.
+    """SPD, whole or with one encoder, or a longer nnU-Net, beside all else in its setting, in every metric shown.
 
     All else is everything with the same test prompts or with none, and SPD with others.
     """
     found = []
-    for spd, other in product((run for run in all_runs() if run.method.name == SPD), all_runs()):
+    firsts = [run for run in all_runs() if run.method.name == SPD or setting_of(run.records[0]).profile == LONGER]
+    for spd, other in product(firsts, all_runs()):
         ours, theirs = spd.records[0], other.records[0]
         alike = theirs.job.test_noise == ours.job.test_noise or other.method.name == SPD
         seeds = spd.results.keys() & other.results.keys()
-        if seeds and setting_of(theirs) == setting_of(ours) and (alike or not other.method.uses_prompts):
+        if seeds and data_of(theirs) == data_of(ours) and (alike or not other.method.uses_prompts):
             for metric in SHOWN:
                 value = float(np.mean([means(spd, metric)[s] - means(other, metric)[s] for s in seeds]))
                 found += [(value, spd, other, metric), (-value, other, spd, metric)]
