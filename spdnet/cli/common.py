@@ -10,6 +10,7 @@ import os
 import select
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
@@ -38,6 +39,13 @@ def add_prompt_reading(parser: argparse.ArgumentParser) -> None:
 def prompt_reading(args: argparse.Namespace) -> PromptReading:
     """What `add_prompt_reading`'s options say."""
     return PromptReading(args.frame, args.outside)
+
+
+def prompts_beside(images: Path) -> Path | None:
+    """`promptsTs` beside `imagesTs`, whether it is there or not; None for a folder that is not called so."""
+    folder = images.absolute()
+    sibling = folder.with_name(folder.name.replace("images", "prompts", 1))
+    return sibling if sibling != folder else None
 
 
 def close_bars() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from spdnet.cli.common import add_prompt_reading, entry_point, prompt_reading
+from spdnet.cli.common import add_prompt_reading, entry_point, prompt_reading, prompts_beside
 from spdnet.errors import ConfigurationError, PromptFileError
 from spdnet.inference import ModelFolder, SPDPredictor, find_model
 from spdnet.network.precision import get_device
@@ -56,12 +56,11 @@ def sibling_prompts(input_folder: Path) -> Path:
     Raises:
         PromptFileError: there is no such folder; says how to give prompts.
     """
-    folder = input_folder.absolute()
-    sibling = folder.with_name(folder.name.replace("images", "prompts", 1))
-    if sibling != folder and sibling.is_dir():
+    sibling = prompts_beside(input_folder)
+    if sibling is not None and sibling.is_dir():
         return sibling
     raise PromptFileError(
-        f"no prompts for {input_folder}: {sibling if sibling != folder else 'a folder beside it'} does not exist. Put "
+        f"no prompts for {input_folder}: {sibling or 'a folder beside it'} does not exist. Put "
         "Slicer markups CASE.mrk.json there, name their folder with -prompts FOLDER, make simulated ones from labels "
         "with spd_simulate_prompts, or run on the images alone with --no_prompts."
     )

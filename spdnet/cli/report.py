@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from spdnet.cli.common import add_prompt_reading, entry_point, prompt_reading
+from spdnet.cli.common import add_prompt_reading, entry_point, prompt_reading, prompts_beside
 from spdnet.dataset import RawDataset
 from spdnet.errors import ConfigurationError, ModelError
 from spdnet.inference import ModelFolder, find_model
@@ -68,7 +68,7 @@ def _training(args: argparse.Namespace) -> tuple[ReportSource, Path]:
 
 def _predictions(args: argparse.Namespace) -> tuple[ReportSource, Path]:
     folders = [Path(p) for p in args.p]
-    prompts = args.prompts or _prompts_of(folders[0], args.i.absolute())
+    prompts = args.prompts or _prompts_of(folders[0], args.i)
     source = prediction_source(args.i, folders, args.names or (), args.ref, prompts, args.djfile, prompt_reading(args))
     return source, folders[0] / "report.html"
 
@@ -77,8 +77,8 @@ def _prompts_of(predictions: Path, images: Path) -> Path | None:
     """The folder of prompts that predictions were made with, by their record, else the one beside the images."""
     record = read_origin(predictions)
     if "prompts" not in record:
-        sibling = images.with_name(images.name.replace("images", "prompts", 1))
-        return sibling if sibling.is_dir() and sibling != images else None
+        sibling = prompts_beside(images)
+        return sibling if sibling is not None and sibling.is_dir() else None
     given = record["prompts"]
     if not isinstance(given, str):  # none, or a list of files
         return None

@@ -610,11 +610,11 @@ class SPDTrainer:
                 f"{source} was written by {own['trainer_name']}, not {type(self).__name__}; choose it with -tr"
             )
         self._check_plans(content, source)
+        self._check_labels(content, source)
         try:
             self.network.load_own_state(content["network_weights"])
         except (KeyError, ValueError) as error:
             raise ModelError(f"{source} does not fit the plans of this training: {error}") from error
-        self._check_labels(content, source)
         self._resumed = True
         self.seed = own["seed"]
         self._has_saliency = own.get("has_saliency", own["settings"]["stage1"]["epochs"] > 0)
