@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from spdnet.cli.common import add_prompt_reading, entry_point, prompt_reading
+from spdnet.cli.common import add_prompt_reading, entry_point, prompt_reading, prompts_beside
 from spdnet.cli.planning_options import number_of_processes, raw_dataset
 from spdnet.comparison.lone_pieces import drop_lone_pieces
 from spdnet.comparison.point_channels import with_prompt_files, write_dataset_with_points, write_images_with_points
@@ -90,7 +90,7 @@ def _tools(dataset: RawDataset, args: argparse.Namespace) -> CaseTools:
 
 def _cases(images: Path, args: argparse.Namespace, dataset: RawDataset) -> list[FileCase]:
     """The cases of a folder of images, with the prompt files of the folder that is named or stands beside it."""
-    prompts = args.prompts or images.absolute().with_name(images.absolute().name.replace("images", "prompts", 1))
+    prompts = args.prompts or prompts_beside(images) or images
     return with_prompt_files(find_cases(images, dataset.file_ending, dataset.n_channels), prompts)
 
 
