@@ -103,7 +103,8 @@ def storage_errors(file: Path, verb: str = "write") -> Iterator[None]:
     except OSError as error:
         named = str(error.filename or file)
         is_own = named == str(file) or _PARTIAL.fullmatch(Path(named).name) is not None
-        other, advice = ("", _advice(error)) if is_own or error.errno in _FULL else (f" ({named})", _UNCHANGED)
+        is_about_it = is_own or Path(named) in file.parents or error.errno in _FULL
+        other, advice = "" if is_own else f" ({named})", _advice(error) if is_about_it else _UNCHANGED
         raise StorageError(f"cannot {verb} {file}: {error.strerror or error}{other}. {advice}") from error
 
 
@@ -179,6 +180,22 @@ def remove_leftovers(folder: Path) -> int:
         partial = [folder / n for n in os.listdir(folder) if _PARTIAL.fullmatch(n)]
         return sum(_remove_unlocked(p) for p in partial if not p.is_dir())
     return 0
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes of this kind out of a folder while the block runs, where its file system has locks."""
+    if fcntl is None:
+        yield
+        return
+    with storage_errors(folder, "open"):
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _remove_unlocked(partial: Path) -> bool:

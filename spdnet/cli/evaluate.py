@@ -12,7 +12,7 @@ from spdnet.dataset.labels import Labels
 from spdnet.dataset.raw_dataset import read_dataset_json
 from spdnet.errors import ConfigurationError, DatasetError, PlansError
 from spdnet.evaluation.evaluate import Estimate, EvaluationResult, evaluate_folder
-from spdnet.files import read_json
+from spdnet.files import parse_json, read_json
 from spdnet.geometry.image_geometry import axis_from_name
 from spdnet.parallel import default_processes
 
@@ -32,10 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = _parser().parse_args(argv)
     output = arguments.o or arguments.pred / RESULT_FILE
-    if output.suffix != ".json":
-        raise ConfigurationError(f"-o {output}: scores are written as JSON; give a name that ends in .json")
-    if not output.parent.is_dir():
-        raise ConfigurationError(f"the folder of the output file {output} does not exist; mend -o or -pred")
+    _check_output(output)
     dataset_file = arguments.djfile or find_dataset_json(arguments.ref, arguments.pred)
     dataset_json = read_dataset_json(dataset_file)
     labels = Labels.from_dataset_json(dataset_json, str(dataset_file))
@@ -57,6 +54,23 @@ def main(argv: list[str] | None = None) -> None:
             "compare with scores of a model that slices along another axis, give its plans.json with -pfile."
         )
     print(f"Written: {output}")
+
+
+def _check_output(file: Path) -> None:
+    if file.suffix.lower() != ".json":
+        raise ConfigurationError(f"-o {file}: scores are written as JSON; give a name that ends in .json")
+    if not file.parent.is_dir():
+        raise ConfigurationError(f"the folder of the output file {file} does not exist; mend -o or -pred")
+    if file.is_file() and file.name != RESULT_FILE and not _holds_scores(file):
+        raise ConfigurationError(f"-o {file}: this file is there already and holds no scores; choose another name")
+
+
+def _holds_scores(file: Path) -> bool:
+    try:
+        content = parse_json(file.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(content, dict) and {"n_cases", "mean", "cases"} <= content.keys()
 
 
 def find_dataset_json(reference_folder: Path, prediction_folder: Path) -> Path:

@@ -75,15 +75,20 @@ def _predictions(args: argparse.Namespace) -> tuple[ReportSource, Path]:
 
 def _prompts_of(predictions: Path, images: Path) -> Path | None:
     """The folder of prompts that predictions were made with, by their record, else the one beside the images."""
-    record = read_origin(predictions)
-    if "prompts" not in record:
+    record = read_origin(predictions, "Remove it, or name the folder of prompts with -prompts.")
+    if record is None or "prompts" not in record:
         sibling = prompts_beside(images)
         return sibling if sibling is not None and sibling.is_dir() else None
     given = record["prompts"]
     if not isinstance(given, str):  # none, or a list of files
         return None
     if not Path(given).is_dir():
-        logger.warning("the prompts that %s was made with, %s, are gone; none are shown", predictions, given)
+        logger.warning(
+            "the prompts that %s was made with, %s, are not there; none are shown, unless you name their folder with "
+            "-prompts",
+            predictions,
+            given,
+        )
         return None
     return Path(given)
 

@@ -31,8 +31,8 @@ SCORES_FILE = "spd_evaluation.json"
 _ATTEMPTS = 3
 
 
-def set_aside(targets: Sequence[Path], file_ending: str, inputs: Iterable[Path] = ()) -> None:
-    """Move what there is of earlier predictions out of the way of new ones.
+def set_aside(targets: Sequence[Path], file_ending: str, inputs: Iterable[Path] = ()) -> int:
+    """Move what there is of earlier predictions out of the way of new ones; returns how many there were.
 
     A case without its segmentation was not completed, so its other files are removed.
 
@@ -52,17 +52,19 @@ def set_aside(targets: Sequence[Path], file_ending: str, inputs: Iterable[Path] 
         others = [f for f in _side_files(folder, target.name, file_ending) if f.resolve() not in kept]
         if not segmentation.is_file():
             for file in others:
-                with storage_errors(file, "remove"):
-                    file.unlink(missing_ok=True)
+                if file != _spacing_file(folder, target.name):  # it may be the user's, and nothing takes it for a mask
+                    with storage_errors(file, "remove"):
+                        file.unlink(missing_ok=True)
             continue
         for file in (*others, segmentation):
             _move(file, folder)
         moved[folder] = moved.get(folder, 0) + 1
     for folder in dict.fromkeys(t.parent for t in targets):
         if (folder / SCORES_FILE).is_file():
-            _move(folder / SCORES_FILE, folder, may_be_gone=True)  # another process may have moved them
+            _move(folder / SCORES_FILE, folder)
     for folder, count in moved.items():
         logger.info("%d earlier predictions are in %s until the new ones are there", count, folder / EARLIER_FOLDER)
+    return sum(moved.values())
 
 
 def remove_earlier(target: Path, file_ending: str) -> None:
@@ -100,8 +102,12 @@ def _side_files(folder: Path, case: str, file_ending: str) -> list[Path]:
     if is_prompt_report(folder, case):
         files += report_files(folder, case)
     if file_ending.lower() in Tiff3DIO.supported_file_endings:
-        files.append(folder / f"{case}.json")  # its spacing
+        files.append(_spacing_file(folder, case))
     return [f for f in files if f.is_file()]
+
+
+def _spacing_file(folder: Path, case: str) -> Path:
+    return folder / f"{case}.json"
 
 
 def _saliency_files(folder: Path, case: str, file_ending: str) -> list[Path]:
@@ -120,8 +126,8 @@ def _holds_probabilities(file: Path) -> bool:
         return False
 
 
-def _move(file: Path, folder: Path, may_be_gone: bool = False) -> None:
-    """Move a file of a folder to the same place below `EARLIER_FOLDER`."""
+def _move(file: Path, folder: Path) -> None:
+    """Move a file of a folder to the same place below `EARLIER_FOLDER`; another process may have done it already."""
     target = folder / EARLIER_FOLDER / file.relative_to(folder)
     for attempt in range(_ATTEMPTS):
         make_folder(target.parent)
@@ -130,7 +136,7 @@ def _move(file: Path, folder: Path, may_be_gone: bool = False) -> None:
                 file.replace(target)
                 return
             except FileNotFoundError:  # another process may just have removed the empty folder
-                if may_be_gone and not file.exists():
+                if not file.exists():
                     return
-                if attempt == _ATTEMPTS - 1 or not file.exists():
+                if attempt == _ATTEMPTS - 1:
                     raise

@@ -24,7 +24,7 @@ from spdnet.files import make_folder, write_json
 from spdnet.geometry import ImageGeometry
 from spdnet.geometry.image_geometry import axis_from_name
 from spdnet.inference.class_rules import Rules
-from spdnet.inference.earlier import earlier_prediction, remove_folder_if_done, set_aside
+from spdnet.inference.earlier import EARLIER_FOLDER, earlier_prediction, remove_folder_if_done, set_aside
 from spdnet.inference.export import probabilities_on_raw_grid
 from spdnet.inference.mirroring import predict_mirrored
 from spdnet.inference.model_folder import ModelFolder
@@ -570,20 +570,33 @@ class SPDPredictor:
         """Set earlier predictions of the cases aside, then write what nnU-Net's tools need beside predictions.
 
         Where a folder's predictions were made otherwise, those of all listed cases go, also of the parts of other
-        calls. The record of how predictions are made follows: what is not set aside is never taken for a new one.
+        calls. The record of how predictions are made follows: what was not set aside is never taken for a new one.
         """
         folders = folders_of(cases)
         again = {f for f in folders if (f / ORIGIN_FILE).is_file()}
         anew = {f for f in again if not is_alike(f, origin)}
-        targets = [c.target for c in cases if c.target is not None and c.target.parent in again]
-        targets += [c.target for c in listed if c.target is not None and c.target.parent in anew]
-        inputs = [f for c in listed for f in (*c.files.images, c.files.prompts) if f is not None]
-        set_aside(list(dict.fromkeys(targets)), self._tools().file_ending, inputs)
+        targets = [c.target for c in cases if c.target is not None]
+        of_others = [c.target for c in listed if c.target is not None and c.target.parent in anew]
+        inputs = [f for c in listed for f in self._files_read(c.files)]
+        ending = self._tools().file_ending
+        set_aside([t for t in targets if t.parent in again], ending, inputs)
+        if n_others := set_aside([t for t in of_others if t not in targets], ending, inputs):
+            logger.warning(
+                "%d predictions that this call does not replace were moved to %s, as they were made otherwise than the "
+                "new ones: run their part of the cases again, with the same options as this one",
+                n_others,
+                ", ".join(str(f / EARLIER_FOLDER) for f in anew),
+            )
         for folder in folders:
             make_folder(folder)
-            write_origin(folder, origin, [c.target.name for c in listed if c.target and c.target.parent == folder])
+            write_origin(folder, origin, [t.name for t in targets if t.parent == folder])
             for name, content in self._descriptions().items():
                 write_json(folder / name, content)
+
+    def _files_read(self, files: CaseFiles) -> list[Path]:
+        """The files that a case is read from."""
+        of_images = [self.reader.image_side_file(image) for image in files.images]
+        return [f for f in (*files.images, *of_images, files.prompts) if f is not None]
 
     def _descriptions(self) -> dict[str, Any]:
         """What the model and its data set are, as files beside predictions."""

@@ -107,8 +107,7 @@ def unfinished(cases: list[FileCase], file_ending: str, with_probabilities: bool
     begun = {folder: begun_cases(folder) for folder in folders_of(cases)}
 
     def is_done(target: Path) -> bool:
-        recorded = begun[target.parent]
-        is_recorded = recorded is None or target.name in recorded
+        is_recorded = target.name in begun[target.parent]
         return is_recorded and is_complete(target.parent, target.name, file_ending, with_probabilities)
 
     return [c for c in cases if c.target is None or not is_done(c.target)]
@@ -296,7 +295,8 @@ def with_prompts_of_folder(
             f"several cases of the list are called {_some(twice)}, and {folder} has one prompt file for each name. "
             "Give the prompts as a list, with one file, or None, for each case"
         )
-    if all(image.parent.resolve() != folder.resolve() for case in cases for image in case.images):
+    of_images = {image.parent.resolve() for case in cases for image in case.images}
+    if of_images and folder.resolve() not in of_images:  # of cases with faults the images are not known
         check_prompt_endings(folder)
     prompted: list[CaseFiles] = []
     faults: dict[str, SPDError] = {}

@@ -45,7 +45,8 @@ class PromptReading:
 
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _NEARLY_ALL = 0.9
-_NEGATIVE_WORDS = {"background", "negative", "negatives", "bg"}
+_NEGATIVE_WORDS = {"background", "negative", "negatives", "neg", "bg"}
+_WORDS_OF_LISTS = {"point", "points", "prompt", "prompts", "click", "clicks"}
 _MAX_NAMED = 3
 _CENTRE_TOLERANCE = 1e-9  # of a slice
 
@@ -136,7 +137,10 @@ def _check_name(name: str, labels: Labels | None, case: str, file: Path) -> None
     """Refuse names that speak for the background, or for a class but for capital letters."""
     if labels is not None and name in labels.names:
         return
-    if _NEGATIVE_WORDS & set(re.split(r"[\W_]+", name.casefold())):
+    words = _words(name)
+    classes = [_words(n) for n in labels.names] if labels is not None else []
+    others = words.difference(_WORDS_OF_LISTS, *(c for c in classes if c <= words))
+    if others and others <= _NEGATIVE_WORDS:
         raise PromptFileError(
             f'case {case}: {file} has points named "{shown_text(name)}"; spdnet takes points on the target only, none '
             'on the "background". Remove them, or rename them if they are meant for a class'
@@ -149,6 +153,11 @@ def _check_name(name: str, labels: Labels | None, case: str, file: Path) -> None
             f'case {case}: {file} has a markup named "{shown_text(name)}", which is the class "{alike[0]}" but for '
             f'capital letters. Rename it to "{alike[0]}" if it means that class, to something else if it means all'
         )
+
+
+def _words(name: str) -> set[str]:
+    """The words of a name, without numbers, in lower case."""
+    return set(re.findall(r"[^\W\d_]+", name.casefold()))
 
 
 def resample_curve(

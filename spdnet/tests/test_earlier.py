@@ -12,6 +12,7 @@ import pytest
 
 from spdnet.cli import evaluate, predict
 from spdnet.dataset import CaseFiles
+from spdnet.dataset.image_io.tiff import Tiff3DIO
 from spdnet.errors import ConfigurationError, DatasetError, SPDError, StorageError
 from spdnet.inference import SPDPredictor
 from spdnet.inference.earlier import EARLIER_FOLDER, SCORES_FILE, remove_earlier, set_aside
@@ -240,6 +241,108 @@ def test_a_folder_of_the_user_s_with_the_name_of_ours_is_left_alone(
     with pytest.raises(ConfigurationError, match="would replace 1 files .*earlier_predictions"):
         predictor.predict_from_files(trained.raw / "imagesTs", tmp_path / "out")
     assert mine.read_text(encoding="utf-8") == "mine"
+
+
+def test_parts_that_start_together_share_the_moving_of_predictions(tmp_path: Path) -> None:
+    targets = [tmp_path / f"case_{n:03d}" for n in range(200)]
+    barrier = multiprocessing.get_context("fork").Barrier(4)
+
+    def start() -> None:
+        barrier.wait()
+        set_aside(targets, ".nii.gz")
+
+    for target in targets:
+        target.with_name(f"{target.name}.nii.gz").write_bytes(b"prediction")
+    parts = [multiprocessing.get_context("fork").Process(target=start) for _ in range(4)]
+    for part in parts:
+        part.start()
+    for part in parts:
+        part.join()
+    assert [part.exitcode for part in parts] == [0, 0, 0, 0]
+    assert names(tmp_path) == {f"{EARLIER_FOLDER}/{t.name}.nii.gz" for t in targets}
+
+
+def test_a_file_that_another_process_has_just_moved_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_file: Path, _target: Path) -> None:
+        (tmp_path / "case.nii.gz").unlink(missing_ok=True)
+        raise FileNotFoundError(2, "No such file or directory")
+
+    (tmp_path / "case.nii.gz").write_bytes(b"prediction")
+    monkeypatch.setattr(Path, "replace", gone)
+    set_aside([tmp_path / "case"], ".nii.gz")
+
+
+def test_predictions_of_another_program_are_not_continued(
+    trained: Workspace, predictor: SPDPredictor, tmp_path: Path
+) -> None:
+    images, out = trained.raw / "imagesTs", tmp_path / "out"
+    out.mkdir()
+    record = {"list_of_lists_or_source_folder": str(images), "overwrite": True, "num_parts": 1, "part_id": 0}
+    (out / "predict_from_raw_data_args.json").write_text(json.dumps(record), encoding="utf-8")
+    for name in PREDICTIONS:
+        (out / name).write_bytes(b"nnU-Net")
+    with pytest.raises(ConfigurationError, match="holds predictions of another program"):
+        predictor.predict_from_files(images, out, overwrite=False)
+    assert {(out / n).read_bytes() for n in PREDICTIONS} == {b"nnU-Net"}
+    predictor.predict_from_files(images, out)
+    assert names(out) == RECORDS | PREDICTIONS
+    assert b"nnU-Net" not in {(out / n).read_bytes() for n in PREDICTIONS}
+
+
+def test_a_damaged_record_is_not_continued_but_replaced(
+    trained: Workspace, predictor: SPDPredictor, tmp_path: Path
+) -> None:
+    images, out = trained.raw / "imagesTs", tmp_path / "out"
+    predictor.predict_from_files(images, out)
+    for damaged in ("{", "[]"):
+        (out / "predict_from_raw_data_args.json").write_text(damaged, encoding="utf-8")
+        with pytest.raises(ConfigurationError, match="leave --continue_prediction out to replace them"):
+            predictor.predict_from_files(images, out, overwrite=False)
+        predictor.predict_from_files(images, out)
+        predictor.predict_from_files(images, out, overwrite=False)
+
+
+def test_a_part_records_only_its_own_cases(trained: Workspace, predictor: SPDPredictor, tmp_path: Path) -> None:
+    """What another model predicted in a case of another part is not taken for this one's."""
+    images, out = trained.raw / "imagesTs", tmp_path / "out"
+    other = SPDPredictor(device="cpu", allow_tqdm=False)
+    other.initialize_from_trained_model_folder(trained.model(), 1)
+    for case, by in (("blob_006", other), ("blob_005", predictor)):
+        (tmp_path / case).mkdir()
+        shutil.copy(images / f"{case}_0000.nii.gz", tmp_path / case)
+        by.predict_from_files(tmp_path / case, out)
+    for part in (0, 1):
+        predictor.predict_from_files(images, out, overwrite=False, num_parts=2, part_id=part)
+    predictor.predict_from_files(images, tmp_path / "anew")
+    for name in PREDICTIONS:
+        assert (out / name).read_bytes() == (tmp_path / "anew" / name).read_bytes()
+
+
+def test_one_folder_of_prompts_by_two_ways_is_the_same(
+    trained: Workspace, predictor: SPDPredictor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, prompts, out = trained.raw / "imagesTs", trained.raw / "promptsTs", tmp_path / "out"
+    ways = (prompts, images / ".." / "promptsTs")
+    for part, way in enumerate(ways):
+        predictor.predict_from_files(images, out, prompts=way, num_parts=2, part_id=part)
+    assert names(out) == RECORDS | PREDICTIONS
+    caplog.clear()
+    predictor.predict_from_files(images, out, num_parts=2, part_id=0)
+    assert "1 predictions that this call does not replace were moved to" in caplog.text
+    assert names(out) == RECORDS | {"blob_005.nii.gz", f"{EARLIER_FOLDER}/blob_006.nii.gz"}
+
+
+def test_the_spacing_of_a_tiff_that_is_read_stays(tmp_path: Path) -> None:
+    (tmp_path / "case.json").write_text("x", encoding="utf-8")
+    set_aside([tmp_path / "case"], ".tif")
+    assert names(tmp_path) == {"case.json"}
+    (tmp_path / "case.tif").write_text("x", encoding="utf-8")
+    spacing = Tiff3DIO().image_side_file(tmp_path / "case_0000.tif")
+    assert spacing is not None
+    set_aside([tmp_path / "case"], ".tif", [spacing])
+    assert names(tmp_path) == {"case.json", f"{EARLIER_FOLDER}/case.tif"}
 
 
 def test_the_spacing_of_an_earlier_tiff_goes_with_it(tmp_path: Path) -> None:

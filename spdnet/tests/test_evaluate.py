@@ -353,3 +353,10 @@ def test_scores_replace_no_file_of_another_kind(tmp_path: Path, capsys: pytest.C
     before = label.read_bytes()
     message = _error_of(capsys, ["-ref", str(reference), "-pred", str(prediction), "-o", str(label)])
     assert "give a name that ends in .json" in message and label.read_bytes() == before
+    (tmp_path / "dataset.json").write_text(json.dumps(DATASET_JSON), encoding="utf-8")
+    common = ["-ref", str(reference), "-pred", str(prediction), "-np", "1", "-o"]
+    message = _error_of(capsys, [*common, str(tmp_path / "dataset.json")])
+    assert "is there already and holds no scores" in message
+    assert json.loads((tmp_path / "dataset.json").read_text(encoding="utf-8")) == DATASET_JSON
+    for _ in range(2):  # scores replace scores
+        main([*common, str(tmp_path / "SCORES.JSON")])

@@ -236,6 +236,8 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
             write_json(folder / "a.json", [])
         with pytest.raises(StorageError, match=r"cannot make the folder .*/fixed/b: Read-only file system"):
             make_folder(folder / "b")
+        with pytest.raises(StorageError, match=r"/fixed/b/c: Read-only file system .*Nothing can be written there"):
+            make_folder(folder / "b" / "c")
 
 
 def test_a_file_in_place_of_a_folder_and_a_folder_that_is_gone(tmp_path: Path) -> None:

@@ -668,6 +668,15 @@ def test_numbers_that_place_no_voxels_are_refused(line: str, message: str, tmp_p
         get_reader("SimpleITKIO").read_geometry(file)
 
 
+def test_directions_of_two_decimals_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "c.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 6), np.uint8)), str(file))
+    line = b"TransformMatrix = 0.71 -0.71 0 0.71 0.71 0 0 0 1"
+    file.write_bytes(re.sub(rb"TransformMatrix = [^\n]*", line, file.read_bytes()))
+    geometry = get_reader("SimpleITKIO").read_geometry(file)
+    np.testing.assert_allclose(geometry.direction, sitk.ReadImage(str(file)).GetDirection())
+
+
 def test_a_gipl_image_of_another_spacing_than_numbers_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "c.gipl"
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 6), np.uint8)), str(file))

@@ -453,6 +453,10 @@ def test_files_among_the_prompts_that_are_none_are_named(
     for file in prompts.glob("*.mrk.json"):
         shutil.copy(file, images)
     made.predict_from_files(images, tmp_path / "beside", prompts=images)  # images are no misnamed prompts
+    for image in images.glob("*_0000.nii.gz"):
+        image.rename(image.with_name(image.name.replace("_0000", "_0001")))
+    with pytest.raises(SPDError, match=r"blob_005_0000\.nii\.gz"):
+        made.predict_from_files(images, tmp_path / "faulty", prompts=images)
     assert len(list((tmp_path / "beside").glob("*.nii.gz"))) == 2
 
 

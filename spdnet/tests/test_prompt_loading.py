@@ -501,13 +501,28 @@ def test_unknown_endings_are_refused_with_the_known_ones(tmp_path: Path) -> None
         read_prompt_file(tmp_path / "c.vtp")
 
 
-@pytest.mark.parametrize("name", ["negative", "Negative points", "bg", "background points", "BACKGROUND"])
+@pytest.mark.parametrize("name", ["negative", "Negative points", "bg_2", "background points", "BACKGROUND"])
 def test_lists_of_negative_points_are_refused_unless_a_class_is_called_so(name: str, tmp_path: Path) -> None:
     geometry = ImageGeometry((4, 20, 20), (3.0, 1.0, 1.0))
     write_markups(tmp_path / "c.mrk.json", [Markup(name, "points", np.array([[5.0, 5.0, 3.0]]), ("",))])
     with pytest.raises(PromptFileError, match="spdnet takes points on the target only"):
         read_checked_markups(tmp_path / "c.mrk.json", "c", geometry, Labels(("ileum",), ((1,),)))
     assert read_checked_markups(tmp_path / "c.mrk.json", "c", geometry, Labels((name, "other"), ((1,), (2,))))
+
+
+@pytest.mark.parametrize("name", ["ileum (negative contrast)", "HER2-negative", "not background", "ileum_1"])
+def test_names_that_only_speak_of_something_negative_are_names(name: str, tmp_path: Path) -> None:
+    geometry = ImageGeometry((4, 20, 20), (3.0, 1.0, 1.0))
+    write_markups(tmp_path / "c.mrk.json", [Markup(name, "points", np.array([[5.0, 5.0, 3.0]]), ("",))])
+    assert read_checked_markups(tmp_path / "c.mrk.json", "c", geometry, Labels(("ileum",), ((1,),)))
+
+
+@pytest.mark.parametrize("name", ["ileum negative", "Background-ileum"])
+def test_what_is_negative_for_a_class_is_refused(name: str, tmp_path: Path) -> None:
+    geometry = ImageGeometry((4, 20, 20), (3.0, 1.0, 1.0))
+    write_markups(tmp_path / "c.mrk.json", [Markup(name, "points", np.array([[5.0, 5.0, 3.0]]), ("",))])
+    with pytest.raises(PromptFileError, match="spdnet takes points on the target only"):
+        read_checked_markups(tmp_path / "c.mrk.json", "c", geometry, Labels(("ileum",), ((1,),)))
 
 
 def test_what_is_printed_of_a_file_gives_no_commands_to_the_terminal() -> None:

@@ -470,4 +470,6 @@ def test_the_prompts_shown_are_those_that_the_prediction_had(tmp_path: Path, cap
     beside, other = given(str(folders.root / "promptsTs")), given(str(folders.root / "others"))
     assert len(beside) == len(other) == 1 and beside != other
     assert not given(None)
-    assert not given(str(folders.root / "gone")) and "gone, are gone; none are shown" in caplog.text
+    assert (
+        not given(str(folders.root / "gone")) and "gone, are not there; none are shown, unless you name" in caplog.text
+    )

@@ -123,6 +123,10 @@ class ReaderWriter(ABC):
         """
         return None
 
+    def image_side_file(self, image_file: Path) -> Path | None:
+        """Where the geometry of an image file is read from, if not from the file itself."""
+        return None
+
     @abstractmethod
     def properties(self, geometry: ImageGeometry) -> dict[str, Any]:
         """What nnU-Net's reader of this name would say of a grid, in plain Python values.

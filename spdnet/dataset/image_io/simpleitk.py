@@ -19,6 +19,8 @@ from spdnet.errors import DatasetError, StorageError
 from spdnet.files import meant
 from spdnet.geometry import ImageGeometry
 
+_UNIT_TOLERANCE = 0.01  # of the length of a direction; headers written by hand have two decimals
+
 
 class SimpleITKIO(ReaderWriter):
     """Reads and writes through SimpleITK. The fourth axis of a 4D image holds channels.
@@ -184,7 +186,7 @@ def _geometry(header: sitk.Image | sitk.ImageFileReader) -> ImageGeometry:
     if not (np.isfinite(geometry.spacing_zyx_mm).all() and min(geometry.spacing_zyx_mm) > 0):
         raise ValueError(f"an image with the spacing (z, y, x) {geometry.spacing_zyx_mm}, which is no distance")
     lengths = np.linalg.norm(np.asarray(geometry.direction).reshape(3, 3), axis=0)
-    if not np.isfinite(geometry.origin_lps_mm).all() or not np.allclose(lengths, 1, atol=1e-3):
+    if not np.isfinite(geometry.origin_lps_mm).all() or not np.allclose(lengths, 1, atol=_UNIT_TOLERANCE):
         raise ValueError(
             f"an image with the origin {geometry.origin_lps_mm} and the direction {geometry.direction}, which place no "
             "voxels"

@@ -74,7 +74,12 @@ class Tiff3DIO(ReaderWriter):
         """See the base class; only headers and the spacing file are read."""
         case = case or file.name
         shape = _shape3(tiff_shape(file, case), file, case)
-        return ImageGeometry(shape, _spacing(_image_side_file(file), file, case))
+        return ImageGeometry(shape, _spacing(self.image_side_file(file), file, case))
+
+    def image_side_file(self, image_file: Path) -> Path | None:
+        """See the base class: the spacing file."""
+        case = re.sub(r"_\d{4}$", "", image_file.stem)
+        return image_file.with_name(f"{case}.json") if case else None
 
     def side_file(self, label_file: Path) -> Path | None:
         """See the base class: the spacing file."""
@@ -90,7 +95,7 @@ class Tiff3DIO(ReaderWriter):
         return ImageGeometry((z, y, x), spacing_of_properties(properties))
 
     def _read(self, file: Path, case: str) -> tuple[np.ndarray, ImageGeometry]:
-        return self._read_with(_image_side_file(file), file, case)
+        return self._read_with(self.image_side_file(file), file, case)
 
     def _read_label(self, file: Path, case: str) -> tuple[np.ndarray, ImageGeometry]:
         return self._read_with(self.side_file(file), file, case)
@@ -101,12 +106,6 @@ class Tiff3DIO(ReaderWriter):
 
     def _write(self, file: Path, label_map: np.ndarray, geometry: ImageGeometry) -> None:
         write_tiff(file, label_map)
-
-
-def _image_side_file(file: Path) -> Path | None:
-    """Spacing file of an image, whose name may end in a channel number."""
-    case = re.sub(r"_\d{4}$", "", file.stem)
-    return file.with_name(f"{case}.json") if case else None
 
 
 def _shape3(shape: tuple[int, ...], file: Path, case: str) -> tuple[int, int, int]:
