@@ -47,7 +47,7 @@ def _train(device: torch.device, args: argparse.Namespace) -> None:
     if args.deterministic:
         make_deterministic()
     trainer = _build_trainer(args, *_configuration_and_fold(args.rest), device)
-    _check_has_prior(args, trainer)
+    _check_has_prior(args, trainer, may_have=any(_starting_points(args).values()))
     start = _checkpoint_to_load(args, trainer)
     trainer.initialize()
     if start is not None:
@@ -55,19 +55,20 @@ def _train(device: torch.device, args: argparse.Namespace) -> None:
         _check_seed(args, trainer)
         trainer.print_to_log_file(f"using {start}" if args.val else f"continuing from {start}")
     elif args.c:
-        trainer.print_to_log_file(f"nothing to continue in {trainer.output_folder}: training from the beginning")
+        trainer.print_to_log_file(f"nothing to continue in {trainer.fold_folder}: training from the beginning")
     elif args.stage1_from is not None:
         trainer.start_from_stage1(args.stage1_from)
     elif args.pretrained_weights is not None:
         trainer.load_pretrained_weights(args.pretrained_weights)
     if not args.val:
+        _check_has_prior(args, trainer, may_have=trainer.has_saliency)
         trainer.trackers = _trackers(args, trainer, start is not None) if trainer.team.is_main else []
         try:
             trainer.run_training()
         except TrainingStoppedError:
             sys.exit(EXIT_STATUS)
         if args.val_best:
-            trainer.load_checkpoint(trainer.output_folder / BEST)
+            trainer.load_checkpoint(trainer.fold_folder / BEST)
     trainer.perform_actual_validation(args.npz)
 
 
@@ -101,7 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-num_gpus", type=int, default=1, metavar="N", help="GPUs that share every batch (with -device cpu: processes)"
     )
-    parser.add_argument("--disable_checkpointing", action="store_true", help="write no checkpoints, for trials")
+    parser.add_argument(
+        "--disable_checkpointing",
+        action="store_true",
+        help="a trial: write no checkpoints, and all else to fold_X/trial",
+    )
     parser.add_argument("--overwrite", action="store_true", help="train anew over a finished or interrupted training")
     parser.add_argument("--tensorboard", action="store_true", help="also write the curves for TensorBoard")
     parser.add_argument(
@@ -143,8 +148,8 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ConfigurationError(f"-num_gpus {args.num_gpus}: under torchrun --nproc_per_node says how many")
     if args.batch_size is not None and args.batch_size < 1:
         raise ConfigurationError(f"-batch_size {args.batch_size}: give 1 or more")
-    if args.seed is not None and args.seed < 0:
-        raise ConfigurationError(f"--seed {args.seed}: give a whole number from 0")
+    if args.seed is not None and not 0 <= args.seed < 2**63:
+        raise ConfigurationError(f"--seed {args.seed}: give a whole number from 0, below 2^63")
     _configuration_and_fold(args.rest)
 
 
@@ -163,7 +168,7 @@ def _checkpoint_to_load(args: argparse.Namespace, trainer: SPDTrainer) -> Path |
     Raises:
         ConfigurationError: it is not there, or a finished training would be lost.
     """
-    folder = trainer.output_folder
+    folder = trainer.fold_folder
     if args.val:
         wanted = folder / (BEST if args.val_best else FINAL)
         if not wanted.exists():
@@ -173,12 +178,14 @@ def _checkpoint_to_load(args: argparse.Namespace, trainer: SPDTrainer) -> Path |
         return wanted
     if args.c:
         return resume_checkpoint(folder)
+    if args.disable_checkpointing:
+        return None
     if (folder / FINAL).exists() and not args.overwrite:
         raise ConfigurationError(
             f"{folder} already holds a finished training. Give --val to only validate it again, or --overwrite to "
             "train anew and replace it."
         )
-    if (folder / LATEST).exists() and not args.overwrite and not args.disable_checkpointing:
+    if (folder / LATEST).exists() and not args.overwrite:
         _check_nothing_is_lost(folder / LATEST)
     return None
 
@@ -217,12 +224,16 @@ def _trackers(args: argparse.Namespace, trainer: SPDTrainer, resumed: bool) -> l
     return trackers
 
 
-def _check_has_prior(args: argparse.Namespace, trainer: SPDTrainer) -> None:
-    """Raise ConfigurationError if points would be judged by a saliency head that nothing has trained."""
+def _check_has_prior(args: argparse.Namespace, trainer: SPDTrainer, may_have: bool) -> None:
+    """Raise ConfigurationError if points would be judged by a saliency head that nothing has trained.
+
+    Args:
+        args, trainer: of the command.
+        may_have: whether an earlier training may have trained it.
+    """
     settings = trainer.settings
     judges = settings.distillation.mode != "raw" or settings.dense_prompt.mode == "maps"
-    continues = any(_starting_points(args).values())
-    if settings.stage1.epochs == 0 and judges and not continues:
+    if settings.stage1.epochs == 0 and judges and not may_have:
         raise ConfigurationError(
             f"{args.tr} with 0 epochs of stage 1 has no saliency to judge points by; give at least 1, or a trained "
             "stage 1 with -stage1_from"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def load_or_create_splits(file: Path, case_ids: list[str], fold: int | str) -> S
     80:20 split.
 
     Raises:
-        DatasetError: the file is not a list of splits or names cases that do not exist, or there are too few cases.
+        DatasetError: the file is not a list of splits, or names cases that do not exist, or one twice, or there are too
+            few cases.
         ConfigurationError: `fold` is neither "all" nor a number from 0.
     """
     if fold == "all":
@@ -83,7 +85,10 @@ def load_or_create_splits(file: Path, case_ids: list[str], fold: int | str) -> S
         write_json(file, create_splits(case_ids))
     splits = read_splits(file)
     if fold >= len(splits):
-        return _random_split(sorted(case_ids), fold)
+        split = _random_split(sorted(case_ids), fold)
+        if not split.train:
+            raise DatasetError(f"fold {fold} would have no training case: {len(case_ids)} cases are too few to split")
+        return split
     split = Split(tuple(splits[fold]["train"]), tuple(splits[fold]["val"]))
     unknown = sorted(set(split.train + split.val) - set(case_ids))
     if unknown:
@@ -93,6 +98,9 @@ def load_or_create_splits(file: Path, case_ids: list[str], fold: int | str) -> S
         )
     if not split.train:
         raise DatasetError(f"{file}: fold {fold} has no training case. Mend the file.")
+    for part, names in (("train", split.train), ("val", split.val)):
+        if twice := [name for name, n in Counter(names).items() if n > 1]:
+            raise DatasetError(f'{file}: fold {fold} names {twice[0]} twice in "{part}". Mend the file.')
     if both := sorted(set(split.train) & set(split.val)):
         logger.warning(
             "%s: fold %s validates on %d of its own training cases, as %s; its scores will say too much",

@@ -23,6 +23,7 @@ from spdnet.network.precision import place
 from spdnet.paths import CONFIGURATION, is_dataset_name, results_root
 from spdnet.planning import SPDPlans, SPDSettings, build_planned_network
 from spdnet.planning.plans import input_difference
+from spdnet.planning.trained import has_saliency, trained_labels
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +35,12 @@ class TrainingFacts:
     Attributes:
         trainer_name: of the trainer class. mirroring_axes: in-plane axes that predictions may be mirrored along, 0
             rows and 1 columns, or None.
-        has_saliency: whether its saliency head was ever trained, here or before; None in older checkpoints.
+        has_saliency: whether its saliency head was ever trained, there or before.
     """
 
     trainer_name: str
     mirroring_axes: tuple[int, ...] | None
-    has_saliency: bool | None = None
+    has_saliency: bool
 
 
 @dataclass(frozen=True)
@@ -129,14 +130,13 @@ class ModelFolder:
             raise ModelError(
                 f"{file}: mirroring axes {axes} do not exist; in a slice there are 0 (rows) and 1 (columns)"
             )
-        has_saliency = content["spd"].get("has_saliency")
-        return TrainingFacts(str(content["spd"]["trainer_name"]), tuple(axes) if axes else None, has_saliency)
+        return TrainingFacts(str(content["spd"]["trainer_name"]), tuple(axes) if axes else None, has_saliency(content))
 
     def _load(self, plans: SPDPlans, labels: Labels, file: Path, device: torch.device) -> SPDNetwork:
         content = read_checkpoint(file)
         if difference := input_difference(content["spd"]["settings"], plans.settings):
             raise ModelError(f"{file} and {self.path / 'plans.json'} do not belong together: {difference}")
-        if Labels.from_dataset_json(content["init_args"]["dataset_json"]) != labels:
+        if trained_labels(content, str(file)) != labels:
             raise ModelError(
                 f"{file} was trained on other labels than {self.path / 'dataset.json'} has: another fold may have been "
                 "trained after the labels were changed. Train this fold anew, or restore dataset.json"

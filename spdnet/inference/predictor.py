@@ -171,14 +171,14 @@ class SPDPredictor:
         plans, dataset_json = folder.plans(), folder.dataset_json()
         given = [use_folds] if isinstance(use_folds, int | str) else use_folds
         folds = folder.choose_folds([str(f) for f in given] if given is not None else None, checkpoint_name)
-        facts = folder.training_facts(folds[0], checkpoint_name)
+        facts = [folder.training_facts(fold, checkpoint_name) for fold in folds]
         device = self._get_device()
         networks = folder.load_networks(folds, checkpoint_name, device)
         for network in networks:
             optimize_for_prediction(network, compute_dtype(device))
-        self.manual_initialization(networks, plans, dataset_json, facts.trainer_name, facts.mirroring_axes)
+        self.manual_initialization(networks, plans, dataset_json, facts[0].trainer_name, facts[0].mirroring_axes)
         self._model_origin = {"model": folder.path, "folds": folds, "checkpoint": checkpoint_name}
-        self._has_saliency = facts.has_saliency
+        self._has_saliency = all(f.has_saliency for f in facts)
 
     def manual_initialization(
         self,

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from spdnet.dataset import Labels
 from spdnet.errors import ModelError, SPDError
 from spdnet.network.checkpoint import read_checkpoint
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import input_difference
+from spdnet.planning.trained import trained_labels
 
 
-def check_checkpoint(file: Path, settings: SPDSettings) -> None:
-    """Read a checkpoint and compare it with the plans' settings.
+def check_checkpoint(file: Path, settings: SPDSettings, labels: Labels) -> None:
+    """Read a checkpoint and compare it with the plans' settings and the classes of dataset.json.
 
     Raises:
-        ModelError: it is missing, damaged, or was trained on another input or with other layers.
+        ModelError: it is missing, damaged, or was trained on another input, with other layers or on other labels.
     """
+    content = read_checkpoint(file)
+    if trained_labels(content, str(file)) != labels:
+        raise ModelError(f"{file} was trained on other labels than the dataset.json of its model has")
     try:
-        difference = input_difference(read_checkpoint(file)["spd"]["settings"], settings)
+        difference = input_difference(content["spd"]["settings"], settings)
     except ModelError:
         raise
     except SPDError as error:

@@ -71,12 +71,12 @@ def export_model(
     """
     _check_arguments(zip_file, folds, checkpoint_names)
     settings = model.plans().settings
-    ending = str(model.dataset_json()["file_ending"])
+    ending, labels = str(model.dataset_json()["file_ending"]), model.labels()
     for name in checkpoint_names:
         model.choose_folds(folds, name)
     checkpoints = [f"fold_{fold}/{name}" for fold in folds for name in checkpoint_names]
     for name in checkpoints:
-        check_checkpoint(model.path / name, settings)
+        check_checkpoint(model.path / name, settings, labels)
     expected = _expected_files(folds)
     names = [name for name in (*checkpoints, *expected) if (model.path / name).is_file()]
     if crossvalidation_predictions:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.utils import CallbackIOWrapper
 
+from spdnet.dataset import Labels
 from spdnet.errors import ConfigurationError, ModelError, SPDError
 from spdnet.files import make_folder, parse_json, storage_errors, whole_file
 from spdnet.inference import ModelFolder
@@ -215,8 +216,7 @@ def _unpack(archive: Archive, target: Path, settings: SPDSettings, weights: Base
             for name, info in archive.entries.items():
                 if not name.startswith(f"{SAM_FOLDER}/"):
                     _extract(archive, info.filename, model / name, bar)
-            _check_checkpoints(model, archive, settings)
-            _check_description(model, archive)
+            _check_checkpoints(model, archive, settings, _labels(model, archive))
             if weights is not None:
                 _install_sam_weights(archive, weights, bar)
         _rename(model, target, replaced)
@@ -227,10 +227,10 @@ def _unpack(archive: Archive, target: Path, settings: SPDSettings, weights: Base
             target.parent.rmdir()
 
 
-def _check_description(model: Path, archive: Archive) -> None:
-    """Raise ModelError unless the unpacked dataset.json says what the classes are."""
+def _labels(model: Path, archive: Archive) -> Labels:
+    """The classes by the unpacked dataset.json; raises `ModelError`."""
     try:
-        ModelFolder(model).labels()
+        return ModelFolder(model).labels()
     except SPDError as error:
         raise ModelError(f"{archive.file}: its dataset.json cannot be used: {error}. Nothing was installed.") from error
 
@@ -242,10 +242,10 @@ def _extract(archive: Archive, entry: str, file: Path, bar: tqdm) -> None:
         shutil.copyfileobj(CallbackIOWrapper(bar.update, source, "read"), target, 1 << 22)
 
 
-def _check_checkpoints(model: Path, archive: Archive, settings: SPDSettings) -> None:
+def _check_checkpoints(model: Path, archive: Archive, settings: SPDSettings, labels: Labels) -> None:
     for name in archive.checkpoints:
         try:
-            check_checkpoint(model / name, settings)
+            check_checkpoint(model / name, settings, labels)
         except ModelError as error:
             raise ModelError(f"{archive.file}: {name} cannot be used: {error}. Nothing was installed.") from error
 

@@ -534,14 +534,22 @@ def test_a_model_without_stage_1_needs_prompts(trained: Workspace) -> None:
 
 
 def test_of_older_checkpoints_the_plans_say_whether_there_was_a_stage_1(trained: Workspace) -> None:
-    forget_saliency(trained, 0, None)
-    predictor = predictor_of(trained, [0])
     case = replace(RawDataset(trained.raw).cases("Ts")[0], prompts=None)
-    predictor.predict_case(case)
-    settings = predictor.plans.settings
-    predictor.plans = replace(predictor.plans, settings=replace(settings, stage1=replace(settings.stage1, epochs=0)))
+    forget_saliency(trained, 0, None)
+    predictor_of(trained, [0]).predict_case(case)
+    file = trained.model() / "fold_0" / "checkpoint_final.pth"
+    content = read_checkpoint(file)
+    content["spd"]["settings"]["stage1"]["epochs"] = 0
+    write_checkpoint(file, content)
     with pytest.raises(ModelError, match="no saliency prior and needs prompts"):
-        predictor.predict_case(case)
+        predictor_of(trained, [0]).predict_case(case)
+
+
+def test_folds_that_are_averaged_need_a_saliency_each(trained: Workspace) -> None:
+    forget_saliency(trained, 1)
+    case = replace(RawDataset(trained.raw).cases("Ts")[0], prompts=None)
+    with pytest.raises(ModelError, match="no saliency prior and needs prompts"):
+        predictor_of(trained, [0, 1]).predict_case(case)
 
 
 def forget_saliency(trained: Workspace, fold: int, has_saliency: bool | None = False) -> None:

@@ -269,6 +269,23 @@ def test_model_of_another_backbone_than_its_plans_is_refused(trained: Workspace)
     refused(rewrite(file, mix), trained, "do not belong together: backbone was 'vit_b', the plans say 'tiny'")
 
 
+def test_a_fold_of_other_labels_is_neither_packed_nor_installed(trained: Workspace) -> None:
+    checkpoint = trained.model() / "fold_1" / FINAL
+    content = read_checkpoint(checkpoint)
+    file = pack(trained)
+    dataset_json = {**content["init_args"]["dataset_json"], "labels": {"background": 0, "half": 1, "bright": 2}}
+    init_args = {**content["init_args"], "dataset_json": dataset_json}
+    write_checkpoint(checkpoint, {**content, "init_args": init_args})
+    with pytest.raises(ModelError, match="was trained on other labels than the dataset.json of its model has"):
+        pack(trained)
+
+    def mix(entries: dict[str, bytes]) -> None:
+        del entries[f"{MODEL}/{MANIFEST_FILE}"]
+        entries[f"{MODEL}/fold_1/{FINAL}"] = checkpoint.read_bytes()
+
+    refused(rewrite(file, mix), trained, "was trained on other labels than", "Nothing was installed")
+
+
 # ---- SAM's weights ----------------------------------------------------------------------------------------
 
 

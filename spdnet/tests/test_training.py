@@ -578,10 +578,10 @@ def run(trainer: SPDTrainer) -> SPDTrainer:
     return trainer
 
 
-def interrupted_after(epochs: int) -> type[SPDTrainer]:
-    """A trainer of the same name that is cut off after so many epochs in all."""
+def interrupted_after(epochs: int, trainer: type[SPDTrainer] = SPDTrainer) -> type[SPDTrainer]:
+    """A trainer like another that is cut off after so many epochs in all."""
 
-    class Interrupted(SPDTrainer):
+    class Interrupted(trainer):  # type: ignore[valid-type, misc]
         done = 0
 
         def on_epoch_start(self) -> None:
@@ -598,7 +598,7 @@ def interrupted_after(epochs: int) -> type[SPDTrainer]:
                 raise KeyboardInterrupt
             super().save_checkpoint(filename)
 
-    Interrupted.__name__ = "SPDTrainer"
+    Interrupted.__name__ = trainer.__name__
     return Interrupted
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, PolynomialLR
 
 from spdnet.cli import train
 from spdnet.dataset import Labels
 from spdnet.errors import ConfigurationError, ModelError, StorageError
 from spdnet.inference import ModelFolder, SPDPredictor
-from spdnet.network.checkpoint import read_checkpoint
+from spdnet.network import build_network
+from spdnet.network.checkpoint import read_checkpoint, write_checkpoint
 from spdnet.planning.embedding_rule import choose_storage, stored_bytes
 from spdnet.planning.plans import AugmentationSettings, SPDSettings
+from spdnet.planning.trained import has_saliency
 from spdnet.tests.conftest import Workspace
 from spdnet.tests.test_training import (
     interrupted_after,
@@ -40,6 +44,7 @@ from spdnet.training.guards import NONFINITE, HostCopy, NonFiniteLossError
 from spdnet.training.loading import data_workers
 from spdnet.training.log import EpochRecord, TrainingLog
 from spdnet.training.trainer import SPDTrainer
+from spdnet.training.variants.ablations import SPDTrainerRawPrompts
 from spdnet.training.waiting import WaitClock
 
 CPU = torch.device("cpu")
@@ -263,16 +268,6 @@ def test_a_new_training_removes_what_the_old_one_left(planned: Workspace) -> Non
     left = trainer.output_folder / "stage2_embeddings_0123"
     left.mkdir()
     (trainer.output_folder / NONFINITE).touch()
-    trial = make_trainer(planned, 0, (0, 0))
-    trial.disable_checkpointing = True
-    (trainer.output_folder / "checkpoint_latest.pth").touch()  # of a training that was interrupted
-    described = (trainer.model_folder / "plans.json").read_bytes()
-    run(trial)
-    there = {f.name for f in trainer.output_folder.glob("*.pth")}
-    assert there >= {"checkpoint_final.pth", "checkpoint_latest.pth"}, "a trial writes and removes no checkpoints"
-    assert (trainer.model_folder / "plans.json").read_bytes() == described
-    (trainer.output_folder / "checkpoint_latest.pth").unlink()
-    left.mkdir(exist_ok=True)
     again = make_trainer(planned, 0, (1, 1))
     seen: list[set[str]] = []
     start = again.on_stage_start
@@ -284,6 +279,26 @@ def test_a_new_training_removes_what_the_old_one_left(planned: Workspace) -> Non
     again.on_stage_start = look  # type: ignore[method-assign]
     run(again)
     assert seen[0] == {"checkpoint_latest.pth"}
+
+
+def test_a_trial_leaves_the_fold_as_it_is(planned: Workspace) -> None:
+    trainer = run(make_trainer(planned, 0, (1, 1)))
+    trainer.perform_actual_validation()
+    (trainer.output_folder / "checkpoint_latest.pth").touch()  # of a training that was interrupted
+    (trainer.output_folder / "stage2_embeddings_0123").mkdir()
+
+    def contents() -> dict[str, bytes | None]:
+        files = (f for f in trainer.model_folder.rglob("*") if "trial" not in f.parts)
+        return {str(f): f.read_bytes() if f.is_file() else None for f in files}
+
+    before = contents()
+    trial = make_trainer(planned, 0, (1, 1))
+    trial.disable_checkpointing = True
+    run(trial).perform_actual_validation()
+    assert contents() == before
+    written = {f.relative_to(trainer.output_folder).as_posix() for f in trial.output_folder.rglob("*.json")}
+    assert {"trial/debug.json", "trial/validation/summary.json"} <= written
+    assert not list(trial.output_folder.rglob("*.pth"))
 
 
 # ---- curves -----------------------------------------------------------------------------------------------
@@ -425,7 +440,182 @@ def test_a_gradient_that_was_no_number_stops_the_training_before_anything_is_sav
     assert (trainer.output_folder / NONFINITE).exists()
 
 
+class OnDevice(torch.Tensor):
+    """A number that says it is on a GPU, so that nothing waits for it unless it is read."""
+
+    @property
+    def is_cuda(self) -> bool:  # type: ignore[override]
+        return True
+
+
+def infinite_gradient(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Norms as from a GPU; the gradient of iteration `at` of the training is infinite."""
+    clip, iterations = torch.nn.utils.clip_grad_norm_, itertools.count()
+
+    def clipped(parameters: Iterable[torch.nn.Parameter], largest: float) -> torch.Tensor:
+        all_of_them = list(parameters)
+        if next(iterations) == at:
+            next(p.grad for p in all_of_them if p.grad is not None).fill_(float("inf"))
+        return clip(all_of_them, largest).as_subclass(OnDevice)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
+
+
+class DecayingTrainer(SPDTrainer):
+    """An optimiser that is not fused, with a weight decay of its own and two groups."""
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        s = self.stage.stage_settings
+        first, *rest = self.stage.parameters()
+        groups = [{"params": [first], "lr": s.learning_rate / 10}, {"params": rest}]
+        optimizer = torch.optim.AdamW(groups, lr=s.learning_rate, weight_decay=1e-2)
+        return optimizer, self.schedule(optimizer, s.epochs)
+
+    @staticmethod
+    def schedule(optimizer: torch.optim.Optimizer, epochs: int) -> Any:
+        return PolynomialLR(optimizer, total_iters=epochs, power=2.0)
+
+
+class CosineTrainer(DecayingTrainer):
+    @staticmethod
+    def schedule(optimizer: torch.optim.Optimizer, epochs: int) -> Any:
+        return CosineAnnealingLR(optimizer, epochs)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("trainer", [SPDTrainer, DecayingTrainer])
+def test_no_step_is_made_on_an_infinite_gradient_of_a_gpu(
+    planned: Workspace, monkeypatch: pytest.MonkeyPatch, trainer: type[SPDTrainer], at: int
+) -> None:
+    made = make_trainer(planned, 0, (1, 1), trainer)
+    infinite_gradient(monkeypatch, at)
+    with pytest.raises(NonFiniteLossError, match=f"stage 1, epoch 0, iteration {at}: the gradient is"):
+        run(made)
+    weights = read_checkpoint(made.output_folder / NONFINITE)["network_weights"]
+    assert all(torch.isfinite(w).all() for w in weights.values())
+
+
+def test_an_optimiser_of_another_machine_runs_as_this_one_s(
+    planned: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(make_trainer(planned, 0, (2, 0), interrupted_after(1)))
+    again = make_trainer(planned, 0, (2, 0))
+    file = again.output_folder / "checkpoint_latest.pth"
+    content = read_checkpoint(file)
+    for group in content["optimizer_state"]["param_groups"]:
+        group["fused"] = False  # as on Apple's GPUs
+    write_checkpoint(file, content)
+    again.initialize()
+    again.load_checkpoint(file)
+    infinite_gradient(monkeypatch, -1)
+    again.run_training()
+    assert len(again.log.records) == 2
+
+
 # ---- settings that change while a training lies ----------------------------------------------------------
+
+
+def continued(planned: Workspace, trainer: type[SPDTrainer]) -> tuple[SPDTrainer, list[list[tuple[float, float]]]]:
+    """A training of two epochs that was interrupted after the first and made four long; rates and decays per epoch."""
+    seen: list[list[tuple[float, float]]] = []
+
+    class Watched(trainer):  # type: ignore[valid-type, misc]
+        def on_epoch_start(self) -> None:
+            seen.append([(group["lr"], group["weight_decay"]) for group in self.optimizer.param_groups])
+            super().on_epoch_start()
+
+    def settings(s: SPDSettings) -> SPDSettings:
+        return replace(s, stage1=replace(s.stage1, learning_rate=1e-3, weight_decay=0.0, warmup_iterations=0))
+
+    Watched.__name__ = "SPDTrainer"
+    with pytest.raises(KeyboardInterrupt):
+        run(make_trainer(planned, 0, (2, 0), interrupted_after(1, Watched), settings))
+    seen.clear()
+    again = make_trainer(planned, 0, (4, 0), Watched, settings)
+    again.initialize()
+    again.load_checkpoint(again.output_folder / "checkpoint_latest.pth")
+    again.run_training()
+    return again, seen
+
+
+def test_a_continued_training_keeps_the_optimiser_of_its_trainer(planned: Workspace) -> None:
+    _, seen = continued(planned, DecayingTrainer)
+    for epoch, groups in zip((1, 2, 3), seen, strict=True):
+        factor = (1 - epoch / 4) ** 2
+        assert [rate for rate, _ in groups] == pytest.approx([1e-4 * factor, 1e-3 * factor])
+        assert [decay for _, decay in groups] == [1e-2, 1e-2]
+
+
+def test_a_schedule_that_is_not_known_goes_on_as_it_was(planned: Workspace) -> None:
+    trainer, seen = continued(planned, CosineTrainer)
+    assert [rate for rate, _ in seen[0]] == pytest.approx([5e-5, 5e-4])
+    log = sorted(trainer.output_folder.glob("training_log_*"))[-1].read_text(encoding="utf-8")
+    assert "the rates stay as they were: how CosineAnnealingLR changes is not known" in log
+
+
+def test_another_number_of_groups_is_an_error(planned: Workspace) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(make_trainer(planned, 0, (2, 0), interrupted_after(1)))
+    again = make_trainer(planned, 0, (2, 0), DecayingTrainer)
+    again.initialize()
+    content = read_checkpoint(planned.model() / "fold_0" / "checkpoint_latest.pth")
+    content["spd"]["trainer_name"] = "DecayingTrainer"
+    again.load_checkpoint(content)
+    with pytest.raises(ModelError, match="has 1 groups of parameters, the trainer's now 2"):
+        again.run_training()
+
+
+# ---- a saliency that nothing has trained ------------------------------------------------------------------
+
+
+def test_what_nothing_has_trained_is_not_said_to_be_trained(planned: Workspace) -> None:
+    raw = make_trainer(planned, 0, (0, 1), SPDTrainerRawPrompts)
+    final = run(raw).output_folder / "checkpoint_final.pth"
+    assert not has_saliency(read_checkpoint(final))
+    other = make_trainer(planned, 1, (0, 1), SPDTrainerRawPrompts)
+    other.initialize()
+    with pytest.raises(ModelError, match="holds no trained stage 1"):
+        other.start_from_stage1(final)
+    other.load_pretrained_weights(final)
+    assert not other.has_saliency
+    whole = make_trainer(planned, 2, (1, 1))
+    seen: list[bool] = []
+    save = whole.save_checkpoint
+
+    def saved(filename: str, problem: dict[str, Any] | None = None) -> None:
+        save(filename, problem)
+        seen.append(has_saliency(read_checkpoint(whole.output_folder / filename)))
+
+    whole.save_checkpoint = saved  # type: ignore[method-assign]
+    run(whole)
+    assert seen[0] is False and all(seen[1:])
+    other.load_pretrained_weights(whole.output_folder / "checkpoint_final.pth")
+    assert other.has_saliency
+    other.network = build_network("tiny", 1, 3, 56, 16, 16, 0.0)
+    other.load_pretrained_weights(whole.output_folder / "checkpoint_final.pth")
+    assert not other.has_saliency, "the head is of other classes"
+
+
+def test_points_are_not_judged_by_what_nothing_has_trained(
+    planned: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(make_trainer(planned, 0, (0, 1), SPDTrainerRawPrompts))
+    source = planned.model("SPDTrainerRawPrompts") / "fold_0" / "checkpoint_final.pth"
+    with pytest.raises(SystemExit):
+        train.main(["507", "1", "-epochs", "0", "1", "-device", "cpu", "-pretrained_weights", str(source)])
+    assert "has no saliency to judge points by" in capsys.readouterr().err
+
+
+# ---- labels that change while a training lies -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", [{}, None, {"dataset_json": {"labels": 3}}])
+def test_a_checkpoint_that_does_not_say_its_classes_is_named(trained: Workspace, said: Any) -> None:
+    file = trained.model() / "fold_0" / "checkpoint_final.pth"
+    write_checkpoint(file, {**read_checkpoint(file), "init_args": said})
+    with pytest.raises(ModelError, match=r"fold_0.checkpoint_final\.pth"):
+        ModelFolder(trained.model()).load_networks(["0"], file.name, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("scheduler", ["poly", "plateau"])

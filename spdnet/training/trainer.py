@@ -31,6 +31,7 @@ from spdnet.paths import model_folder, preprocessed_root
 from spdnet.planning import SPDPlans, SPDSettings, StoredCase, build_planned_network
 from spdnet.planning.plans import input_difference, settings_from_dict
 from spdnet.planning.preprocessor import check_made_with
+from spdnet.planning.trained import has_saliency, trained_labels
 from spdnet.training.distributed import current_team, parallel_loss
 from spdnet.training.embedding_store import STORE_PREFIX
 from spdnet.training.guards import NONFINITE, HostCopy, NonFiniteLossError, memory_errors, nonfinite_message
@@ -49,6 +50,7 @@ from spdnet.training.validation import validate_cases
 from spdnet.training.waiting import WaitClock
 from spdnet.training.warm_up import scaled_rate, warm_up_share
 
+TRIAL_FOLDER = "trial"
 SMOOTHING = 0.9  # of the validation Dice, nnU-Net's
 MAX_GRADIENT_NORM = 12.0  # nnU-Net's
 POLY_POWER = 0.9  # nnU-Net's
@@ -76,11 +78,13 @@ class SPDTrainer:
 
     Attributes:
         plans: the plans, with what this trainer changes in them.
-        output_folder: `nnUNet_results/Dataset/Trainer__Plans__2d/fold_X`.
-        disable_checkpointing: write no checkpoints, for trials.
+        fold_folder: `nnUNet_results/Dataset/Trainer__Plans__2d/fold_X`.
+        output_folder: the same, or its folder `trial`.
+        disable_checkpointing: a trial: writes no checkpoints, and leaves what is in the fold's folder alone.
         trackers: services that are told of every epoch.
         team: the processes that train together; only the main one writes files.
         stop: set when SIGTERM comes.
+        has_saliency: whether the saliency head was ever trained, here or before.
         stage_number, current_epoch: where the training is; epochs count from 0 in each stage.
         stage, optimizer, lr_scheduler, dataloader_train, dataloader_val: of the stage that runs.
         loss_of_batch: the stage's training loss, with gradients that are those of the whole team.
@@ -113,7 +117,7 @@ class SPDTrainer:
         self.current_epoch = 0
         self.best_smoothed_dice: float | None = None
         self.smoothed_dice: float | None = None
-        self._has_saliency = False  # from an earlier training
+        self.has_saliency = False
         self._resumed = False
         self._resume_state: dict[str, Any] | None = None
         self._stage_runs = False
@@ -150,9 +154,14 @@ class SPDTrainer:
         return model_folder(self.plans.dataset_name, type(self).__name__, self.plans.plans_name)
 
     @property
-    def output_folder(self) -> Path:
-        """Folder of the fold."""
+    def fold_folder(self) -> Path:
+        """Folder of the fold, where its checkpoints are."""
         return self.model_folder / f"fold_{self.fold}"
+
+    @property
+    def output_folder(self) -> Path:
+        """Folder of all that this training writes: that of the fold, or one in it for trials."""
+        return self.fold_folder / TRIAL_FOLDER if self.disable_checkpointing else self.fold_folder
 
     # ---- set-up -------------------------------------------------------------------------------------------
 
@@ -311,9 +320,8 @@ class SPDTrainer:
     def _begin_anew(self) -> None:
         """Make the start something that `--c` can continue from, then remove what an earlier training left."""
         self.save_checkpoint(LATEST)
-        if not self.disable_checkpointing:
-            for name in (FINAL, BEST, NONFINITE):
-                (self.output_folder / name).unlink(missing_ok=True)
+        for name in (FINAL, BEST, NONFINITE):
+            (self.output_folder / name).unlink(missing_ok=True)
         self._remove_stored_embeddings()
 
     def _remove_stored_embeddings(self) -> None:
@@ -344,19 +352,19 @@ class SPDTrainer:
         self.save_checkpoint(FINAL)
         self.log.draw()
         if self.team.is_main:
-            if not self.disable_checkpointing:  # else it is of another training, which was interrupted
-                (self.output_folder / LATEST).unlink(missing_ok=True)
+            (self.output_folder / LATEST).unlink(missing_ok=True)
             self._remove_stored_embeddings()
         self.print_to_log_file(f"training done: {self.output_folder}")
 
     def on_stopped(self) -> None:
         """Say what is on disk and how to go on."""
-        there = f"{LATEST} holds the state at the start of epoch {self.current_epoch}"
+        where = f"stopped by SIGTERM in stage {self.stage_number}, epoch {self.current_epoch}"
         if self.disable_checkpointing:
-            there = "no checkpoint, as --disable_checkpointing says"
+            self.print_to_log_file(f"{where}: a trial, of which no checkpoint is kept")
+            return
         self.print_to_log_file(
-            f"stopped by SIGTERM in stage {self.stage_number}, epoch {self.current_epoch}: {there}. Continue "
-            "with the same command and --c; the epoch is repeated, and the result is the same as without the stop"
+            f"{where}: {LATEST} holds the state at the start of epoch {self.current_epoch}. Continue with the same "
+            "command and --c; the epoch is repeated, and the result is the same as without the stop"
         )
 
     def on_stage_start(self) -> None:
@@ -374,34 +382,43 @@ class SPDTrainer:
         self.loss_of_batch = parallel_loss(self.network, self.stage.training_loss, self.stage.some_unused)
         self._stage_runs = True
         if self._resume_state is not None:
-            self.optimizer.load_state_dict(self._resume_state["optimizer"])
-            self._take_up_schedule(self._resume_state["lr_scheduler"], self._resume_state["before"])
+            fresh = [dict(group) for group in self.optimizer.param_groups]
+            self.optimizer.load_state_dict(_as_run_here(self._resume_state["optimizer"], fresh))
+            self._take_up_schedule(self._resume_state["lr_scheduler"], self._resume_state["before"], fresh)
             if self._selection is not None and self._resume_state["selection"] is not None:
                 self._selection.load_state(self._resume_state["selection"])
 
-    def _take_up_schedule(self, state: dict[str, Any], before: dict[str, Any]) -> None:
+    def _take_up_schedule(self, state: dict[str, Any], before: dict[str, Any], fresh: list[dict[str, Any]]) -> None:
         """Go on with the rates of a checkpoint or, where the stage's settings were changed since, with those of now.
 
         Args:
             state: of the schedule. before: the stage's settings, as the checkpoint has them.
+            fresh: the groups of parameters, as `configure_optimizers` makes them now.
         """
-        now, epoch = self.stage.stage_settings, self.current_epoch
-        if before["scheduler"] == now.scheduler:
-            self.lr_scheduler.load_state_dict(state)
+        now, schedule = self.stage.stage_settings, self.lr_scheduler
         names = ("scheduler", "learning_rate", "weight_decay", "epochs")
         if all(before[name] == getattr(now, name) for name in names):
+            schedule.load_state_dict(state)
             return
-        for group in self.optimizer.param_groups:
-            group["weight_decay"], group["initial_lr"] = now.weight_decay, now.learning_rate
-            if now.scheduler == "poly":
-                group["lr"] = now.learning_rate * (1 - epoch / now.epochs) ** POLY_POWER
-            elif before["scheduler"] == "plateau":  # which may have lowered it by now
+        if not isinstance(schedule, PolynomialLR | ReduceLROnPlateau):
+            schedule.load_state_dict(state)
+            self.print_to_log_file(f"the rates stay as they were: how {type(schedule).__name__} changes is not known")
+            return
+        was_plateau = before["scheduler"] == now.scheduler == "plateau"
+        for group, made in zip(self.optimizer.param_groups, fresh, strict=True):
+            group["weight_decay"] = made["weight_decay"]
+            rate = made.get("initial_lr", made["lr"])
+            if isinstance(schedule, PolynomialLR):
+                group["initial_lr"] = rate
+                group["lr"] = rate * (1 - self.current_epoch / schedule.total_iters) ** schedule.power
+            elif was_plateau:  # which may have lowered it by now
                 group["lr"] *= now.learning_rate / before["learning_rate"] if before["learning_rate"] else 1.0
             else:
-                group["lr"] = now.learning_rate
-        if isinstance(self.lr_scheduler, PolynomialLR):
-            self.lr_scheduler.total_iters, self.lr_scheduler.last_epoch = now.epochs, epoch
-            self.lr_scheduler.base_lrs = [now.learning_rate for _ in self.optimizer.param_groups]
+                group["lr"] = rate
+        if isinstance(schedule, PolynomialLR):
+            schedule.last_epoch = self.current_epoch
+        elif was_plateau:
+            schedule.load_state_dict(state)
 
     def on_stage_end(self) -> None:
         """Release what the stage holds, also after an error."""
@@ -426,7 +443,8 @@ class SPDTrainer:
         """One step of the optimiser, gradients clipped, at the share of its rate that the warm-up has reached.
 
         Raises:
-            NonFiniteLossError: the loss, or on a CPU the gradient, is not a number. A step is not made then.
+            NonFiniteLossError: the loss is not a number, or the gradient (with a fused optimiser on a GPU the end of
+                the epoch tells that). A step is not made then.
             ConfigurationError: the GPU's memory does not hold the step.
         """
         s = self.stage.stage_settings
@@ -437,9 +455,9 @@ class SPDTrainer:
             loss.backward()
             self._check_finite("loss", copy.value() / self.team.size, batch)
             norm = nn.utils.clip_grad_norm_(self.stage.parameters(), MAX_GRADIENT_NORM)
-            if norm.is_cuda:  # would have to be waited for: a fused optimiser makes no step, and the epoch's end tells
-                if self.optimizer.defaults.get("fused"):
-                    self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+            if norm.is_cuda and all(group.get("fused") for group in self.optimizer.param_groups):
+                # nothing waits for the norm: the optimiser makes no step then, and the epoch's end tells
+                self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
             else:
                 self._check_finite("gradient", float(norm), batch)
             with scaled_rate(self.optimizer, warm_up_share(self._n_steps, s.warmup_iterations)):
@@ -520,6 +538,7 @@ class SPDTrainer:
         for tracker in self.trackers:
             tracker.add(record, len(self.log.records) - 1, self.labels.names)
         self.current_epoch += 1
+        self.has_saliency = self.has_saliency or self.stage_number == 1
         if self._selection is not None:
             self._take_best_weights(self._selection)
         if self.stage_number == N_STAGES and self.smoothed_dice is not None:
@@ -582,7 +601,7 @@ class SPDTrainer:
                     "settings": dataclasses.asdict(self.settings),
                     "seed": self.seed,
                     "held_out_cases": [c.case for c in self.held_out_cases],
-                    "has_saliency": self._has_saliency or self.settings.stage1.epochs > 0,
+                    "has_saliency": self.has_saliency,
                     "stage_number": self.stage_number,
                     "stage_epoch": self.current_epoch,
                     "stage_steps": self._n_steps,
@@ -617,7 +636,7 @@ class SPDTrainer:
             raise ModelError(f"{source} does not fit the plans of this training: {error}") from error
         self._resumed = True
         self.seed = own["seed"]
-        self._has_saliency = own.get("has_saliency", own["settings"]["stage1"]["epochs"] > 0)
+        self.has_saliency = has_saliency(content)
         self._hold_out_as(own)
         self._tell_changed_settings(own["settings"])
         self.stage_number, self.current_epoch = own["stage_number"], own["stage_epoch"]
@@ -638,14 +657,16 @@ class SPDTrainer:
         """Take LoRA and saliency head from another training's checkpoint and go straight to stage 2.
 
         Raises:
-            ModelError: the checkpoint is missing, or of another network or input.
+            ModelError: the checkpoint is missing, of another network or input, or of a training without stage 1.
         """
         content = read_checkpoint(file)
+        if not has_saliency(content):
+            raise ModelError(f"{file} holds no trained stage 1; give a checkpoint of a training that has one")
         self._check_plans(content, str(file), of_stage1=True)
         load_stage1_weights(self.network, content["network_weights"], file)
         self._load_best(content["spd"].get("selection_state"))  # of a training that is still in stage 1
         self.stage_number, self.current_epoch = 2, 0
-        self._has_saliency = True
+        self.has_saliency = True
         self._hold_out_as(content["spd"])
         self.print_to_log_file(
             f"stage 1 taken from {file}; it held out {len(self.held_out_cases)} of the training cases"
@@ -666,9 +687,10 @@ class SPDTrainer:
         Raises:
             ModelError: the checkpoint is missing, or of another network.
         """
-        kept = load_pretrained_weights(self.network, read_checkpoint(file), self.settings.backbone, file)
-        self._has_saliency = True
-        parts = dict.fromkeys(name.split(".")[0] for name in kept)
+        content = read_checkpoint(file)
+        skipped = load_pretrained_weights(self.network, content, self.settings.backbone, file)
+        parts = dict.fromkeys(name.split(".")[0] for name in skipped)
+        self.has_saliency = has_saliency(content) and "saliency_head" not in parts
         self.print_to_log_file(f"pre-trained weights from {file}; not taken: {', '.join(parts) or 'none'}")
 
     def _check_plans(self, content: dict[str, Any], source: str, of_stage1: bool = False) -> None:
@@ -679,7 +701,7 @@ class SPDTrainer:
             )
 
     def _check_labels(self, content: dict[str, Any], source: str) -> None:
-        if Labels.from_dataset_json(content["init_args"]["dataset_json"]) != self.labels:
+        if trained_labels(content, source) != self.labels:
             raise ModelError(
                 f"{source} was trained on other labels than dataset.json has now; train anew, or restore the labels"
             )
@@ -746,6 +768,22 @@ class SPDTrainer:
                 f"a batch of {min(sizes)} slices cannot be shared by {self.team.size} processes; use fewer, or give a "
                 "larger -batch_size"
             )
+
+
+def _as_run_here(state: dict[str, Any], fresh: list[dict[str, Any]]) -> dict[str, Any]:
+    """An optimiser's state, to be computed in the way of this machine, which may not be the one that stored it.
+
+    Raises:
+        ModelError: it is of an optimiser with other groups of parameters.
+    """
+    groups = state["param_groups"]
+    if len(groups) != len(fresh):
+        raise ModelError(
+            f"the checkpoint's optimiser has {len(groups)} groups of parameters, the trainer's now {len(fresh)}; "
+            "restore its configure_optimizers, or train anew"
+        )
+    here = [{name: made[name] for name in ("fused", "foreach") if name in made} for made in fresh]
+    return {**state, "param_groups": [{**group, **own} for group, own in zip(groups, here, strict=True)]}
 
 
 def resume_checkpoint(output_folder: Path) -> Path | None:
