@@ -19,9 +19,10 @@ from spdnet.planning import SPDPlans
 from spdnet.training.determinism import make_deterministic
 from spdnet.training.distributed import check_processes, run_in_processes, run_under_torchrun, started_by_torchrun
 from spdnet.training.registry import TRAINERS, get_trainer
+from spdnet.training.resume import resume_checkpoint
 from spdnet.training.stopping import EXIT_STATUS, TrainingStoppedError
 from spdnet.training.trackers import TENSORBOARD_FOLDER, TensorBoardTracker, Tracker, WandbTracker
-from spdnet.training.trainer import SPDTrainer, resume_checkpoint
+from spdnet.training.trainer import SPDTrainer
 
 
 @entry_point

@@ -45,11 +45,12 @@ from spdnet.training.prompt_batches import RowsRequest, Run, StoredRows, adjacen
 from spdnet.training.prompt_source import draw_prompts, validation_prompts
 from spdnet.training.prompt_stage import PromptStage
 from spdnet.training.registry import TRAINERS, get_trainer
+from spdnet.training.resume import resume_checkpoint
 from spdnet.training.saliency_stage import SaliencyStage, slice_table
 from spdnet.training.sampling import BatchRequest, SliceBatches, augment, draw_batches
 from spdnet.training.scores import pixel_counts, pseudo_dice
 from spdnet.training.stages import Stage
-from spdnet.training.trainer import SPDTrainer, resume_checkpoint
+from spdnet.training.trainer import SPDTrainer
 
 CPU = torch.device("cpu")
 STILL = AugmentationSettings(0.0, (1.0, 1.0), flip_columns=False, intensity=False, stored_variants=1)

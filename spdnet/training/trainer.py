@@ -40,6 +40,7 @@ from spdnet.training.log import EpochRecord, TrainingLog
 from spdnet.training.model_files import write_debug_file, write_model_files
 from spdnet.training.pretrained import load_pretrained_weights, load_stage1_weights
 from spdnet.training.prompt_stage import PromptStage
+from spdnet.training.resume import StageState, take_up
 from spdnet.training.saliency_stage import SaliencyStage
 from spdnet.training.scores import pseudo_dice
 from spdnet.training.selection import Checked, WeightSelection, hold_out
@@ -119,7 +120,7 @@ class SPDTrainer:
         self.smoothed_dice: float | None = None
         self.has_saliency = False
         self._resumed = False
-        self._resume_state: dict[str, Any] | None = None
+        self._resume_state: StageState | None = None
         self._stage_runs = False
         self._iteration = 0  # of the epoch
         self._n_steps = 0  # of the stage
@@ -382,43 +383,12 @@ class SPDTrainer:
         self.loss_of_batch = parallel_loss(self.network, self.stage.training_loss, self.stage.some_unused)
         self._stage_runs = True
         if self._resume_state is not None:
-            fresh = [dict(group) for group in self.optimizer.param_groups]
-            self.optimizer.load_state_dict(_as_run_here(self._resume_state["optimizer"], fresh))
-            self._take_up_schedule(self._resume_state["lr_scheduler"], self._resume_state["before"], fresh)
-            if self._selection is not None and self._resume_state["selection"] is not None:
-                self._selection.load_state(self._resume_state["selection"])
-
-    def _take_up_schedule(self, state: dict[str, Any], before: dict[str, Any], fresh: list[dict[str, Any]]) -> None:
-        """Go on with the rates of a checkpoint or, where the stage's settings were changed since, with those of now.
-
-        Args:
-            state: of the schedule. before: the stage's settings, as the checkpoint has them.
-            fresh: the groups of parameters, as `configure_optimizers` makes them now.
-        """
-        now, schedule = self.stage.stage_settings, self.lr_scheduler
-        names = ("scheduler", "learning_rate", "weight_decay", "epochs")
-        if all(before[name] == getattr(now, name) for name in names):
-            schedule.load_state_dict(state)
-            return
-        if not isinstance(schedule, PolynomialLR | ReduceLROnPlateau):
-            schedule.load_state_dict(state)
-            self.print_to_log_file(f"the rates stay as they were: how {type(schedule).__name__} changes is not known")
-            return
-        was_plateau = before["scheduler"] == now.scheduler == "plateau"
-        for group, made in zip(self.optimizer.param_groups, fresh, strict=True):
-            group["weight_decay"] = made["weight_decay"]
-            rate = made.get("initial_lr", made["lr"])
-            if isinstance(schedule, PolynomialLR):
-                group["initial_lr"] = rate
-                group["lr"] = rate * (1 - self.current_epoch / schedule.total_iters) ** schedule.power
-            elif was_plateau:  # which may have lowered it by now
-                group["lr"] *= now.learning_rate / before["learning_rate"] if before["learning_rate"] else 1.0
-            else:
-                group["lr"] = rate
-        if isinstance(schedule, PolynomialLR):
-            schedule.last_epoch = self.current_epoch
-        elif was_plateau:
-            schedule.load_state_dict(state)
+            state = self._resume_state
+            said = take_up(self.optimizer, self.lr_scheduler, state, self.stage.stage_settings, self.current_epoch)
+            if said is not None:
+                self.print_to_log_file(said)
+            if self._selection is not None and state.selection is not None:
+                self._selection.load_state(state.selection)
 
     def on_stage_end(self) -> None:
         """Release what the stage holds, also after an error."""
@@ -646,12 +616,12 @@ class SPDTrainer:
         self.smoothed_dice, self.best_smoothed_dice = own["smoothed_dice"], content["_best_ema"]
         self.log.load_state(own["records"])
         if content["optimizer_state"] is not None:
-            self._resume_state = {
-                "optimizer": content["optimizer_state"],
-                "lr_scheduler": own["lr_scheduler_state"],
-                "selection": own.get("selection_state"),  # older checkpoints have none
-                "before": own["settings"][f"stage{self.stage_number}"],
-            }
+            self._resume_state = StageState(
+                content["optimizer_state"],
+                own["lr_scheduler_state"],
+                own.get("selection_state"),  # older checkpoints have none
+                own["settings"][f"stage{self.stage_number}"],
+            )
 
     def start_from_stage1(self, file: Path) -> None:
         """Take LoRA and saliency head from another training's checkpoint and go straight to stage 2.
@@ -768,27 +738,3 @@ class SPDTrainer:
                 f"a batch of {min(sizes)} slices cannot be shared by {self.team.size} processes; use fewer, or give a "
                 "larger -batch_size"
             )
-
-
-def _as_run_here(state: dict[str, Any], fresh: list[dict[str, Any]]) -> dict[str, Any]:
-    """An optimiser's state, to be computed in the way of this machine, which may not be the one that stored it.
-
-    Raises:
-        ModelError: it is of an optimiser with other groups of parameters.
-    """
-    groups = state["param_groups"]
-    if len(groups) != len(fresh):
-        raise ModelError(
-            f"the checkpoint's optimiser has {len(groups)} groups of parameters, the trainer's now {len(fresh)}; "
-            "restore its configure_optimizers, or train anew"
-        )
-    here = [{name: made[name] for name in ("fused", "foreach") if name in made} for made in fresh]
-    return {**state, "param_groups": [{**group, **own} for group, own in zip(groups, here, strict=True)]}
-
-
-def resume_checkpoint(output_folder: Path) -> Path | None:
-    """The checkpoint that `--c` continues: final, else latest, else best, as nnU-Net; None if there is none."""
-    for name in (FINAL, LATEST, BEST):
-        if (output_folder / name).exists():
-            return output_folder / name
-    return None
