@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = _parser().parse_args(argv)
     output = arguments.o or arguments.pred / RESULT_FILE
-    _check_output(output)
+    check_output(output)
     dataset_file = arguments.djfile or find_dataset_json(arguments.ref, arguments.pred)
     dataset_json = read_dataset_json(dataset_file)
     labels = Labels.from_dataset_json(dataset_json, str(dataset_file))
@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"Written: {output}")
 
 
-def _check_output(file: Path) -> None:
+def check_output(file: Path) -> None:
+    """Raise ConfigurationError unless scores can be written to a file without loss."""
     if file.suffix.lower() != ".json":
         raise ConfigurationError(f"-o {file}: scores are written as JSON; give a name that ends in .json")
     if not file.parent.is_dir():

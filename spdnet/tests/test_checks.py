@@ -25,6 +25,7 @@ import torch
 
 from spdnet import paths
 from spdnet.cli import simulate_prompts
+from spdnet.cli.evaluate import check_output
 from spdnet.cli.plan_and_preprocess import preprocess_main
 from spdnet.cli.predict import sibling_prompts
 from spdnet.comparison.lone_pieces import drop_lone_pieces
@@ -776,6 +777,19 @@ def _(bench: Bench) -> object:
 def _(bench: Bench) -> object:
     bench.predict()
     return bench.predict(prompts=False, overwrite=False)
+
+
+@check("--continue_prediction in a folder of nnU-Net's predictions")
+def _(bench: Bench) -> object:
+    (bench.folder / "out").mkdir()
+    record = bench.folder / "out" / "predict_from_raw_data_args.json"
+    record.write_text(json.dumps({"overwrite": True, "num_parts": 1, "part_id": 0}), encoding="utf-8")
+    return bench.predict(overwrite=False)
+
+
+@check("scores that would replace another file")
+def _(bench: Bench) -> object:
+    return check_output(bench.workspace().raw / "dataset.json")
 
 
 @check("probabilities that are none")
