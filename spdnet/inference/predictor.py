@@ -576,11 +576,12 @@ class SPDPredictor:
         again = {f for f in folders if (f / ORIGIN_FILE).is_file()}
         anew = {f for f in again if not is_alike(f, origin)}
         targets = [c.target for c in cases if c.target is not None]
-        of_others = [c.target for c in listed if c.target is not None and c.target.parent in anew]
+        own = set(targets)
+        of_others = [c.target for c in listed if c.target and c.target.parent in anew and c.target not in own]
         inputs = [f for c in listed for f in self._files_read(c.files)]
         ending = self._tools().file_ending
         set_aside([t for t in targets if t.parent in again], ending, inputs)
-        if n_others := set_aside([t for t in of_others if t not in targets], ending, inputs):
+        if n_others := set_aside(of_others, ending, inputs):
             logger.warning(
                 "%d predictions that this call does not replace were moved to %s, as they were made otherwise than the "
                 "new ones: run their part of the cases again, with the same options as this one",
