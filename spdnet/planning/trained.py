@@ -6,6 +6,7 @@ from typing import Any
 
 from spdnet.dataset import Labels
 from spdnet.errors import DatasetError, ModelError
+from spdnet.planning.plans import SPDSettings, settings_from_dict
 
 
 def trained_labels(checkpoint: dict[str, Any], source: str) -> Labels:
@@ -29,6 +30,12 @@ def trained_labels(checkpoint: dict[str, Any], source: str) -> Labels:
 
 
 def has_saliency(checkpoint: dict[str, Any]) -> bool:
-    """Whether the saliency head of a checkpoint was ever trained; older ones only say whether that was planned."""
+    """Whether the saliency head of a checkpoint was ever trained; older ones only say whether that was planned.
+
+    Raises:
+        PlansError: an older one whose settings are none.
+    """
     own = checkpoint["spd"]
-    return bool(own.get("has_saliency", own["settings"]["stage1"]["epochs"] > 0))
+    if "has_saliency" in own:
+        return bool(own["has_saliency"])
+    return settings_from_dict(SPDSettings, own["settings"], "checkpoint: settings").stage1.epochs > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spdnet.dataset import Labels
-from spdnet.errors import ModelError, SPDError
+from spdnet.errors import ModelError, PlansError
 from spdnet.network.checkpoint import read_checkpoint
 from spdnet.planning import SPDSettings
 from spdnet.planning.plans import input_difference
@@ -23,9 +23,7 @@ def check_checkpoint(file: Path, settings: SPDSettings, labels: Labels) -> None:
         raise ModelError(f"{file} was trained on other labels than the dataset.json of its model has")
     try:
         difference = input_difference(content["spd"]["settings"], settings)
-    except ModelError:
-        raise
-    except SPDError as error:
+    except PlansError as error:
         raise ModelError(f"{file}: {error}") from error
     if difference:
         raise ModelError(f"{file} and the plans.json of its model do not belong together: {difference}")

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, PolynomialLR
 
 from spdnet.cli import train
 from spdnet.dataset import Labels
-from spdnet.errors import ConfigurationError, ModelError, StorageError
+from spdnet.errors import ConfigurationError, ModelError, PlansError, StorageError
 from spdnet.inference import ModelFolder, SPDPredictor
 from spdnet.network import build_network
 from spdnet.network.checkpoint import read_checkpoint, write_checkpoint
@@ -608,6 +608,22 @@ def test_points_are_not_judged_by_what_nothing_has_trained(
 
 
 # ---- labels that change while a training lies -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [None, {}, {"stage1": None}])
+@pytest.mark.parametrize("is_older", [False, True])
+def test_a_checkpoint_whose_settings_are_none_is_refused(trained: Workspace, settings: Any, is_older: bool) -> None:
+    file = trained.model() / "fold_0" / "checkpoint_final.pth"
+    content = read_checkpoint(file)
+    own = {**content["spd"], "settings": settings}
+    if is_older:
+        del own["has_saliency"]
+    write_checkpoint(file, {**content, "spd": own})
+    if settings is None and not is_older:  # it contradicts nothing
+        assert ModelFolder(trained.model()).training_facts("0", file.name).has_saliency
+        return
+    with pytest.raises((ModelError, PlansError), match="checkpoint: settings"):
+        SPDPredictor(device="cpu").initialize_from_trained_model_folder(trained.model(), 0)
 
 
 @pytest.mark.parametrize("said", [{}, None, {"dataset_json": {"labels": 3}}])
